@@ -1,0 +1,6 @@
+"""python -m raybd"""
+
+from raybd.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The Python API: what the commands do, as functions."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raybd import experiment as experiments
+from raybd.store import Store
+from raybd.types import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from raybd.experiment import Experiment
+    from raybd.plan import Plan
+
+DEFAULT_STORE = "results"
+_JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+
+def run(config: str | Path | Mapping[str, Any], store: str | Path = DEFAULT_STORE, address: str | None = None) -> "pd.DataFrame":
+    """Run an experiment (a file, or its content as a mapping) and return its rows; what is in the store already is not run again.
+
+    A failed cell is a row with status `failed`, not an exception. Raises UserError for a config, cluster or store that can't be used.
+    """
+    import pandas as pd
+    from rich.console import Console
+
+    asked = experiments.parse(config) if isinstance(config, Mapping) else experiments.load(config)
+    opened = open_store(str(store))
+    rows = execute(asked, opened, address=address, console=Console(stderr=True))
+    return pd.DataFrame(rows)
+
+
+def load_cells(store: str | Path = DEFAULT_STORE, experiment: str | None = None) -> "pd.DataFrame":
+    """The cells of a store as a pandas frame, one row each."""
+    return open_store(str(store)).cells(experiment)
+
+
+def load_scores(store: str | Path = DEFAULT_STORE, columns: Sequence[str] | None = None, **equal: str | int) -> "pd.DataFrame":
+    """Score rows as a pandas frame, for instance `load_scores("results", attack="badnets", defense="spectral")`."""
+    return open_store(str(store)).scores(columns, **equal)
+
+
+def open_store(url: str) -> Store:
+    """A store by folder or URL. Refuses a relative folder inside a Ray job, where it would vanish with the job's own folder."""
+    store = Store(url)
+    if store.local and not Path(url).is_absolute() and "://" not in url and _JOB_MARK in os.environ:
+        raise UserError(
+            f"store {url!r} is relative, and inside a Ray job it would vanish with the job's working folder",
+            "Give an absolute path that all nodes share, or a URL: --store /shared/results or --store s3://bucket/results.",
+        )
+    return store.absolute()
+
+
+def execute(  # noqa: PLR0913, PLR0917 - what `raybd run` can be told
+    experiment: "Experiment",
+    store: Store,
+    plan: "Plan | None" = None,
+    address: str | None = None,
+    console: Any = None,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> list[dict[str, Any]]:
+    """Run what is left of an experiment. Starts or joins Ray only if something is."""
+    from raybd.plan import make_plan
+    from raybd.record import record_failure
+
+    store.probe()
+    plan = plan or make_plan(experiment, store)
+    store.write_experiment(experiment.name, experiment.describe())
+    if not plan.todo:
+        fresh = [cell for cell in plan.infeasible if cell.id not in plan.rows]
+        rows = dict(plan.rows) | {c.id: record_failure(c, store, "infeasible", str(c.infeasible)) for c in fresh}
+        return [rows[cell.id] for cell in plan.cells]
+
+    from raybd.engine.cluster import check_resources, connected
+    from raybd.engine.grid import run_grid
+    from raybd.engine.progress import Progress
+
+    grouped = any(experiment.resources_of(stage).workers > 1 for stage in plan.stages.values())
+    say: Callable[[str], Any] = (lambda text: console.status(text)) if console and not quiet else (lambda _: nullcontext())
+    with say("connecting to Ray ..." if address or os.environ.get("RAY_ADDRESS") else "starting Ray on this machine ..."):
+        context = connected(address, verbose, dashboard=grouped)
+        have = context.__enter__()
+    try:
+        check_resources(experiment, plan, have)
+        with Progress(plan, console, quiet) as progress:
+            return run_grid(experiment, plan, store, have, progress)
+    finally:
+        context.__exit__(None, None, None)

@@ -1,0 +1,1 @@
+"""Attacks: one file each; the file name is the registered name."""

@@ -1,0 +1,234 @@
+"""The commands; no logic. stdout is data, stderr is progress and logs.
+
+Exit codes: 0 all cells ok; 1 some failed; 2 bad config or usage; 3 cluster or store not usable; 130 interrupted.
+"""
+
+import json
+import logging
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=(__doc__ or "").split("\n")[0])
+
+StoreOption = Annotated[str, typer.Option("--store", envvar="RAYBD_STORE", help="Folder or URL (s3://...) of the results.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+AddressOption = Annotated[
+    str | None, typer.Option("--address", help="HOST:PORT of a Ray head; default: RAY_ADDRESS, or Ray on this machine.")
+]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show Ray's own messages and tracebacks.")]
+
+
+@app.command()
+def run(  # noqa: PLR0917
+    config: Annotated[Path, typer.Argument(help="Experiment file, like configs/quickstart.yaml.")],
+    store: StoreOption = "results",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Change a value of the file: attacks.0.rate=0.05")] = None,
+    address: AddressOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+    report: Annotated[bool, typer.Option("--report", help="Write the HTML report when done.")] = False,
+    as_json: JsonOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run an experiment; what is in the store already is not run again."""
+    from rich.console import Console
+
+    from raybd import api, experiment
+    from raybd.console import cells_table, plan_table
+    from raybd.plan import make_plan
+
+    asked = experiment.load(config, set_ or ())
+    opened = api.open_store(store)
+    plan = make_plan(asked, opened)
+    out = _stdout()
+    if dry_run:
+        if as_json:
+            _print_json(
+                {
+                    "experiment": asked.name,
+                    "cells": [
+                        {"cell": c.id, "name": str(c), "done": c.id in plan.rows, "infeasible": c.infeasible} for c in plan.cells
+                    ],
+                    "stages": [{"stage": s.name, "key": s.key, "kind": s.method.kind} for s in plan.stages.values()],
+                    "seconds": plan.seconds,
+                }
+            )
+        else:
+            out.print(plan_table(asked, plan))
+        return
+    _hint_for_interrupt(config, store, set_)
+    if not quiet:
+        _say(f"{asked.name}: {len(plan.cells)} cells, {len(plan.todo)} to run ({len(plan.stages)} stages)")
+    console = Console(stderr=True)
+    rows = api.execute(asked, opened, plan, address, console, quiet, verbose)
+    page = _write_report(opened.url) if report else None
+    if as_json:
+        _print_json(rows)
+    else:
+        out.print(cells_table(rows))
+    _footer(opened.url, page, quiet)
+    if any(row["status"] == "failed" for row in rows):
+        _say(f"{sum(row['status'] == 'failed' for row in rows)} of {len(rows)} cells failed; the same command tries them again.")
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    store: Annotated[str, typer.Argument(envvar="RAYBD_STORE", help="Folder or URL of the results.")] = "results",
+    out: Annotated[Path | None, typer.Option("--out", help="File to write; default: report/index.html in the store.")] = None,
+) -> None:
+    """Write one static HTML page from what is in a store."""
+    from raybd import api
+
+    typer.echo(_write_report(api.open_store(store).url, out))
+
+
+@app.command("list")
+def list_(
+    role: Annotated[str | None, typer.Argument(help="datasets, networks, attacks, trainers, detectors or repairs.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the methods."""
+    from rich import box
+    from rich.table import Table
+
+    from raybd.registry import names, summary
+
+    found = [(one, name, summary(one, name)) for one in _roles(role) for name in names(one)]
+    if as_json:
+        _print_json([{"role": one, "kind": name, "summary": text} for one, name, text in found])
+        return
+    table = Table("role", "kind", "what it is", box=box.SIMPLE_HEAD, pad_edge=False)
+    for one, name, text in found:
+        table.add_row(one, name, text)
+    _stdout().print(table)
+
+
+@app.command()
+def show(
+    kind: Annotated[str, typer.Argument(help="A method, like badnets; or detectors/strip where a name stands twice.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show a method: its source, its fields, their defaults and bounds."""
+    from raybd.console import method_page
+    from raybd.registry import ROLES, did_you_mean, method_class, names
+    from raybd.types import UserError
+
+    role_name, _, name = kind.rpartition("/")
+    roles = [role for role in (_roles(role_name) if role_name else ROLES) if name in names(role)]
+    if not roles:
+        raise UserError(f"unknown method {kind!r}", did_you_mean(name, [known for role in ROLES for known in names(role)]))
+    for role in roles:
+        found = method_class(role, name)
+        if as_json:
+            _print_json({"role": role, "kind": name, **found.model_json_schema()})
+        else:
+            _stdout().print(method_page(role, name, found))
+
+
+@app.command()
+def doctor(store: StoreOption = "results", address: AddressOption = None, as_json: JsonOption = False) -> None:
+    """Check this machine, the cluster and the store; each problem in one line with its mend."""
+    from raybd.console import findings_table
+    from raybd.engine.doctor import examine
+
+    findings = examine(store, address)
+    if as_json:
+        _print_json([{"check": f.check, "ok": f.ok, "found": f.found, "mend": f.mend} for f in findings])
+    else:
+        _stdout().print(findings_table(findings))
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(3)
+
+
+@app.callback(invoke_without_command=True)
+def _main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from raybd import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit()
+
+
+def main() -> None:
+    """Entry point: turns errors into two lines and exit codes."""
+    from raybd.types import UserError
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        _say(f"error: {error.what}", error.mend)
+        code = error.exit_code
+    except typer.Exit as stop:
+        code = stop.exit_code
+    except typer.Abort:
+        code = 130
+    except KeyboardInterrupt:
+        _say("interrupted; nothing that was finished is lost. To go on:", f"  {_resume or shlex.join(sys.argv)}")
+        code = 130
+    except Exception as error:
+        if hasattr(error, "show"):  # click's own usage errors
+            error.show(file=sys.stderr)
+            code = 2
+        else:
+            raise
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+_resume = ""
+
+
+def _hint_for_interrupt(config: Path, store: str, set_: list[str] | None) -> None:
+    global _resume  # noqa: PLW0603 - read by main when a run is interrupted
+    sets = [part for item in set_ or () for part in ("--set", item)]
+    _resume = shlex.join(["raybd", "run", str(config), "--store", store, *sets])
+
+
+def _roles(role: str | None) -> Any:
+    from raybd.registry import ROLES, did_you_mean
+    from raybd.types import UserError
+
+    if role is None:
+        return ROLES
+    plural = role if role.endswith("s") else f"{role}s"
+    if plural not in ROLES:
+        raise UserError(f"unknown role {role!r}", did_you_mean(plural, ROLES))
+    return (plural,)
+
+
+def _write_report(url: str, out: Path | None = None) -> str:
+    from raybd.report.site import write_report
+    from raybd.store import Store
+
+    return write_report(Store(url), out)
+
+
+def _footer(url: str, page: str | None, quiet: bool) -> None:
+    if quiet:
+        return
+    _say(f"report:  {page}" if page else f"report:  raybd report {shlex.quote(url)}")
+    _say(f"scores:  import pandas as pd; pd.read_parquet({url + '/scores'!r}, filters=[('attack', '==', 'badnets')])")
+
+
+def _stdout() -> Any:
+    """A terminal keeps its width; a file or pipe gets lines wide enough for a table."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=180)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1, default=str))
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        typer.echo(line, err=True)

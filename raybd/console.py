@@ -1,0 +1,109 @@
+"""Tables for the terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from raybd.experiment import Experiment
+from raybd.plan import Plan
+
+_COLUMNS = (
+    ("clean acc", "clean_accuracy"),
+    ("attack succ", "attack_success"),
+    ("AUROC", "auroc"),
+    ("TPR", "tpr"),
+    ("FPR", "fpr"),
+    ("defended acc", "defended_clean_accuracy"),
+    ("defended attack", "defended_attack_success"),
+)
+_NAMES = ("dataset", "attack", "trainer", "defense", "seed")
+
+
+def cells_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The rows of an experiment; a name that is the same in all rows stands in the title."""
+    varied = [name for name in _NAMES if name in ("attack", "defense") or len({row[name] for row in rows}) > 1]
+    fixed = ", ".join(f"{name} {rows[0][name]}" for name in _NAMES if rows and name not in varied)
+    table = Table(box=box.SIMPLE_HEAD, title=fixed or None, title_justify="left", pad_edge=False)
+    for name in varied:
+        table.add_column(name, no_wrap=True)
+    for title, _ in _COLUMNS:
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("status", overflow="fold")
+    for row in rows:
+        numbers = [_number(row.get(column)) for _, column in _COLUMNS]
+        table.add_row(*(str(row[name]) for name in varied), *numbers, _status(row))
+    return table
+
+
+def plan_table(experiment: Experiment, plan: Plan) -> Table:
+    """What a run would do."""
+    table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
+    cached = sum(row["status"] == "ok" for row in plan.rows.values())
+    table.add_row("experiment", experiment.name)
+    table.add_row("cells", f"{len(plan.cells)}: {cached} done, {len(plan.todo)} to run, {len(plan.infeasible)} infeasible")
+    kinds: dict[str, int] = {}
+    for stage in plan.stages.values():
+        kinds[stage.name] = kinds.get(stage.name, 0) + 1
+    todo = ", ".join(f"{count} {name}" for name, count in kinds.items()) or "none"
+    table.add_row("stages to run", f"{todo} ({plan.stages_cached} more are in the store)")
+    table.add_row("resources", _resources(experiment))
+    table.add_row("time", _estimate(plan.seconds))
+    for reason in sorted({f"{cell.attack.name} on {cell.dataset.name}: {cell.infeasible}" for cell in plan.infeasible}):
+        table.add_row("infeasible", reason)
+    return table
+
+
+def _status(row: Mapping[str, Any]) -> str:
+    error = str(row.get("error") or "").split("\n")[0]
+    return str(row["status"]) + (f": {error}" if error else "") + (" (oracle)" if row.get("oracle") else "")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _resources(experiment: Experiment) -> str:
+    asked = experiment.resources
+    gpus = "one where there is any" if asked.gpus_per_worker is None else f"{asked.gpus_per_worker:g}"
+    return f"{asked.workers} worker(s) a stage, each with {asked.cpus_per_worker:g} CPUs and GPUs: {gpus}"
+
+
+def _estimate(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown: some of these stages never ran in this store"
+    return f"about {seconds:.0f} s of computing, by what such stages took before"
+
+
+def method_page(role: str, kind: str, method: Any) -> Any:
+    """What a method is and what can be set."""
+    import sys
+
+    from rich.console import Group
+    from rich.text import Text
+
+    doc = (sys.modules[method.__module__].__doc__ or "").strip()
+    table = Table("field", "type", "default", "what it is", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, info in method.model_fields.items():
+        bounds = ", ".join(str(bound) for bound in info.metadata)
+        default = "required" if info.is_required() else _plain(info.get_default(call_default_factory=True))
+        what = (info.description or "") + (f" [{bounds}]" if bounds else "")
+        table.add_row(name, _type_name(info.annotation), default, Text(what))
+    return Group(Text(f"{role}/{kind}"), Text(""), Text(doc), Text(""), table)
+
+
+def findings_table(findings: Sequence[Any]) -> Table:
+    """What the doctor found."""
+    table = Table("check", "", "found", "mend", box=box.SIMPLE_HEAD, pad_edge=False)
+    for finding in findings:
+        table.add_row(finding.check, "ok" if finding.ok else "PROBLEM", finding.found, finding.mend)
+    return table
+
+
+def _plain(value: Any) -> str:
+    return str(value.model_dump(mode="json")) if hasattr(value, "model_dump") else repr(value)
+
+
+def _type_name(annotation: Any) -> str:
+    return str(annotation).replace("typing.", "").replace("<class '", "").replace("'>", "")

@@ -1,0 +1,30 @@
+"""CIFAR-100: 50,000 training and 10,000 test images of 32 x 32 pixels, 100 fine classes.
+
+Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images, section 3.1.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from raybd.datasets._images import Images
+from raybd.datasets._known import Folder, known_source
+from raybd.datasets._store import Pairs
+from raybd.types import Source
+
+
+class Cifar100(Images):
+    """Small photographs in a hundred classes."""
+
+    path: Folder = None
+    """Folder with train.parquet and test.parquet; none looks in RAYBD_DATA/cifar100, then downloads."""
+
+    def source(self) -> Source:
+        """Open it where it lies, or download it through torchvision."""
+        return known_source("cifar100", self.path, self.size, _fetch)
+
+
+def _fetch(folder: Path) -> tuple[Pairs, Pairs, Sequence[str] | None]:
+    from torchvision.datasets import CIFAR100
+
+    train = CIFAR100(folder, train=True, download=True)
+    return train, CIFAR100(folder, train=False), train.classes

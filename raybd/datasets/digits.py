@@ -1,0 +1,59 @@
+"""Handwritten digits that ship inside scikit-learn: 1,797 images of 8 x 8 pixels, 10 classes. Needs no download.
+
+Alpaydin and Kaynak 1998, UCI repository, https://doi.org/10.24432/C50P49; what `sklearn.datasets.load_digits` holds.
+Differs: 0..16 is stretched to 0..255 and the images are enlarged to 32 x 32 RGB; a fixed, class-balanced fifth is the
+test part.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from hashlib import sha256
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+from torch import Generator, Tensor
+
+from raybd.datasets._decode import pixels_of
+from raybd.datasets._images import Images
+from raybd.datasets._split import class_sizes, draw, quotas
+from raybd.types import Pool, Source
+
+_CLASSES = 10
+_TEST = 360
+"""Images of the test part, 36 of each class."""
+
+
+class Digits(Images):
+    """Handwritten digits, small enough for a first run on a CPU."""
+
+    size: int | None = Field(32, ge=1)
+    """Side that the images are resized to, in pixels; none keeps 8 x 8."""
+
+    def source(self) -> Source:
+        """Load the images and set the test part aside, the same one for every split seed."""
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        x_NHW = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+        y_N = torch.from_numpy(bunch.target.astype(np.int64))
+        rows = _parts(y_N)
+        names = tuple(str(digit) for digit in range(_CLASSES))
+        content = sha256(x_NHW.tobytes() + y_N.numpy().tobytes()).hexdigest()
+        return Source(names, y_N[rows["train"]], y_N[rows["test"]], partial(_read, x_NHW, rows, self.size), content)
+
+
+def _parts(y_N: Tensor) -> dict[Pool, Tensor]:
+    quota_K = quotas(class_sizes(y_N, _CLASSES), _TEST, torch.arange(_CLASSES))
+    (test_M,) = draw(y_N, [quota_K], Generator().manual_seed(0))
+    is_test_N = torch.zeros(len(y_N), dtype=torch.bool)
+    is_test_N[test_M] = True
+    return {"train": (~is_test_N).nonzero().flatten(), "test": is_test_N.nonzero().flatten()}
+
+
+def _read(x_NHW: NDArray[np.uint8], parts: Mapping[Pool, Tensor], size: int | None, pool: Pool, rows_M: Tensor) -> Tensor:
+    rows = parts[pool][rows_M].tolist()
+    x_NHWC = np.stack([pixels_of(Image.fromarray(x_NHW[row]), size) for row in rows])
+    return torch.from_numpy(x_NHWC).permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,38 @@
+"""Imagenette: 9,469 training and 3,925 validation photographs, 10 easy classes of ImageNet.
+
+Howard 2019, https://github.com/fastai/imagenette, version 2.
+Differs: the validation images are the test part; the download takes the archive of 320 pixels; photographs are squeezed
+into squares.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from raybd.datasets._images import Images
+from raybd.datasets._known import Folder, known_source
+from raybd.datasets._store import Pairs
+from raybd.types import Source
+
+
+class Imagenette(Images):
+    """Ten classes of ImageNet that are easy to tell apart."""
+
+    size: int | None = Field(160, ge=1)
+    """Side that the images are resized to, in pixels."""
+    path: Folder = None
+    """Folder with train.parquet and test.parquet; none looks in RAYBD_DATA/imagenette, then downloads."""
+
+    def source(self) -> Source:
+        """Open it where it lies, or download it through torchvision."""
+        return known_source("imagenette", self.path, self.size, _fetch)
+
+
+def _fetch(folder: Path) -> tuple[Pairs, Pairs, Sequence[str] | None]:
+    from torchvision.datasets import Imagenette as Archive
+
+    train, test = (
+        Archive(folder, part, "320px", download=True, loader=lambda name: Path(name).read_bytes()) for part in ("train", "val")
+    )
+    return train, test, [names[0] for names in train.classes]

@@ -1,0 +1,31 @@
+"""STL-10: 5,000 labelled training and 8,000 test images of 96 x 96 pixels, 10 classes.
+
+Coates, Lee and Ng 2011, An Analysis of Single-Layer Networks in Unsupervised Feature Learning, section 4.
+Differs: without the 100,000 unlabelled images.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from raybd.datasets._images import Images
+from raybd.datasets._known import Folder, known_source
+from raybd.datasets._store import Pairs
+from raybd.types import Source
+
+
+class Stl10(Images):
+    """Photographs of animals and vehicles, few of them labelled."""
+
+    path: Folder = None
+    """Folder with train.parquet and test.parquet; none looks in RAYBD_DATA/stl10, then downloads."""
+
+    def source(self) -> Source:
+        """Open it where it lies, or download it through torchvision."""
+        return known_source("stl10", self.path, self.size, _fetch)
+
+
+def _fetch(folder: Path) -> tuple[Pairs, Pairs, Sequence[str] | None]:
+    from torchvision.datasets import STL10
+
+    train = STL10(folder, "train", download=True)
+    return train, STL10(folder, "test"), train.classes

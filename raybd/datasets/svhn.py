@@ -1,0 +1,34 @@
+"""SVHN: 73,257 training and 26,032 test images of house numbers, 32 x 32 pixels, 10 classes.
+
+Netzer et al. 2011, Reading Digits in Natural Images with Unsupervised Feature Learning, section 3.
+Differs: without the `extra` images.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from raybd.datasets._images import Images
+from raybd.datasets._known import Folder, known_source
+from raybd.datasets._store import Pairs
+from raybd.types import Source
+
+
+class Svhn(Images):
+    """Digits cut out of street views."""
+
+    size: int | None = Field(32, ge=1)
+    """Side that the images are resized to, in pixels."""
+    path: Folder = None
+    """Folder with train.parquet and test.parquet; none looks in RAYBD_DATA/svhn, then downloads."""
+
+    def source(self) -> Source:
+        """Open it where it lies, or download it through torchvision."""
+        return known_source("svhn", self.path, self.size, _fetch)
+
+
+def _fetch(folder: Path) -> tuple[Pairs, Pairs, Sequence[str] | None]:
+    from torchvision.datasets import SVHN
+
+    return SVHN(folder, "train", download=True), SVHN(folder, "test", download=True), None

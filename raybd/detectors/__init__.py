@@ -1,0 +1,1 @@
+"""Detectors: one file each; the file name is the registered name."""

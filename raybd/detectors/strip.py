@@ -1,0 +1,50 @@
+"""STRIP: a triggered input keeps its prediction, whatever clean image is laid over it.
+
+Gao, Xu, Wang, Chen, Ranasinghe and Nepal 2019, arXiv 1902.06531, sections 4 and 5.
+Differs: every input is superimposed with the same overlays, drawn once from one half of the clean part; the threshold comes from
+the other half; the training set can be scored too.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor
+
+from raybd.fit import infer
+from raybd.types import Config, Pool, Split, Suspicion, Victim
+
+
+class Strip(Config):
+    """Score by the (negative) mean entropy of the predictions under superimposed clean images."""
+
+    pool: Pool = "test"
+    """Scores a stream of test inputs, or the training set."""
+    overlays: int = Field(100, ge=1)
+    """Clean images that are laid over each input (as many as half of the clean part at most)."""
+    strength: float = Field(1.0, gt=0)
+    """Weight of the overlay; the sum is clipped to 0..255, as in the paper's code."""
+    fpr: float = Field(0.01, gt=0, lt=1)
+    """Share of clean inputs that the threshold lets be flagged (the paper's false rejection rate)."""
+
+    def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
+        """Suspicion of each input; labels play no part."""
+        order = torch.randperm(len(clean), generator=rng)
+        half = max(1, min(self.overlays, len(clean) // 2))
+        overlays_MCHW = clean.x_NCHW[order[:half]]
+
+        def confidence(x_BCHW: Tensor) -> Tensor:
+            return self._negative_entropy(victim, x_BCHW, overlays_MCHW)
+
+        score_N = infer(victim, suspects.x_NCHW, confidence, exact=False)
+        calibration_N = infer(victim, clean.x_NCHW[order[half:]], confidence, exact=False)
+        return Suspicion(score_N, torch.quantile(calibration_N, 1 - self.fpr))
+
+    def _negative_entropy(self, victim: Victim, x_BCHW: Tensor, overlays_MCHW: Tensor) -> Tensor:
+        total_B = torch.zeros(len(x_BCHW), device=x_BCHW.device)
+        x_BCHW = x_BCHW.float()
+        for overlay_CHW in overlays_MCHW.to(x_BCHW.device):
+            both_BCHW = (x_BCHW + self.strength * overlay_CHW).clamp_(0, 255)
+            logp_BK = victim(both_BCHW).float().log_softmax(dim=1)
+            total_B += (logp_BK.exp() * logp_BK).sum(dim=1)
+        return total_B / len(overlays_MCHW)

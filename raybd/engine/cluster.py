@@ -1,0 +1,127 @@
+"""Getting a Ray cluster: the one given, the job's own, or a fresh one on this machine; and what it has to offer."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from raybd.experiment import Experiment, Resources
+from raybd.plan import Plan
+from raybd.types import UserError
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+
+import ray  # noqa: E402 - Ray reads the variables above when it is imported
+
+_ANSWER_SECONDS = 10.0
+_OBJECT_STORE_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a cluster has, all nodes together."""
+
+    nodes: int
+    cpus: float
+    gpus: float
+
+    def __str__(self) -> str:
+        return f"{self.nodes} node{'s' * (self.nodes != 1)}, {self.cpus:g} CPUs, {self.gpus:g} GPUs"
+
+
+@contextmanager
+def connected(address: str | None = None, verbose: bool = False, dashboard: bool = False) -> Iterator[Offer]:
+    """Join the cluster at an address (or RAY_ADDRESS, which a job sets), or start one on this machine; leave it at the end.
+
+    Raises UserError (exit code 3) within half a minute when the address does not answer.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    level = logging.INFO if verbose else logging.ERROR
+    if address is None:
+        store_bytes = min(_OBJECT_STORE_BYTES, _shared_memory_bytes() // 2)
+        ray.init("local", include_dashboard=dashboard, object_store_memory=store_bytes, log_to_driver=verbose, logging_level=level)
+    else:
+        _check_answers(address)
+        _offer_token()
+        try:
+            ray.init(address, log_to_driver=verbose, logging_level=level)
+        except Exception as error:
+            raise _unreachable(address, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+    try:
+        yield offer()
+    finally:
+        ray.shutdown()
+
+
+def offer() -> Offer:
+    """What the connected cluster has."""
+    total = ray.cluster_resources()
+    alive = sum(node["Alive"] for node in ray.nodes())
+    return Offer(alive, float(total.get("CPU", 0)), float(total.get("GPU", 0)))
+
+
+def gpus_of(resources: Resources, have: Offer) -> float:
+    """GPUs per worker, with the default filled in: one where the cluster has any."""
+    return resources.gpus_per_worker if resources.gpus_per_worker is not None else float(have.gpus > 0)
+
+
+def check_resources(experiment: Experiment, plan: Plan, have: Offer) -> None:
+    """Refuse what this cluster can never place. Raises UserError (exit code 3) with what was asked and what there is."""
+    for stage in plan.stages.values():
+        asked = experiment.resources_of(stage)
+        cpus, gpus = asked.workers * asked.cpus_per_worker, asked.workers * gpus_of(asked, have)
+        if cpus > have.cpus or gpus > have.gpus:
+            raise UserError(
+                f"resources: a {stage.name} stage asks for {asked.workers} worker(s) with {cpus:g} CPUs and {gpus:g} GPUs "
+                f"together; the cluster has {have}",
+                "Lower resources.workers, cpus_per_worker or gpus_per_worker, or add nodes.",
+                exit_code=3,
+            )
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself waits long for an address where nobody listens; ask the port first."""
+    if address.startswith("ray://"):
+        raise UserError(
+            f"cluster address {address}: Ray Client is not supported",
+            "Use `ray job submit --address http://HEAD:8265 ...`, or HEAD:6379 from a machine of the cluster.",
+            exit_code=3,
+        )
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(
+            f"cluster address {address!r} is not HOST:PORT", "Give the head's address, like 10.0.0.1:6379.", exit_code=3
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
+    except OSError as error:
+        raise _unreachable(address, str(error)) from error
+
+
+def _unreachable(address: str, why: str) -> UserError:
+    return UserError(
+        f"the Ray cluster at {address} does not answer: {why}",
+        "Check the address and that `ray status` works there; leave out --address (and RAY_ADDRESS) to start Ray on this machine.",
+        exit_code=3,
+    )
+
+
+def _offer_token() -> None:
+    """A cluster that was started on this machine asks for the token in ~/.ray; send it unless the user decided otherwise."""
+    if "RAY_AUTH_MODE" not in os.environ and (Path.home() / ".ray" / "auth_token").exists():
+        os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def _shared_memory_bytes() -> int:
+    try:
+        stat = os.statvfs("/dev/shm")
+    except OSError:
+        return _OBJECT_STORE_BYTES
+    return int(stat.f_bavail * stat.f_frsize)

@@ -1,0 +1,52 @@
+"""A stage as a Ray Train (V2) TorchTrainer: the same stage function in every worker of a group, with DDP."""
+
+import tempfile
+import uuid
+from typing import Any
+
+import ray
+import torch
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from raybd import parallel, stages
+from raybd.engine.data import unpack
+from raybd.experiment import Resources, Stage
+from raybd.store import Store
+
+_RESTARTS = 2
+_TIMEOUT_SECONDS = 600
+
+
+def run_group(stage: Stage, store: Store, data: Any, resources: Resources, gpus: float, board: Any) -> None:
+    """Run a stage on a group of workers and wait. A dead worker restarts the group, which goes on from the stage's checkpoint."""
+    with tempfile.TemporaryDirectory(prefix="raybd-train-") as folder:
+        TorchTrainer(
+            _member,
+            train_loop_config={"stage": stage, "store": store, "data": data, "resources": resources, "board": board},
+            torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=_TIMEOUT_SECONDS),
+            scaling_config=ScalingConfig(
+                num_workers=resources.workers,
+                use_gpu=gpus > 0,
+                resources_per_worker={"CPU": resources.cpus_per_worker, **({"GPU": gpus} if gpus else {})},
+            ),
+            run_config=RunConfig(
+                name=f"{stage.name}-{stage.key}-{uuid.uuid4().hex[:8]}",
+                storage_path=folder,
+                failure_config=FailureConfig(max_failures=_RESTARTS),
+                checkpoint_config=CheckpointConfig(num_to_keep=1),
+            ),
+        ).fit()
+
+
+def _member(config: dict[str, Any]) -> None:
+    """What each worker runs; the stage's own checkpoints are in the store, so nothing is reported to Train."""
+    parallel.use_threads(config["resources"].cpus_per_worker)
+    device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    key, board = config["stage"].key, config["board"]
+    dataset = unpack(ray.get(config["data"][0]))
+    stages.run_stage(
+        config["stage"], config["store"], dataset, config["resources"], report=lambda facts: board.post.remote(key, dict(facts))
+    )

@@ -1,0 +1,279 @@
+"""THE training loop, and batched inference: device, bf16, channels_last, DDP, augmentation, schedule, checkpoint, resume.
+
+Everything random is drawn for the global batch and then sharded, and the loss is the mean over the global batch, so that the
+number of workers does not change the experiment.
+"""
+
+import io
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Generator, Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from raybd import parallel
+from raybd.types import Config, Network, Report, Split, UserError, Victim
+
+Augment = Literal["crop_flip", "flip", "none"]
+Objective = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+"""(model, x_BCHW uint8, y_B, rows_B) -> losses_B, one per image."""
+
+
+class Recipe(Config):
+    """How a network is trained; the fields that every trainer has. Defaults: BackdoorBench's common ones."""
+
+    epochs: int = Field(100, ge=1)
+    """Passes over the training images."""
+    batch_size: int = Field(128, ge=1)
+    """Images per step over all workers; the last, smaller batch of an epoch is dropped."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """SGD has Nesterov momentum; Adam decouples its weight decay."""
+    lr: float = Field(0.01, gt=0)
+    """Highest learning rate."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of SGD."""
+    weight_decay: float = Field(5e-4, ge=0)
+    """L2 penalty (SGD) or decoupled decay (Adam)."""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """How the learning rate falls: to zero at the last step, by `gamma` at each milestone, or not at all."""
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """Where a step schedule falls, as shares of the training."""
+    gamma: float = Field(0.1, gt=0, le=1)
+    """Factor at each milestone."""
+    warmup: float = Field(0.0, ge=0, lt=1)
+    """Share of the training over which the learning rate rises from zero."""
+    clip: float | None = Field(None, gt=0)
+    """Largest norm of the gradient."""
+    augment: Augment = "crop_flip"
+    """Random crop (padding of an eighth of the side) and flip, flip only, or none; drawn for each image."""
+    precision: Literal["auto", "fp32"] = "auto"
+    """auto: bf16 autocast where the hardware has it."""
+    channels_last: bool = True
+    """Memory layout; faster for convolutions."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What surrounds a running stage: where it reports and where it keeps checkpoints. The default does neither."""
+
+    report: Report | None = None
+    save: Callable[[str, bytes], None] | None = None
+    load: Callable[[str], bytes | None] | None = None
+    every_seconds: float = 30.0
+    """At most this much work is lost when a worker dies (and the epoch that was running)."""
+
+
+_runtime: ContextVar[Runtime] = ContextVar("_runtime", default=Runtime())
+
+
+@contextmanager
+def running(runtime: Runtime) -> Iterator[None]:
+    """Everything that is fitted inside reports to and is checkpointed by `runtime`."""
+    token = _runtime.set(runtime)
+    try:
+        yield
+    finally:
+        _runtime.reset(token)
+
+
+def new_victim(split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
+    """A freshly initialised classifier that normalises with the mean and deviation of the split."""
+    seed = int(torch.randint(2**31, (1,), generator=rng))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder, head = network.build(num_classes, split.x_NCHW.shape[-1])
+    return Victim(encoder, head, *_channel_moments(split.x_NCHW))
+
+
+def cross_entropy(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
+    """The usual objective of a classifier."""
+    return F.cross_entropy(model(x_BCHW), y_B, reduction="none")
+
+
+def fit(  # noqa: PLR0915 - one loop, read top to bottom
+    victim: Victim,
+    split: Split,
+    recipe: Recipe,
+    rng: Generator,
+    objective: Objective = cross_entropy,
+    name: str = "training",
+) -> Victim:
+    """Train the victim in place and return it on the CPU, in eval mode.
+
+    Resumes from the runtime's checkpoint of this name. Raises UserError when the loss is no longer finite.
+    """
+    runtime, device = _runtime.get(), parallel.device()
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    victim.to(device).to(memory_format=layout)
+    model = parallel.wrap(victim).train()
+    optimizer = _optimizer(model, recipe)
+    n, batch = len(split), min(recipe.batch_size, len(split))
+    steps = n // batch
+    scheduler = LambdaLR(optimizer, lambda step: _lr_factor(recipe, step / (steps * recipe.epochs)))
+    x_NCHW, y_N = split.x_NCHW.to(device), split.y_N.to(device)
+
+    start, saved_at = _resume(runtime, name, victim, optimizer, scheduler, rng), time.monotonic()
+    for epoch in range(start, recipe.epochs):
+        began, total = time.monotonic(), torch.zeros((), device=device)
+        order_N = torch.randperm(n, generator=rng)
+        for rows_B in order_N[: steps * batch].view(steps, batch):
+            draw = _draw_augmentation(recipe.augment, batch, x_NCHW.shape[-1], rng)
+            mine = parallel.shard(torch.arange(batch))
+            rows = rows_B[mine].to(device, non_blocking=True)
+            x_BCHW = _augment(x_NCHW[rows], None if draw is None else draw[:, mine].to(device, non_blocking=True))
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "auto" and has_bf16()):
+                losses_B = objective(model, x_BCHW.contiguous(memory_format=layout), y_N[rows], rows)
+            optimizer.zero_grad(set_to_none=True)
+            (losses_B.float().sum() * (parallel.world() / batch)).backward()
+            if recipe.clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+            optimizer.step()
+            scheduler.step()
+            total += losses_B.detach().float().sum()
+        loss = float(parallel.sum_over(total)) / (steps * batch)
+        if not math.isfinite(loss):
+            raise UserError(
+                f"{name}: the loss is {loss} after epoch {epoch + 1} of {recipe.epochs}",
+                f"Lower lr (now {recipe.lr:g}), set warmup or clip, or set precision: fp32.",
+                exit_code=1,
+            )
+        if parallel.rank() == 0:
+            if runtime.report is not None:
+                speed = steps * batch / (time.monotonic() - began)
+                runtime.report(
+                    {
+                        "name": name,
+                        "epoch": epoch + 1,
+                        "epochs": recipe.epochs,
+                        "loss": loss,
+                        "images_per_second": speed,
+                    }
+                )
+            if runtime.save and epoch + 1 < recipe.epochs and time.monotonic() - saved_at >= runtime.every_seconds:
+                runtime.save(name, _checkpoint(epoch + 1, victim, optimizer, scheduler, rng))
+                saved_at = time.monotonic()
+    parallel.plain(model)
+    return victim.to("cpu").to(memory_format=torch.contiguous_format).eval()
+
+
+@torch.no_grad()
+def infer(
+    victim: Victim,
+    x_NCHW: Tensor,
+    output: Callable[[Tensor], Tensor] | None = None,
+    exact: bool = True,
+    batch_size: int = 500,
+) -> Tensor:
+    """`output` (the victim itself, unless given: x_BCHW uint8 -> something_B...) over all images, in eval mode, float32 on the CPU.
+
+    Sharded over the workers; every worker gets all rows. `exact=False` allows bf16 where the hardware has it.
+    """
+    device = parallel.device()
+    victim = victim.to(device).eval()
+    output = output or victim
+    parts = []
+    with torch.autocast(device.type, torch.bfloat16, enabled=not exact and has_bf16()):
+        for rows_B in parallel.batches(len(x_NCHW), batch_size):
+            x_BCHW = x_NCHW[rows_B].to(device, non_blocking=True)
+            parts.append(output(x_BCHW.contiguous(memory_format=torch.channels_last)).float())
+    return parallel.gather_rows(torch.cat(parts), len(x_NCHW)).cpu()
+
+
+def has_bf16() -> bool:
+    """Whether bf16 is faster than fp32 here, not only possible."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if recipe.optimizer == "adam":
+        return torch.optim.AdamW(parameters, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    nesterov = recipe.momentum > 0
+    return torch.optim.SGD(parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=nesterov, fused=True)
+
+
+def _lr_factor(recipe: Recipe, progress: float) -> float:
+    """The learning rate at a share of the training, as a factor of `lr`."""
+    if progress < recipe.warmup:
+        return max(progress, 1e-3) / recipe.warmup
+    if recipe.schedule == "cosine":
+        left = (progress - recipe.warmup) / (1 - recipe.warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(left, 1.0)))
+    if recipe.schedule == "step":
+        return recipe.gamma ** sum(progress >= milestone for milestone in recipe.milestones)
+    return 1.0
+
+
+def _draw_augmentation(kind: Augment, n: int, side: int, rng: Generator) -> Tensor | None:
+    """Per image: offset of the crop in rows and columns, and whether it is flipped; int64, 3 x n."""
+    if kind == "none":
+        return None
+    flip = torch.randint(2, (1, n), generator=rng)
+    pad = side // 8 if kind == "crop_flip" else 0
+    return torch.cat([torch.randint(-pad, pad + 1, (2, n), generator=rng), flip])
+
+
+def _augment(x_BCHW: Tensor, draw: Tensor | None) -> Tensor:
+    """Crop (black beyond the border) and flip every image by its own draw, in one gather; the result is channels_last."""
+    if draw is None:
+        return x_BCHW
+    side = x_BCHW.shape[-1]
+    pad = side // 8
+    line = torch.arange(side, device=x_BCHW.device)
+    columns_BW = torch.where(draw[2, :, None] > 0, side - 1 - line, line) + draw[1, :, None] + pad
+    rows_BH = line + draw[0, :, None] + pad
+    padded_BHWC = F.pad(x_BCHW, (pad, pad, pad, pad)).permute(0, 2, 3, 1).contiguous()
+    images = torch.arange(len(x_BCHW), device=x_BCHW.device)
+    return padded_BHWC[images[:, None, None], rows_BH[:, :, None], columns_BW[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _channel_moments(x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, of pixels in 0..1."""
+    n = x_NCHW.numel() / x_NCHW.shape[1]
+    chunks = x_NCHW.split(4096)
+    mean = sum(chunk.double().sum((0, 2, 3)) for chunk in chunks) / n / 255
+    square = sum(chunk.double().square().sum((0, 2, 3)) for chunk in chunks) / n / 255**2
+    assert isinstance(mean, Tensor) and isinstance(square, Tensor)
+    return mean.float(), (square - mean.square()).clamp_min(1e-4).sqrt().float()
+
+
+def _checkpoint(epoch: int, victim: Victim, optimizer: torch.optim.Optimizer, scheduler: LambdaLR, rng: Generator) -> bytes:
+    buffer = io.BytesIO()
+    state = {
+        "epoch": epoch,
+        "victim": victim.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": scheduler.last_epoch,
+        "rng": rng.get_state(),
+    }
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def _resume(
+    runtime: Runtime, name: str, victim: Victim, optimizer: torch.optim.Optimizer, scheduler: LambdaLR, rng: Generator
+) -> int:
+    """Take up the last checkpoint, if there is one; the epoch to go on with."""
+    if runtime.load is None:
+        return 0
+    load = runtime.load
+    saved = parallel.from_first(lambda: load(name))
+    if saved is None:
+        return 0
+    state: dict[str, Any] = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
+    victim.load_state_dict(state["victim"])
+    optimizer.load_state_dict(state["optimizer"])
+    scheduler.last_epoch = state["step"]
+    rng.set_state(state["rng"])
+    return int(state["epoch"])

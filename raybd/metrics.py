@@ -1,0 +1,66 @@
+"""Pure functions from predictions and scores to numbers. Missing is None, never -1.
+
+Definitions: BackdoorBench (Wu et al. 2022, arXiv 2206.12654) for clean accuracy, attack success and robust accuracy; the detection
+metrics are scikit-learn's, with poison as the positive class and cross samples as negatives.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import Tensor
+
+from raybd.types import POISON
+
+
+def share(hit_N: Tensor) -> float | None:
+    """Mean of a mask; None when it is empty."""
+    return float(hit_N.double().mean()) if len(hit_N) else None
+
+
+def clean_accuracy(predicted_N: Tensor, y_N: Tensor) -> float | None:
+    """Share of clean test images given their true label."""
+    return share(predicted_N == y_N)
+
+
+def attack_success(predicted_N: Tensor, wanted_N: Tensor) -> float | None:
+    """Share of triggered images given the attacker's label; pass only the images that count (true label not the target)."""
+    return share(predicted_N == wanted_N)
+
+
+def robust_accuracy(predicted_N: Tensor, y_N: Tensor) -> float | None:
+    """Share of the same triggered images given their true label; attack success + robust accuracy <= 1."""
+    return share(predicted_N == y_N)
+
+
+def detection(score_N: Tensor, flagged_N: Tensor, role_N: Tensor) -> dict[str, float | None]:
+    """AUROC, average precision, TPR, FPR, F1 and TPR at 1 % and 5 % FPR.
+
+    Without any poison only the false-positive rate is defined. With poison and nothing flagged, TPR = FPR = F1 = 0.
+    """
+    positive = role_N.numpy() == POISON
+    score, flagged = score_N.double().numpy(), flagged_N.numpy().astype(bool)
+    hits, alarms = int((flagged & positive).sum()), int((flagged & ~positive).sum())
+    poison, clean = int(positive.sum()), int((~positive).sum())
+    ranked = bool(poison and clean)
+    return {
+        "auroc": float(roc_auc_score(positive, score)) if ranked else None,
+        "average_precision": float(average_precision_score(positive, score)) if ranked else None,
+        "tpr": hits / poison if poison else None,
+        "fpr": alarms / clean if clean else None,
+        "f1": 2 * hits / (hits + alarms + poison) if poison else None,
+        "tpr_at_fpr_1": tpr_at_fpr(score, positive, 0.01) if ranked else None,
+        "tpr_at_fpr_5": tpr_at_fpr(score, positive, 0.05) if ranked else None,
+    }
+
+
+def tpr_at_fpr(score: NDArray[np.float64], positive: NDArray[np.bool_], rate: float) -> float:
+    """Share of poison above the lowest threshold that flags at most `rate` of the clean samples; flagged is score > threshold."""
+    clean = np.sort(score[~positive])
+    allowed = int(np.floor(rate * len(clean)))
+    return float((score[positive] > clean[len(clean) - 1 - allowed]).mean())
+
+
+def predictions(logits_NK: Tensor) -> Tensor:
+    """The class of the highest logit."""
+    return torch.argmax(logits_NK, dim=1)

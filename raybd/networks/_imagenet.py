@@ -1,0 +1,65 @@
+"""ImageNet weights of torchvision's models, and the image sizes that such models want."""
+
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from http.client import HTTPException
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raybd.types import UserError
+
+_TIMEOUT = 10.0
+"""Seconds that the server may stay silent."""
+
+
+class Resize(nn.Module):
+    """Images to one side length, bilinear; larger ones are smoothed first."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """The same images with the wanted side."""
+        if x_BCHW.shape[-2:] == (self.side, self.side):
+            return x_BCHW
+        return F.interpolate(x_BCHW, (self.side, self.side), mode="bilinear", antialias=True, align_corners=False)
+
+
+def imagenet_weights(kind: str, weights: Any) -> dict[str, Tensor]:
+    """The state of a torchvision weights entry, from torch's cache or downloaded; never unpickles code."""
+    try:
+        # torch announces the download on stdout, which is for data.
+        with _patience(), redirect_stdout(sys.stderr):
+            state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+            return state
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise UserError(
+            f"{kind}: ImageNet weights could not be had from {weights.url}: {error}",
+            f"Set `pretrained` to false, or put that file into {torch.hub.get_dir()}/checkpoints.",
+        ) from error
+
+
+def smallest_size(kind: str, image_size: int, side: int) -> None:
+    """Refuse images that the network's strides would shrink to nothing."""
+    if image_size < side:
+        raise UserError(
+            f"{kind}: images of {image_size} pixels are too small, it halves them until nothing is left",
+            f"Set the data set's `size` to {side} or more, or take another network.",
+        )
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """torch's downloads have no time limit of their own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,33 @@
+"""ConvNeXt-T: a convolutional network with the design of a transformer. torchvision's.
+
+Liu et al. 2022, arXiv 2201.03545, section 2 and appendix A.1.
+Differs: images may be enlarged inside the network, see `input_size`.
+"""
+
+from pydantic import Field
+from torch import nn
+
+from raybd.networks._imagenet import Resize, imagenet_weights, smallest_size
+from raybd.types import Config
+
+
+class ConvnextTiny(Config):
+    """Eighteen blocks of depthwise 7 x 7 convolutions; 28 million parameters."""
+
+    pretrained: bool = False
+    """Start from torchvision's ImageNet weights."""
+    input_size: int | None = Field(None, ge=32, le=512)
+    """Side that every image is resized to inside the network, in pixels; none keeps its own. Weights were made at 224."""
+
+    def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
+        """Encoder (mean over the image, normalised) and head; images of 32 pixels or more, or any with `input_size`."""
+        from torchvision.models import ConvNeXt_Tiny_Weights, convnext_tiny
+
+        smallest_size("convnext_tiny", self.input_size or image_size, 32)
+        model = convnext_tiny(num_classes=num_classes)
+        head, model.classifier[2] = model.classifier[2], nn.Identity()
+        if self.pretrained:
+            state = imagenet_weights("convnext_tiny", ConvNeXt_Tiny_Weights.IMAGENET1K_V1)
+            model.load_state_dict({name: v for name, v in state.items() if not name.startswith("classifier.2.")})
+        resize = [] if self.input_size is None else [Resize(self.input_size)]
+        return nn.Sequential(*resize, model), head

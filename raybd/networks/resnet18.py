@@ -1,0 +1,43 @@
+"""ResNet-18, by default with the stem for small images: a 3 x 3 convolution without stride and no max-pooling.
+
+He, Zhang, Ren and Sun 2016, arXiv 1512.03385, table 1; the small stem as in section 4.2. Built on torchvision's.
+Differs: all four stages on small images, as the field's toolboxes have it (section 4.2 has three, and thinner ones).
+"""
+
+from typing import Literal
+
+from pydantic import model_validator
+from torch import nn
+
+from raybd.networks._imagenet import imagenet_weights
+from raybd.types import Config
+
+
+class Resnet18(Config):
+    """Residual network of 18 layers; 11.2 million parameters."""
+
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    """cifar: keeps the resolution, for images below 100 pixels. imagenet: a quarter of it, for large images."""
+    pretrained: bool = False
+    """Start from torchvision's ImageNet weights; needs the imagenet stem."""
+
+    @model_validator(mode="after")
+    def _weights_fit_the_stem(self) -> "Resnet18":
+        if self.pretrained and self.stem != "imagenet":
+            raise ValueError("pretrained weights belong to the other stem: set stem to imagenet")
+        return self
+
+    def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
+        """Encoder and head; any image size."""
+        from torchvision.models import ResNet18_Weights, resnet18
+
+        model = resnet18(num_classes=num_classes)
+        if self.stem == "cifar":
+            model.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+            nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+            model.maxpool = nn.Identity()
+        head, model.fc = model.fc, nn.Identity()
+        if self.pretrained:
+            state = imagenet_weights("resnet18", ResNet18_Weights.IMAGENET1K_V1)
+            model.load_state_dict({name: value for name, value in state.items() if not name.startswith("fc.")})
+        return model, head

@@ -1,0 +1,130 @@
+"""torch.distributed made optional: the same line works in one process and in a group, where the no-ops become collectives."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce as differentiable_all_reduce
+
+
+def rank() -> int:
+    """This process's place in the group; 0 without one."""
+    return dist.get_rank() if _grouped() else 0
+
+
+def world() -> int:
+    """How many processes there are; 1 without a group."""
+    return dist.get_world_size() if _grouped() else 1
+
+
+def device() -> torch.device:
+    """Where this process computes: its own GPU, else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def shard(rows: Tensor) -> Tensor:
+    """This process's share of some rows; the shares differ in size by at most one."""
+    return rows[rank() :: world()]
+
+
+def gather_rows(part: Tensor, n: int) -> Tensor:
+    """Undo `shard`: every process gets all n rows in their order. The parts must lie on one device kind."""
+    if world() == 1:
+        return part
+    longest = -(-n // world())
+    padded = torch.zeros((longest, *part.shape[1:]), dtype=part.dtype, device=part.device)
+    padded[: len(part)] = part
+    parts = [torch.empty_like(padded) for _ in range(world())]
+    dist.all_gather(parts, padded)
+    return torch.stack(parts, dim=1).flatten(0, 1)[:n]
+
+
+def sum_over(value: Tensor) -> Tensor:
+    """The sum over all processes."""
+    if world() > 1:
+        value = value.clone()
+        dist.all_reduce(value)
+    return value
+
+
+def from_first(make: Callable[[], Any]) -> Any:
+    """What the first process makes, on every process."""
+    box = [make() if rank() == 0 else None]
+    if world() > 1:
+        dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def wrap(model: nn.Module) -> nn.Module:
+    """The model, averaging its gradients and sharing its batch statistics over the group."""
+    if world() == 1:
+        return model
+    on_gpu = next(model.parameters()).is_cuda
+    if on_gpu:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    else:
+        _share_batch_statistics(model)
+    return nn.parallel.DistributedDataParallel(
+        model, device_ids=[torch.cuda.current_device()] if on_gpu else None, broadcast_buffers=False
+    )
+
+
+def batches(n: int, size: int) -> Iterator[Tensor]:
+    """This process's share of 0..n-1, in order, in batches."""
+    yield from shard(torch.arange(n)).split(max(1, size))
+
+
+def use_threads(cpus: float) -> None:
+    """Let torch use as many threads as the stage was given CPUs; worker processes are reused, so this is set each time."""
+    torch.set_num_threads(max(1, int(cpus)))
+    os.environ["OMP_NUM_THREADS"] = str(max(1, int(cpus)))
+
+
+def _grouped() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+class _SharedBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation with the statistics of the global batch, on CPU, where torch.nn.SyncBatchNorm does not run."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x_BCHW)
+        precise = x_BCHW.float()
+        local = torch.stack([precise.sum((0, 2, 3)), precise.square().sum((0, 2, 3))])
+        count = torch.full((1, local.shape[1]), x_BCHW.numel() / x_BCHW.shape[1])
+        total = differentiable_all_reduce(torch.cat([local, count]))
+        mean, n = total[0] / total[2], total[2, 0]
+        variance = (total[1] / total[2] - mean.square()).clamp_min(0)
+        if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
+            with torch.no_grad():
+                rate = self.momentum or 0.1
+                self.running_mean.lerp_(mean, rate)
+                self.running_var.lerp_(variance * n / (n - 1), rate)
+                if self.num_batches_tracked is not None:
+                    self.num_batches_tracked += 1
+        scale = torch.rsqrt(variance + self.eps)
+        if self.affine:
+            scale = scale * self.weight
+        shift = -mean * scale if not self.affine else self.bias - mean * scale
+        normalised: Tensor = x_BCHW * scale.view(-1, 1, 1).to(x_BCHW.dtype) + shift.view(-1, 1, 1).to(x_BCHW.dtype)
+        return normalised
+
+
+def _share_batch_statistics(model: nn.Module) -> None:
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = _SharedBatchNorm2d  # type: ignore[assignment]
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """Undo `wrap`: the model as it was built, with what it has learned."""
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        model = model.module
+    for module in model.modules():
+        if type(module) is _SharedBatchNorm2d:
+            module.__class__ = nn.BatchNorm2d
+    return model

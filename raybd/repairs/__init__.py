@@ -1,0 +1,1 @@
+"""Repairs: one file each; the file name is the registered name."""

@@ -1,0 +1,23 @@
+"""Fine-tuning: go on training the victim on the clean part.
+
+BackdoorBench (Wu et al. 2022, arXiv 2206.12654), defense FT: all layers, 5 % of the clean training images, learning rate 0.01.
+"""
+
+import copy
+
+from pydantic import Field
+from torch import Generator
+
+from raybd.fit import Recipe, fit
+from raybd.types import Split, Victim
+
+
+class FineTune(Recipe):
+    """Train all layers on the clean part, a trusted hold-out, and nothing else."""
+
+    batch_size: int = Field(256, ge=1)
+    """Images per step over all workers."""
+
+    def repair(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Victim:
+        """A fine-tuned copy; the suspects are not used."""
+        return fit(copy.deepcopy(victim), clean, self, rng, name="fine_tune")

@@ -1,0 +1,36 @@
+"""Stored images as PNG data URIs."""
+
+import base64
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LARGEST = 96
+"""Side in pixels above which an image is scaled down, to keep the page small; it is shown at about 64."""
+
+
+def data_uris(x_NCHW: "Tensor") -> list[str]:
+    """Each image as a PNG data URI; its pixels are kept unless it is large."""
+    return [_data_uri(x_HWC) for x_HWC in x_NCHW.permute(0, 2, 3, 1).cpu().numpy()]
+
+
+def difference(before_NCHW: "Tensor", after_NCHW: "Tensor") -> tuple["Tensor", int]:
+    """What an attack changed, and how often it is amplified: one whole factor for all images, as large as fits."""
+    change = (after_NCHW.int() - before_NCHW.int()).abs()
+    largest = int(change.max()) if change.numel() else 0
+    factor = 255 // largest if largest else 1
+    return (change * factor).byte(), factor
+
+
+def _data_uri(x_HWC: NDArray[np.uint8]) -> str:
+    image = Image.fromarray(x_HWC[..., 0] if x_HWC.shape[-1] == 1 else x_HWC)
+    image.thumbnail((LARGEST, LARGEST), Image.Resampling.BOX)
+    buffer = BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

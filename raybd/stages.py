@@ -1,0 +1,292 @@
+"""What happens inside a cell: poison, train, score, remove, repair, measure. No Ray, no paths.
+
+Truth (roles, the trigger, test labels) stays in this file; a defense gets the victim, the suspects and the clean part.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from raybd import fit, metrics, parallel
+from raybd.experiment import Cell, Resources, Stage, random_stream
+from raybd.provenance import commit, device_name, peak_memory_bytes, reset_peak_memory, versions
+from raybd.record import describe_error, record, record_failure
+from raybd.store import Store
+from raybd.types import (
+    CLEAN,
+    POISON,
+    Attack,
+    Dataset,
+    DatasetMethod,
+    Detector,
+    Infeasible,
+    Network,
+    Poisoned,
+    Repair,
+    Report,
+    Split,
+    Trainer,
+    Victim,
+)
+
+GALLERY = 16
+"""How many images of a stage are kept for the report."""
+
+Tensors = dict[str, Tensor]
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What a detector scores, and, for stages.py alone, the truth about it."""
+
+    suspects: Split
+    index_N: Tensor
+    true_y_N: Tensor
+    role_N: Tensor
+
+
+def run_stage(
+    stage: Stage,
+    store: Store,
+    dataset: Dataset,
+    resources: Resources | None = None,
+    report: Report | None = None,
+    checkpoint_seconds: float = 30.0,
+) -> None:
+    """Compute a stage and keep it in the store; does nothing if it is there. What it needs must be there.
+
+    In a process group every member calls this; the first one writes.
+    """
+    if parallel.from_first(lambda: store.state(stage.name, stage.key)) == "ok":
+        return
+    resources = resources or Resources()
+    runtime = fit.Runtime(
+        report=report,
+        save=lambda name, data: store.write(f"checkpoints/{stage.key}/{name}", data),
+        load=lambda name: _read_if_there(store, f"checkpoints/{stage.key}/{name}"),
+        every_seconds=checkpoint_seconds,
+    )
+    reset_peak_memory()
+    began = time.monotonic()
+    with fit.running(runtime):
+        tensors, facts = _COMPUTE[stage.name](stage, store, dataset)
+    seconds = time.monotonic() - began
+    device = parallel.device()
+    cost = {
+        "seconds": seconds,
+        "gpu_seconds": seconds * parallel.world() if device.type == "cuda" else 0.0,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "device": device_name(),
+        "workers": parallel.world(),
+        "cpus_per_worker": resources.cpus_per_worker,
+    }
+    if parallel.rank() == 0:
+        method = {"role": stage.method.role, **stage.method.describe()}
+        needs = {need.name: need.key for need in stage.needs}
+        network = stage.network.describe() if stage.network else None
+        facts = {
+            **facts,
+            **cost,
+            "method": method,
+            "network": network,
+            "seed": stage.seed,
+            "data": stage.data,
+            "needs": needs,
+        }
+        store.save(stage.name, stage.key, tensors, {**facts, "versions": versions(), "commit": commit()})
+        store.remove(f"checkpoints/{stage.key}")
+
+
+def run_cell(cell: Cell, store: Store, report: Report | None = None) -> dict[str, Any]:
+    """Run a cell in the calling process, without Ray: for debuggers, notebooks and machines that have no Ray. Returns its row."""
+    if cell.infeasible:
+        return record_failure(cell, store, "infeasible", cell.infeasible)
+    dataset = cast(DatasetMethod, cell.dataset.config).load()
+    try:
+        for stage in cell.stages():
+            run_stage(stage, store, dataset, report=report)
+    except Exception as error:
+        record_failure(cell, store, "failed", describe_error(error))
+        raise
+    return record(cell, store)
+
+
+# --- the stages ------------------------------------------------------------------------------------------------------------------
+
+
+def _poison(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
+    attack = cast(Attack, stage.method.config)
+    poisoned = attack.poison(dataset.train, dataset.num_classes, random_stream("poison", stage.seed))
+    shown = poisoned.index_M[:GALLERY]
+    counted = attack.label_map.counted(dataset.test.y_N)
+    sample = dataset.test.x_NCHW[counted][:256]
+    change = (poisoned.trigger(sample).int() - sample.int()).abs() if len(sample) else torch.zeros(1)
+    tensors = {
+        "index_M": poisoned.index_M,
+        "x_MCHW": poisoned.x_MCHW,
+        "y_M": poisoned.y_M,
+        "role_M": poisoned.role_M,
+        "gallery_before": dataset.train.x_NCHW[shown],
+        "gallery_after": poisoned.x_MCHW[:GALLERY],
+        **{f"state.{name}": tensor for name, tensor in poisoned.state.items()},
+    }
+    facts: Facts = {
+        "n_train": len(dataset.train),
+        "n_poison": int((poisoned.role_M == POISON).sum()),
+        "n_cross": int((poisoned.role_M > POISON).sum()),
+        "largest_pixel_change": int(change.max()),
+    }
+    if facts["n_poison"] and facts["largest_pixel_change"] == 0:
+        raise Infeasible("the trigger changes no pixel of the test images")
+    return tensors, facts
+
+
+def _victim(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
+    poisoned = _load_poisoned(stage.need("poison"), store)
+    victim = _train(stage, poisoned.over(dataset.train), dataset)
+    return _weights(victim), measure(victim, dataset, poisoned)
+
+
+def _score(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
+    detector = cast(Detector, stage.method.config)
+    poisoned = _load_poisoned(stage.need("poison"), store)
+    victim = load_victim(stage.need("victim"), store, dataset)
+    pool = _pool(detector, victim, dataset, poisoned)
+    rng = random_stream("score", stage.seed)
+    order = torch.randperm(len(pool.suspects), generator=rng)
+    verdict = detector.score(victim, pool.suspects.select(order), dataset.clean, rng)
+    back = torch.argsort(order)
+    score_N = verdict.score_N.float().cpu()[back]
+    threshold_N = verdict.threshold_N.float().cpu().expand(len(score_N))[back]
+    if not torch.isfinite(score_N).all():
+        raise ValueError(f"{stage.method.name} gave {int((~torch.isfinite(score_N)).sum())} scores that are not finite")
+    flagged_N = score_N > threshold_N
+    top = torch.argsort(score_N, descending=True, stable=True)[:GALLERY]
+    tensors = {
+        "score_N": score_N,
+        "threshold_N": threshold_N,
+        "index_N": pool.index_N,
+        "label_N": pool.suspects.y_N,
+        "true_label_N": pool.true_y_N,
+        "role_N": pool.role_N,
+        "gallery": pool.suspects.x_NCHW[top],
+        "gallery_row": top,
+    }
+    facts = metrics.detection(score_N, flagged_N, pool.role_N)
+    counts = {"n_scores": len(score_N), "n_flagged": int(flagged_N.sum())}
+    return tensors, {**facts, **counts, "pool": detector.pool, "oracle": verdict.oracle}
+
+
+def _removal(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
+    score = store.load("score", stage.need("score").key).tensors
+    keep_N = score["score_N"] <= score["threshold_N"]
+    poisoned = _load_poisoned(stage.need("poison"), store)
+    suspects = poisoned.over(dataset.train)
+    facts = {"n_removed": int((~keep_N).sum())}
+    if keep_N.all():
+        victim = load_victim(stage.need("victim"), store, dataset)
+    else:
+        if not keep_N.any():
+            raise ValueError("the detector flagged the whole training set; nothing is left to train on")
+        victim = _train(stage, suspects.select(keep_N), dataset)
+    return _weights(victim), {**facts, **measure(victim, dataset, poisoned)}
+
+
+def _repair(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
+    repair = cast(Repair, stage.method.config)
+    poisoned = _load_poisoned(stage.need("poison"), store)
+    victim = load_victim(stage.need("victim"), store, dataset)
+    repaired = repair.repair(victim, poisoned.over(dataset.train), dataset.clean, random_stream("repair", stage.seed))
+    return _weights(repaired), measure(repaired, dataset, poisoned)
+
+
+_COMPUTE: Mapping[str, Callable[[Stage, Store, Dataset], tuple[Tensors, Facts]]] = {
+    "poison": _poison,
+    "victim": _victim,
+    "score": _score,
+    "removal": _removal,
+    "repair": _repair,
+}
+
+
+def measure(victim: Victim, dataset: Dataset, poisoned: Poisoned) -> dict[str, float | None]:
+    """Clean accuracy on all test images; attack success and robust accuracy on those that count, with the trigger."""
+    test, labels = dataset.test, poisoned.labels
+    counted = labels.counted(test.y_N)
+    true_y = test.y_N[counted]
+    clean = metrics.predictions(fit.infer(victim, test.x_NCHW))
+    facts: dict[str, float | None] = {"clean_accuracy": metrics.clean_accuracy(clean, test.y_N)}
+    if not counted.any():
+        return {**facts, "attack_success": None, "robust_accuracy": None}
+    triggered = metrics.predictions(fit.infer(victim, poisoned.trigger(test.x_NCHW[counted])))
+    wanted = labels.wanted(true_y, dataset.num_classes)
+    return {
+        **facts,
+        "attack_success": metrics.attack_success(triggered, wanted),
+        "robust_accuracy": metrics.robust_accuracy(triggered, true_y),
+    }
+
+
+def load_victim(stage: Stage, store: Store, dataset: Dataset) -> Victim:
+    """A trained victim from the store."""
+    assert stage.network is not None
+    tensors = store.load(stage.name, stage.key).tensors
+    network = cast(Network, stage.network.config)
+    with torch.random.fork_rng(devices=[]):
+        encoder, head = network.build(dataset.num_classes, dataset.train.x_NCHW.shape[-1])
+    victim = Victim(encoder, head, torch.zeros(3), torch.ones(3))
+    victim.load_state_dict(dict(tensors))
+    return victim.eval()
+
+
+def _load_poisoned(stage: Stage, store: Store) -> Poisoned:
+    attack = cast(Attack, stage.method.config)
+    tensors = store.load(stage.name, stage.key).tensors
+    state = {name.removeprefix("state."): tensor for name, tensor in tensors.items() if name.startswith("state.")}
+    return Poisoned(
+        index_M=tensors["index_M"],
+        x_MCHW=tensors["x_MCHW"],
+        y_M=tensors["y_M"],
+        role_M=tensors["role_M"],
+        trigger=partial(attack.stamp, state=state),
+        labels=attack.label_map,
+        state=state,
+    )
+
+
+def _train(stage: Stage, split: Split, dataset: Dataset) -> Victim:
+    assert stage.network is not None
+    trainer, network = cast(Trainer, stage.method.config), cast(Network, stage.network.config)
+    return trainer.train(split, dataset.num_classes, network, random_stream(stage.name, stage.seed))
+
+
+def _pool(detector: Detector, victim: Victim, dataset: Dataset, poisoned: Poisoned) -> Pool:
+    """The training set as the victim saw it; or all test images, clean, and those that count once more with the trigger."""
+    n = len(dataset.train)
+    if detector.pool == "train":
+        return Pool(poisoned.over(dataset.train), torch.arange(n), dataset.train.y_N, poisoned.role_N(n))
+    test = dataset.test
+    counted = torch.nonzero(poisoned.labels.counted(test.y_N)).flatten()
+    x_NCHW = torch.cat([test.x_NCHW, poisoned.trigger(test.x_NCHW[counted])]) if len(counted) else test.x_NCHW
+    index_N = torch.cat([torch.arange(len(test)), counted])
+    role_N = torch.full((len(index_N),), CLEAN, dtype=torch.int8)
+    role_N[len(test) :] = POISON
+    predicted_N = metrics.predictions(fit.infer(victim, x_NCHW))
+    return Pool(Split(x_NCHW, predicted_N), index_N, test.y_N[index_N], role_N)
+
+
+def _weights(victim: Victim) -> Tensors:
+    return {name: tensor.detach().cpu() for name, tensor in victim.state_dict().items()}
+
+
+def _read_if_there(store: Store, path: str) -> bytes | None:
+    try:
+        return store.read(path)
+    except FileNotFoundError:
+        return None

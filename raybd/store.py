@@ -1,0 +1,412 @@
+"""Where results live: Parquet tables and safetensors artefacts, in a folder or at any fsspec URL. The public contract of raybd.
+
+    STORE/scores/dataset=D/attack=A/defense=F/<cell>.parquet    one row per scored sample
+    STORE/cells/<cell>.parquet                                  one row per cell
+    STORE/artifacts/<stage>/<key>/{tensors.safetensors, manifest.json}
+    STORE/checkpoints/<key>/<name>                              of stages that are running
+    STORE/experiments/<name>.yaml                               what was asked, resolved, with defaults
+    STORE/damaged/...                                           what failed a check, set aside
+
+A file appears whole or not at all: it is written under a temporary name and renamed, or put in one request on object storage. The
+manifest is written last, so an artefact without one does not exist. Nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import fsspec
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import yaml
+
+from raybd.types import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+SCHEMA_VERSION = 1
+log = logging.getLogger("raybd.store")
+Result = TypeVar("Result")
+
+_word = pa.dictionary(pa.int32(), pa.string())
+_metadata = {b"raybd.schema": str(SCHEMA_VERSION).encode()}
+
+SCORES = pa.schema(
+    [
+        ("cell", _word),
+        ("experiment", _word),
+        ("sweep", _word),
+        ("trial", _word),
+        ("trainer", _word),
+        ("seed", pa.int64()),
+        ("pool", _word),
+        ("index", pa.int64()),
+        ("label", pa.int64()),
+        ("true_label", pa.int64()),
+        ("role", _word),
+        ("score", pa.float32()),
+        ("threshold", pa.float32()),
+        ("flagged", pa.bool_()),
+    ],
+    metadata=_metadata,
+)
+"""The columns of a score file; dataset, attack and defense stand in its folder names and come back as columns when it is read."""
+
+_TEXT = ("cell", "experiment", "dataset", "attack", "trainer", "network", "defense", "defense_role", "status", "error")
+_METRICS = (
+    "clean_accuracy",
+    "attack_success",
+    "robust_accuracy",
+    "defended_clean_accuracy",
+    "defended_attack_success",
+    "defended_robust_accuracy",
+    "auroc",
+    "average_precision",
+    "tpr",
+    "fpr",
+    "f1",
+    "tpr_at_fpr_1",
+    "tpr_at_fpr_5",
+)
+CELLS = pa.schema(
+    [(name, pa.string()) for name in _TEXT]
+    + [("rate", pa.float64()), ("seed", pa.int64())]
+    + [(name, pa.float64()) for name in _METRICS]
+    + [
+        ("oracle", pa.bool_()),
+        ("n_scores", pa.int64()),
+        ("n_flagged", pa.int64()),
+        ("seconds", pa.float64()),
+        ("gpu_seconds", pa.float64()),
+        ("peak_memory_bytes", pa.int64()),
+        ("device", pa.string()),
+        ("workers", pa.int64()),
+        ("config", pa.string()),
+        ("versions", pa.string()),
+        ("commit", pa.string()),
+        ("finished_at", pa.timestamp("us", tz="UTC")),
+    ],
+    metadata=_metadata,
+)
+"""The columns of the cells table. A number that does not apply is null."""
+
+
+class Damaged(Exception):
+    """A file of the store failed its check and has been set aside."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path} failed its check and was set aside; run the same command again to compute it anew")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a stage left behind."""
+
+    tensors: Mapping[str, "Tensor"]
+    manifest: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Store:
+    """A results folder or URL. Cheap to make and to send to another process."""
+
+    url: str
+
+    @cached_property
+    def _fs(self) -> Any:
+        return self._opened[0]
+
+    @cached_property
+    def root(self) -> str:
+        """The folder as its file system names it."""
+        return str(self._opened[1]).rstrip("/")
+
+    @cached_property
+    def _opened(self) -> tuple[Any, str]:
+        try:
+            fs, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise UserError(
+                f"store {self.url!r}: {error}",
+                "Give a folder or an fsspec URL; s3:// wants `pip install raybd[s3]`.",
+                exit_code=3,
+            ) from error
+        return fs, root
+
+    @property
+    def local(self) -> bool:
+        """Whether it is a folder that this machine mounts."""
+        return "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url}
+
+    def absolute(self) -> "Store":
+        """The same store by a name that holds in every process of this machine."""
+        return Store(self.root) if self.local else self
+
+    def probe(self) -> None:
+        """Write, read back and remove a file. Raises UserError (exit code 3) where that fails."""
+        path, payload = f".probe-{uuid.uuid4().hex}", b"raybd"
+        try:
+            self.write(path, payload)
+            if self.read(path) != payload:
+                raise OSError("read back something else than was written")
+            self._fs.rm_file(self._at(path))
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(
+                f"store {self.url!r} can't be written: {reason}",
+                "Give another --store (or RAYBD_STORE), or make this one writable; for object storage check credentials.",
+                exit_code=3,
+            ) from error
+
+    # --- files -----------------------------------------------------------------------------------------------------------------
+
+    def read(self, path: str) -> bytes:
+        """The bytes of a file. Raises FileNotFoundError."""
+        data: bytes = _retried(lambda: self._fs.cat_file(self._at(path)))
+        return data
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file so that no reader ever sees half of it."""
+        if not self.local:
+            _retried(lambda: self._fs.pipe_file(self._at(path), data))
+            return
+        target = Path(self._at(path))
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+
+        def put() -> None:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                temporary.write_bytes(data)
+                os.replace(temporary, target)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+        _retried(put)
+
+    def exists(self, path: str) -> bool:
+        """Whether a file is there."""
+        return bool(_retried(lambda: self._fs.exists(self._at(path))))
+
+    def remove(self, path: str) -> None:
+        """Remove a file or a folder, if it is there."""
+        if self.exists(path):
+            self._fs.rm(self._at(path), recursive=True)
+
+    def files(self, pattern: str) -> list[str]:
+        """The files that match a glob, relative to the store, sorted; names that begin with a dot are not listed."""
+        found = self._fs.glob(self._at(pattern))
+        return sorted(str(path)[len(self.root) + 1 :] for path in found if not Path(path).name.startswith("."))
+
+    def set_aside(self, path: str, why: str) -> None:
+        """Move a damaged file or folder out of the way, and say so."""
+        aside = f"damaged/{path}-{uuid.uuid4().hex[:8]}"
+        self._fs.makedirs(self._at(Path(aside).parent.as_posix()), exist_ok=True)
+        self._fs.mv(self._at(path), self._at(aside), recursive=True)
+        log.warning("%s/%s: %s; set aside as %s, will be computed again", self.url, path, why, aside)
+
+    # --- artefacts -------------------------------------------------------------------------------------------------------------
+
+    def save(self, stage: str, key: str, tensors: Mapping[str, "Tensor"], facts: Mapping[str, Any]) -> None:
+        """Keep what a stage computed, under its key."""
+        import torch
+        from safetensors.torch import save
+
+        folder = f"artifacts/{stage}/{key}"
+        data = save({name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()})
+        manifest = {
+            **facts,
+            "schema": SCHEMA_VERSION,
+            "stage": stage,
+            "key": key,
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+        self.write(f"{folder}/tensors.safetensors", data)
+        self.write(f"{folder}/manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
+
+    def manifest(self, stage: str, key: str) -> dict[str, Any]:
+        """What is known about an artefact. Raises FileNotFoundError, or Damaged."""
+        path = f"artifacts/{stage}/{key}/manifest.json"
+        try:
+            manifest: dict[str, Any] = json.loads(self.read(path))
+            if manifest["schema"] > SCHEMA_VERSION:
+                raise UserError(f"{self.url}/{path}: written by a newer raybd (schema {manifest['schema']})", "Upgrade raybd.")
+        except (ValueError, KeyError) as error:
+            self.set_aside(Path(path).parent.as_posix(), f"manifest.json is not readable ({error})")
+            raise Damaged(path) from error
+        return manifest
+
+    def load(self, stage: str, key: str) -> Artifact:
+        """An artefact, checked against its manifest. Raises FileNotFoundError, or Damaged after setting it aside."""
+        from safetensors.torch import load
+
+        manifest = self.manifest(stage, key)
+        data = self.read(f"artifacts/{stage}/{key}/tensors.safetensors")
+        if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
+            self.set_aside(f"artifacts/{stage}/{key}", "tensors.safetensors does not match the sha256 in its manifest")
+            raise Damaged(f"artifacts/{stage}/{key}")
+        return Artifact(load(data), manifest)
+
+    def state(self, stage: str, key: str) -> Literal["ok", "missing", "damaged"]:
+        """Whether an artefact can be built on. On local disks its hash is checked, elsewhere its size; a damaged one is set aside."""
+        folder = f"artifacts/{stage}/{key}"
+        path = f"{folder}/tensors.safetensors"
+        try:
+            manifest = self.manifest(stage, key)
+            sound = self._fs.size(self._at(path)) == manifest["bytes"] and (
+                not self.local or _file_hash(self._at(path)) == manifest["sha256"]
+            )
+        except Damaged:
+            return "damaged"
+        except FileNotFoundError:
+            if not self.exists(f"{folder}/manifest.json"):
+                return "missing"
+            sound = False
+        if not sound:
+            self.set_aside(folder, "tensors.safetensors is missing or does not match its manifest")
+        return "ok" if sound else "damaged"
+
+    def states(self, artifacts: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        """The state of many artefacts at once."""
+        with ThreadPoolExecutor(8) as pool:
+            return dict(zip(artifacts, pool.map(lambda item: self.state(*item), artifacts), strict=True))
+
+    # --- tables ----------------------------------------------------------------------------------------------------------------
+
+    def write_scores(self, cell: str, dataset: str, attack: str, defense: str, columns: Mapping[str, Any]) -> None:
+        """Write the score rows of a cell; a repeated write replaces them."""
+        table = pa.table({name: columns[name] for name in SCORES.names}, schema=SCORES)
+        self.write(_scores_path(cell, dataset, attack, defense), _parquet(table))
+
+    def write_cell(self, row: Mapping[str, Any]) -> None:
+        """Write the row of a cell; a repeated write replaces it."""
+        self.write(f"cells/{row['cell']}.parquet", _parquet(pa.Table.from_pylist([dict(row)], schema=CELLS)))
+
+    def cell(self, cell: str) -> dict[str, Any] | None:
+        """The row of a cell, if it is there and sound, its scores too; what is damaged is set aside."""
+        path = f"cells/{cell}.parquet"
+        try:
+            row: dict[str, Any] = self._table(path).to_pylist()[0]
+        except FileNotFoundError:
+            return None
+        except (pa.ArrowInvalid, OSError, IndexError) as error:
+            self.set_aside(path, f"not a readable Parquet file ({_first_line(error)})")
+            return None
+        if row["n_scores"] and not self._scores_are_sound(row):
+            return None
+        return row
+
+    def cells(self, experiment: str | None = None) -> "pd.DataFrame":
+        """All cells, or those of one experiment, as a pandas frame."""
+        frame = self._frame("cells", CELLS, None if experiment is None else pads.field("experiment") == experiment)
+        return frame.sort_values(
+            ["experiment", "dataset", "attack", "trainer", "seed", "defense_role", "defense"], ignore_index=True
+        )
+
+    def scores(self, columns: Sequence[str] | None = None, **equal: str | int) -> "pd.DataFrame":
+        """Score rows as a pandas frame, for instance `scores(attack="badnets", defense="spectral")`; only these files are read."""
+        folders = [(name, pa.string()) for name in ("dataset", "attack", "defense")]
+        schema = pa.schema([*SCORES, *folders])
+        chosen = None
+        for name, value in equal.items():
+            if name not in schema.names:
+                raise UserError(f"scores have no column {name!r}", f"Columns: {', '.join(schema.names)}.")
+            term = pads.field(name) == value
+            chosen = term if chosen is None else chosen & term
+        return self._frame("scores", schema, chosen, columns, pads.partitioning(pa.schema(folders), flavor="hive"))
+
+    def write_experiment(self, name: str, resolved: Mapping[str, Any]) -> None:
+        """Keep what was asked."""
+        text = yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True)
+        self.write(f"experiments/{name}.yaml", text.encode())
+
+    def _scores_are_sound(self, row: Mapping[str, Any]) -> bool:
+        path = _scores_path(row["cell"], row["dataset"], row["attack"], row["defense"])
+        try:
+            with self._fs.open(self._at(path), "rb") as file:
+                found = pq.ParquetFile(file).metadata.num_rows
+        except FileNotFoundError:
+            return False
+        except (pa.ArrowInvalid, OSError) as error:
+            self.set_aside(path, f"not a readable Parquet file ({_first_line(error)})")
+            return False
+        if found != row["n_scores"]:
+            self.set_aside(path, f"holds {found} rows instead of {row['n_scores']}")
+            return False
+        return True
+
+    def _table(self, path: str) -> pa.Table:
+        return pq.read_table(pa.BufferReader(self.read(path)))
+
+    def _frame(
+        self,
+        folder: str,
+        schema: pa.Schema,
+        chosen: Any = None,
+        columns: Sequence[str] | None = None,
+        partitioning: Any = None,
+    ) -> "pd.DataFrame":
+        import pandas as pd
+
+        if not self.exists(folder):
+            return pd.DataFrame(schema.empty_table().to_pandas())
+        found = pads.dataset(
+            self._at(folder),
+            schema,
+            "parquet",
+            filesystem=self._fs,
+            partitioning=partitioning,
+            exclude_invalid_files=False,
+        )
+        return pd.DataFrame(found.to_table(columns=columns, filter=chosen).to_pandas())
+
+    def _at(self, path: str) -> str:
+        return f"{self.root}/{path}"
+
+
+def _retried(do: Callable[[], Result], tries: int = 4) -> Result:
+    """Storage fails now and then: try again, a little later each time. What will not change is raised at once."""
+    for attempt in range(1, tries + 1):
+        try:
+            return do()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, FileExistsError):
+            raise
+        except OSError:
+            if attempt == tries:
+                raise
+            time.sleep(0.1 * 3**attempt)
+    raise AssertionError("unreachable")
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue())
+
+
+def _file_hash(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _scores_path(cell: str, dataset: str, attack: str, defense: str) -> str:
+    return f"scores/dataset={dataset}/attack={attack}/defense={defense}/{cell}.parquet"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).split("\n")[0]

@@ -1,0 +1,243 @@
+"""The words of raybd: the data that flows between the stages, and the protocol of each role.
+
+Shapes stand in the names: N samples, M changed samples, B batch, C channels, H height, W width, K classes, D embedding width.
+Images outside of networks are uint8, 0..255; labels are int64. Suspicion is higher = more suspicious, always.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Generator, Tensor, nn
+
+Pool = Literal["train", "test"]
+"""What a detector scores: the whole training set, or a stream of test inputs."""
+
+CLEAN, POISON, CROSS = 0, 1, 2
+ROLES = ("clean", "poison", "cross")
+"""Truth about a sample. `cross`: changed like poison, but with its true label (WaNet's noise samples); a negative for detectors."""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: the first line says what and where, the second what to do."""
+
+    def __init__(self, what: str, mend: str, exit_code: int = 2) -> None:
+        super().__init__(f"{what}\n{mend}")
+        self.what, self.mend, self.exit_code = what, mend, exit_code
+
+    def __reduce__(self) -> tuple[type["UserError"], tuple[str, str, int]]:
+        return type(self), (self.what, self.mend, self.exit_code)
+
+
+class Infeasible(Exception):
+    """The attack can't be built on this data set, for instance a clean-label rate larger than the target class."""
+
+
+class Config(BaseModel):
+    """What to run: frozen, hashable, JSON. A method is one subclass whose fields are its hyperparameters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+    version: ClassVar[int] = 1
+    """Part of every stage key: raise it when a change of the code changes the numbers."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and labels of one part of a data set."""
+
+    x_NCHW: Tensor
+    y_N: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y_N)
+
+    def select(self, rows: Tensor) -> "Split":
+        """A copy of some rows (indices or a mask)."""
+        return Split(self.x_NCHW[rows], self.y_N[rows])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three disjoint parts. `clean` is what the defender trusts: held out of the training images, never taken from test."""
+
+    class_names: tuple[str, ...]
+    train: Split
+    clean: Split
+    test: Split
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as it lies on disk: its labels at once, its images on demand."""
+
+    class_names: tuple[str, ...]
+    train_y_N: Tensor
+    test_y_N: Tensor
+    read: Callable[[Pool, Tensor], Tensor]
+    """(part, rows) -> x_NCHW of these rows, uint8."""
+    fingerprint: str
+    """Hash of the content; where the data lies plays no part."""
+
+
+class LabelMap(Protocol):
+    """Which images may be poisoned, what label they are given, and on which test images success is counted."""
+
+    def relabel(self, y_N: Tensor, num_classes: int) -> Tensor:
+        """The label that a poisoned training image is given."""
+
+    def wanted(self, y_N: Tensor, num_classes: int) -> Tensor:
+        """The label that the attacker wants for a triggered test image."""
+
+    def eligible(self, y_N: Tensor) -> Tensor:
+        """Mask of the training images that may be poisoned."""
+
+    def counted(self, y_N: Tensor) -> Tensor:
+        """Mask of the test images on which attack success is measured."""
+
+
+class Stamp(Protocol):
+    """Puts the trigger on images."""
+
+    def __call__(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+        """Copies of the images with the trigger, uint8; `state` is what the trigger needs beyond the attack's config."""
+
+
+@dataclass(frozen=True)
+class Poisoned:
+    """An overlay over a clean training split: the changed rows, their images, labels and roles, and the trigger."""
+
+    index_M: Tensor
+    x_MCHW: Tensor
+    y_M: Tensor
+    role_M: Tensor
+    trigger: Callable[[Tensor], Tensor]
+    """x_NCHW -> x_NCHW with the trigger, uint8; what the attacker does at test time."""
+    labels: LabelMap
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    """Tensors that the trigger needs beyond the attack's config (a pattern, a warping grid); stored with the overlay."""
+
+    def over(self, train: Split) -> Split:
+        """The training split as the victim sees it."""
+        if not len(self.index_M):
+            return train
+        x_NCHW, y_N = train.x_NCHW.clone(), train.y_N.clone()
+        x_NCHW[self.index_M], y_N[self.index_M] = self.x_MCHW, self.y_M
+        return Split(x_NCHW, y_N)
+
+    def role_N(self, n: int) -> Tensor:
+        """The truth about each of the n training images, int8."""
+        role_N = torch.zeros(n, dtype=torch.int8)
+        role_N[self.index_M] = self.role_M
+        return role_N
+
+
+class Network(Protocol):
+    """An architecture."""
+
+    def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
+        """Freshly initialised (encoder, head): float x_BCHW -> z_BD, and z_BD -> logits_BK. Draws from torch's global stream."""
+
+
+class Victim(nn.Module):
+    """A model under attack: an encoder, a head (none for a self-supervised encoder), and its own preprocessing of uint8 images."""
+
+    mean_C: Tensor
+    std_C: Tensor
+
+    def __init__(self, encoder: nn.Module, head: nn.Module | None, mean_C: Tensor, std_C: Tensor) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head
+        self.register_buffer("mean_C", mean_C.float())
+        self.register_buffer("std_C", std_C.float())
+
+    def preprocess(self, x_BCHW: Tensor) -> Tensor:
+        """uint8 images -> what the encoder takes."""
+        return (x_BCHW.float().div(255) - self.mean_C.view(-1, 1, 1)) / self.std_C.view(-1, 1, 1)
+
+    def embed(self, x_BCHW: Tensor) -> Tensor:
+        """uint8 images -> z_BD."""
+        z_BD: Tensor = self.encoder(self.preprocess(x_BCHW))
+        return z_BD
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """uint8 images -> logits_BK, or z_BD where there is no head."""
+        z_BD = self.embed(x_BCHW)
+        return z_BD if self.head is None else self.head(z_BD)
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """A detector's verdict: flagged is score > threshold."""
+
+    score_N: Tensor
+    """float32; higher = more suspicious."""
+    threshold_N: Tensor
+    """float32, one per sample, found without any ground truth."""
+    oracle: bool = False
+    """True where the threshold or the score used knowledge that a defender lacks."""
+
+
+class DatasetMethod(Protocol):
+    """A data set: datasets/NAME.py."""
+
+    def source(self) -> Source:
+        """Open it. Raises UserError where it can't be had."""
+
+    def split(self, source: Source) -> dict[str, tuple[Pool, Tensor]]:
+        """Which rows of which part make up train, clean and test."""
+
+    def load(self) -> Dataset:
+        """Read and split it."""
+
+
+class Attack(Protocol):
+    """An attack by data poisoning: attacks/NAME.py."""
+
+    def choose(self, y_N: Tensor, num_classes: int, rng: Generator) -> Tensor:
+        """The rows to poison, ascending. Raises Infeasible. Needs labels only, so a plan can call it before anything is scheduled."""
+
+    def poison(self, train: Split, num_classes: int, rng: Generator) -> Poisoned:
+        """Poison a share of the training images."""
+
+    def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+        """Copies of the images with the trigger, uint8."""
+
+    @property
+    def label_map(self) -> LabelMap:
+        """What happens to the labels."""
+
+
+class Trainer(Protocol):
+    """A way to train a victim: trainers/NAME.py."""
+
+    def train(self, split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
+        """Train a victim on a (poisoned) split."""
+
+
+class Detector(Protocol):
+    """A way to find poisoned or triggered samples: detectors/NAME.py."""
+
+    @property
+    def pool(self) -> Pool:
+        """What it scores."""
+
+    def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
+        """Score every suspect. In the test pool the suspects' labels are the victim's own predictions."""
+
+
+class Repair(Protocol):
+    """A way to make a poisoned victim clean: repairs/NAME.py."""
+
+    def repair(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Victim:
+        """A repaired copy of the victim; the suspects are its (poisoned) training split."""
+
+
+Report = Callable[[Mapping[str, Any]], None]
+"""Receives what a running stage has to say: {"name", "epoch", "epochs", metrics...}."""
