@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raybd import experiment as experiments
-from raybd.store import Store
-from raybd.types import UserError
+from raybd.store import Store, open_store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,13 +16,12 @@ if TYPE_CHECKING:
     from raybd.plan import Plan
 
 DEFAULT_STORE = "results"
-_JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 def run(config: str | Path | Mapping[str, Any], store: str | Path = DEFAULT_STORE, address: str | None = None) -> "pd.DataFrame":
-    """Run an experiment (a file, or its content as a mapping) and return its rows; what is in the store already is not run again.
+    """Run an experiment (a file, or its content as a mapping) and return its rows; what is in the store is not run again.
 
-    A failed cell is a row with status `failed`, not an exception. Raises UserError for a config, cluster or store that can't be used.
+    A failed cell is a row with status `failed`, not an exception. Raises UserError where config, cluster or store can't be used.
     """
     import pandas as pd
     from rich.console import Console
@@ -44,18 +42,7 @@ def load_scores(store: str | Path = DEFAULT_STORE, columns: Sequence[str] | None
     return open_store(str(store)).scores(columns, **equal)
 
 
-def open_store(url: str) -> Store:
-    """A store by folder or URL. Refuses a relative folder inside a Ray job, where it would vanish with the job's own folder."""
-    store = Store(url)
-    if store.local and not Path(url).is_absolute() and "://" not in url and _JOB_MARK in os.environ:
-        raise UserError(
-            f"store {url!r} is relative, and inside a Ray job it would vanish with the job's working folder",
-            "Give an absolute path that all nodes share, or a URL: --store /shared/results or --store s3://bucket/results.",
-        )
-    return store.absolute()
-
-
-def execute(  # noqa: PLR0913, PLR0917 - what `raybd run` can be told
+def execute(
     experiment: "Experiment",
     store: Store,
     plan: "Plan | None" = None,
@@ -81,7 +68,7 @@ def execute(  # noqa: PLR0913, PLR0917 - what `raybd run` can be told
     from raybd.engine.progress import Progress
 
     grouped = any(experiment.resources_of(stage).workers > 1 for stage in plan.stages.values())
-    say: Callable[[str], Any] = (lambda text: console.status(text)) if console and not quiet else (lambda _: nullcontext())
+    say: Callable[[str], Any] = console.status if console and not quiet else (lambda _: nullcontext())
     with say("connecting to Ray ..." if address or os.environ.get("RAY_ADDRESS") else "starting Ray on this machine ..."):
         context = connected(address, verbose, dashboard=grouped)
         have = context.__enter__()

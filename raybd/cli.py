@@ -24,7 +24,7 @@ VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show Ray's
 
 
 @app.command()
-def run(  # noqa: PLR0917
+def run(
     config: Annotated[Path, typer.Argument(help="Experiment file, like configs/quickstart.yaml.")],
     store: StoreOption = "results",
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change a value of the file: attacks.0.rate=0.05")] = None,
@@ -41,9 +41,10 @@ def run(  # noqa: PLR0917
     from raybd import api, experiment
     from raybd.console import cells_table, plan_table
     from raybd.plan import make_plan
+    from raybd.store import open_store
 
     asked = experiment.load(config, set_ or ())
-    opened = api.open_store(store)
+    opened = open_store(store)
     plan = make_plan(asked, opened)
     out = _stdout()
     if dry_run:
@@ -83,9 +84,9 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", help="File to write; default: report/index.html in the store.")] = None,
 ) -> None:
     """Write one static HTML page from what is in a store."""
-    from raybd import api
+    from raybd.store import open_store
 
-    typer.echo(_write_report(api.open_store(store).url, out))
+    typer.echo(_write_report(open_store(store).url, out))
 
 
 @app.command("list")

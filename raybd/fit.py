@@ -71,7 +71,7 @@ class Runtime:
     """At most this much work is lost when a worker dies (and the epoch that was running)."""
 
 
-_runtime: ContextVar[Runtime] = ContextVar("_runtime", default=Runtime())
+_runtime: ContextVar[Runtime] = ContextVar("_runtime", default=Runtime())  # noqa: B039 - it is frozen
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def cross_entropy(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor)
     return F.cross_entropy(model(x_BCHW), y_B, reduction="none")
 
 
-def fit(  # noqa: PLR0915 - one loop, read top to bottom
+def fit(
     victim: Victim,
     split: Split,
     recipe: Recipe,

@@ -110,14 +110,14 @@ class _SharedBatchNorm2d(nn.BatchNorm2d):
         if self.affine:
             scale = scale * self.weight
         shift = -mean * scale if not self.affine else self.bias - mean * scale
-        normalised: Tensor = x_BCHW * scale.view(-1, 1, 1).to(x_BCHW.dtype) + shift.view(-1, 1, 1).to(x_BCHW.dtype)
+        normalised: Tensor = (precise * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)).to(x_BCHW.dtype)
         return normalised
 
 
 def _share_batch_statistics(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
-            module.__class__ = _SharedBatchNorm2d  # type: ignore[assignment]
+            module.__class__ = _SharedBatchNorm2d
 
 
 def plain(model: nn.Module) -> nn.Module:
@@ -126,5 +126,5 @@ def plain(model: nn.Module) -> nn.Module:
         model = model.module
     for module in model.modules():
         if type(module) is _SharedBatchNorm2d:
-            module.__class__ = nn.BatchNorm2d
+            module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
     return model

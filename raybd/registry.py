@@ -30,7 +30,7 @@ class Method:
     """What stands in the tables: the kind, unless the experiment gives another name."""
 
     def describe(self) -> dict[str, Any]:
-        """Kind, version and every field with its defaults filled in, as JSON. Fields marked `exclude` (paths) play no part in a result."""
+        """Kind, version and every field, defaults filled in, as JSON; fields marked `exclude` (paths) play no part in a result."""
         return {"kind": self.kind, "version": type(self.config).version, **self.config.model_dump(mode="json")}
 
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCHEMA_VERSION = 1
+_JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets this in the driver of a `ray job submit`."""
 log = logging.getLogger("raybd.store")
 Result = TypeVar("Result")
 
@@ -192,7 +194,7 @@ class Store:
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 temporary.write_bytes(data)
-                os.replace(temporary, target)
+                temporary.replace(target)
             finally:
                 temporary.unlink(missing_ok=True)
 
@@ -215,8 +217,12 @@ class Store:
     def set_aside(self, path: str, why: str) -> None:
         """Move a damaged file or folder out of the way, and say so."""
         aside = f"damaged/{path}-{uuid.uuid4().hex[:8]}"
-        self._fs.makedirs(self._at(Path(aside).parent.as_posix()), exist_ok=True)
-        self._fs.mv(self._at(path), self._at(aside), recursive=True)
+        for found in self._fs.find(self._at(path)):
+            target = self._at(aside) + str(found)[len(self._at(path)) :]
+            self._fs.makedirs(str(Path(target).parent), exist_ok=True)
+            self._fs.mv(found, target)
+        if self.local:
+            self.remove(path)
         log.warning("%s/%s: %s; set aside as %s, will be computed again", self.url, path, why, aside)
 
     # --- artefacts -------------------------------------------------------------------------------------------------------------
@@ -263,7 +269,7 @@ class Store:
         return Artifact(load(data), manifest)
 
     def state(self, stage: str, key: str) -> Literal["ok", "missing", "damaged"]:
-        """Whether an artefact can be built on. On local disks its hash is checked, elsewhere its size; a damaged one is set aside."""
+        """Whether an artefact can be built on: on local disks its hash is checked, elsewhere its size. Damage is set aside."""
         folder = f"artifacts/{stage}/{key}"
         path = f"{folder}/tensors.safetensors"
         try:
@@ -365,18 +371,39 @@ class Store:
 
         if not self.exists(folder):
             return pd.DataFrame(schema.empty_table().to_pandas())
-        found = pads.dataset(
-            self._at(folder),
-            schema,
-            "parquet",
-            filesystem=self._fs,
-            partitioning=partitioning,
-            exclude_invalid_files=False,
-        )
-        return pd.DataFrame(found.to_table(columns=columns, filter=chosen).to_pandas())
+
+        def read() -> pa.Table:
+            found = pads.dataset(self._at(folder), schema, "parquet", filesystem=self._fs, partitioning=partitioning)
+            return found.to_table(columns=columns, filter=chosen)
+
+        try:
+            table = read()
+        except pa.ArrowInvalid:
+            self._set_unreadable_aside(folder)
+            table = read()
+        return pd.DataFrame(table.to_pandas())
+
+    def _set_unreadable_aside(self, folder: str) -> None:
+        for path in self._fs.find(self._at(folder)):
+            try:
+                with self._fs.open(path, "rb") as file:
+                    pq.ParquetFile(file)
+            except pa.ArrowInvalid as error:
+                self.set_aside(str(path)[len(self.root) + 1 :], f"not a readable Parquet file ({_first_line(error)})")
 
     def _at(self, path: str) -> str:
         return f"{self.root}/{path}"
+
+
+def open_store(url: str) -> Store:
+    """A store by folder or URL. Refuses a relative folder inside a Ray job, where it would vanish with the job's own folder."""
+    store = Store(url)
+    if store.local and not Path(url).is_absolute() and "://" not in url and _JOB_MARK in os.environ:
+        raise UserError(
+            f"store {url!r} is relative, and inside a Ray job it would vanish with the job's working folder",
+            "Give an absolute path that all nodes share, or a URL: --store /shared/results or --store s3://bucket/results.",
+        )
+    return store.absolute()
 
 
 def _retried(do: Callable[[], Result], tries: int = 4) -> Result:

@@ -201,7 +201,7 @@ class Attack(Protocol):
     """An attack by data poisoning: attacks/NAME.py."""
 
     def choose(self, y_N: Tensor, num_classes: int, rng: Generator) -> Tensor:
-        """The rows to poison, ascending. Raises Infeasible. Needs labels only, so a plan can call it before anything is scheduled."""
+        """The rows to poison, ascending. Raises Infeasible. Needs labels only, so a plan calls it before anything is scheduled."""
 
     def poison(self, train: Split, num_classes: int, rng: Generator) -> Poisoned:
         """Poison a share of the training images."""

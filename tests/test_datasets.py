@@ -135,7 +135,7 @@ def test_parts_are_disjoint_exact_and_as_even_as_the_labels_allow(train: tuple[i
     for name, available in (("clean", source.train_y_N), ("test", source.test_y_N)):
         y_N = (source.test_y_N if name == "test" else source.train_y_N)[rows[name]]
         given_K = torch.bincount(y_N, minlength=5)
-        room_K = torch.bincount(available, minlength=5) - (name == "clean")
+        room_K = torch.bincount(available, minlength=5) - int(name == "clean")
         assert (given_K[given_K < room_K] >= given_K.max() - 1).all()
 
 

@@ -95,7 +95,7 @@ def draw(y_N: Tensor, num_classes: int, rate: float, labels: LabelMap, rng: Gene
     return allowed[torch.randperm(len(allowed), generator=rng)[:count]].sort().values
 
 
-def overlay(  # noqa: PLR0917
+def overlay(
     train: Split,
     num_classes: int,
     index_M: Tensor,

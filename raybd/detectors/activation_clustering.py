@@ -4,8 +4,8 @@ Chen, Carvalho, Baracaldo, Ludwig, Edwards, Lee, Molloy and Srivastava 2018, arX
 components, 2-means, relative size).
 Differs: a graded score (how far an embedding lies towards the suspected cluster, times how well the class splits) beside the
 paper's yes or no; 2-means starts from the main axis, so that the order of the images plays no part. `suspect: fewer_clean` suspects
-the cluster that trusted images avoid: the smaller one is the wrong one when poison outnumbers the class's own images (as at rate 0.1
-with ten classes).
+the cluster that trusted images avoid: the smaller one is the wrong one when poison outnumbers the class's own images (as at rate
+0.1 with ten classes).
 """
 
 import warnings
@@ -39,8 +39,8 @@ class ActivationClustering(Config):
     components: int = Field(10, ge=1)
     """Dimensions that are kept."""
     suspect: Literal["smaller", "fewer_clean"] = "smaller"
-    """Which cluster is suspected: the smaller (paper), or the one that holds a lower share of the class's trusted images than of the
-    class itself."""
+    """Which cluster is suspected: the smaller (paper), or the one that holds a lower share of the trusted images of a class than
+    of the class itself."""
     largest_share: float = Field(0.35, gt=0, le=0.5)
     """`smaller`: a class is flagged when its smaller cluster holds at most this share of it."""
     significance: float = Field(0.01, gt=0, lt=1)

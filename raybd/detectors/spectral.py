@@ -75,7 +75,8 @@ def _whitening(residual_ND: Tensor) -> Tensor:
 
 def _main_direction(z_ND: Tensor) -> Tensor:
     """The top right singular vector."""
-    return torch.linalg.eigh(z_ND.T @ z_ND).eigenvectors[:, -1]
+    direction_D: Tensor = torch.linalg.eigh(z_ND.T @ z_ND).eigenvectors[:, -1]
+    return direction_D
 
 
 def _project(z_ND: Tensor, direction_D: Tensor) -> Tensor:

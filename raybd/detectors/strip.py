@@ -5,8 +5,6 @@ Differs: every input is superimposed with the same overlays, drawn once from one
 the other half; the training set can be scored too.
 """
 
-from typing import Literal
-
 import torch
 from pydantic import Field
 from torch import Generator, Tensor

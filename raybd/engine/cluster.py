@@ -16,7 +16,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 
-import ray  # noqa: E402 - Ray reads the variables above when it is imported
+import ray
 
 _ANSWER_SECONDS = 10.0
 _OBJECT_STORE_BYTES = 2 * 2**30

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from raybd import api, fit
+from raybd import fit
 from raybd.engine.cluster import connected
 from raybd.provenance import versions
-from raybd.store import Store
+from raybd.store import Store, open_store
 from raybd.types import UserError
 
 _LEAST_DISK = 5 * 2**30
@@ -72,14 +72,14 @@ def _cluster(address: str | None) -> Finding:
 
 def _store(url: str) -> Iterator[Finding]:
     def probe() -> Finding:
-        store = api.open_store(url)
+        store = open_store(url)
         store.probe()
         return Finding("store", True, f"{store.url} can be written and read")
 
     finding = _guarded("store", probe)
     yield finding
     if finding.ok:
-        store = api.open_store(url)
+        store = open_store(url)
         if store.local:
             free = shutil.disk_usage(store.root).free
             mend = "" if free >= _LEAST_DISK else "Free some space, or give another --store."

@@ -1,7 +1,7 @@
 """Run the cells of an experiment as a graph of cached stages on Ray.
 
-A victim is trained once, however many defenses read it. Submission is bounded by what the cluster can run, results are taken as they
-finish, a crashed stage is tried again from its last checkpoint, and an error becomes a failed row while the other cells go on.
+A victim is trained once, however many defenses read it. Submission is bounded by what the cluster can run, results are taken as
+they finish, a crashed stage is tried again from its last checkpoint, and an error becomes a failed row while the other cells go on.
 """
 
 from collections import defaultdict
@@ -117,7 +117,7 @@ class _Run:
         self.rows: dict[str, dict[str, Any]] = dict(plan.rows)
         self.running: dict[Any, tuple[str, float]] = {}
         self.data: dict[str, Any] = {}
-        self.board: Any = _BoardActor.remote()  # type: ignore[attr-defined]
+        self.board: Any = _BoardActor.remote()
 
     def run(self) -> list[dict[str, Any]]:
         for cell in self.plan.infeasible:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from raybd import __version__
+from raybd.provenance import versions
 from raybd.report.drawings import attack_drawing, defended_drawing, detector_drawing
 from raybd.report.tables import ATTACK_FAILED, Cell, Table, attack_failed, benign, count, hyperparameters, stage_key, tables, tint
 from raybd.store import Store
@@ -52,7 +52,7 @@ def _render(store: Store, cells: Sequence[Cell], unreadable: int) -> str:
     environment.globals |= {"tint": tint, "hyperparameters": hyperparameters, "count": count, "attack_failed_in": attack_failed}
     return environment.from_string(_beside("page.html.j2")).render(
         store=store.url,
-        version=__version__,
+        version=versions()["raybd"],
         now=datetime.now(UTC),
         last=max((cell["finished_at"] for cell in cells if cell["finished_at"] is not None), default=None),
         statuses=count(cell["status"] for cell in cells),
