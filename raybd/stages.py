@@ -148,16 +148,16 @@ def _poison(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Fact
 
 
 def _victim(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
-    poisoned = _load_poisoned(stage.need("poison"), store)
+    poisoned = load_poisoned(stage.need("poison"), store)
     victim = _train(stage, poisoned.over(dataset.train), dataset)
     return _weights(victim), measure(victim, dataset, poisoned)
 
 
 def _score(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
     detector = cast(Detector, stage.method.config)
-    poisoned = _load_poisoned(stage.need("poison"), store)
+    poisoned = load_poisoned(stage.need("poison"), store)
     victim = load_victim(stage.need("victim"), store, dataset)
-    pool = _pool(detector, victim, dataset, poisoned)
+    pool = make_pool(detector, victim, dataset, poisoned)
     rng = random_stream("score", stage.seed)
     order = torch.randperm(len(pool.suspects), generator=rng)
     verdict = detector.score(victim, pool.suspects.select(order), dataset.clean, rng)
@@ -186,7 +186,7 @@ def _score(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts
 def _removal(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
     score = store.load("score", stage.need("score").key).tensors
     keep_N = score["score_N"] <= score["threshold_N"]
-    poisoned = _load_poisoned(stage.need("poison"), store)
+    poisoned = load_poisoned(stage.need("poison"), store)
     suspects = poisoned.over(dataset.train)
     facts = {"n_removed": int((~keep_N).sum())}
     if keep_N.all():
@@ -200,7 +200,7 @@ def _removal(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Fac
 
 def _repair(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
     repair = cast(Repair, stage.method.config)
-    poisoned = _load_poisoned(stage.need("poison"), store)
+    poisoned = load_poisoned(stage.need("poison"), store)
     victim = load_victim(stage.need("victim"), store, dataset)
     repaired = repair.repair(victim, poisoned.over(dataset.train), dataset.clean, random_stream("repair", stage.seed))
     return _weights(repaired), measure(repaired, dataset, poisoned)
@@ -245,7 +245,8 @@ def load_victim(stage: Stage, store: Store, dataset: Dataset) -> Victim:
     return victim.eval()
 
 
-def _load_poisoned(stage: Stage, store: Store) -> Poisoned:
+def load_poisoned(stage: Stage, store: Store) -> Poisoned:
+    """A poisoned overlay from the store, with its trigger."""
     attack = cast(Attack, stage.method.config)
     tensors = store.load(stage.name, stage.key).tensors
     state = {name.removeprefix("state."): tensor for name, tensor in tensors.items() if name.startswith("state.")}
@@ -266,7 +267,7 @@ def _train(stage: Stage, split: Split, dataset: Dataset) -> Victim:
     return trainer.train(split, dataset.num_classes, network, random_stream(stage.name, stage.seed))
 
 
-def _pool(detector: Detector, victim: Victim, dataset: Dataset, poisoned: Poisoned) -> Pool:
+def make_pool(detector: Detector, victim: Victim, dataset: Dataset, poisoned: Poisoned) -> Pool:
     """The training set as the victim saw it; or all test images, clean, and those that count once more with the trigger."""
     n = len(dataset.train)
     if detector.pool == "train":
