@@ -163,7 +163,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="raybd")
     except UserError as error:
         _say(f"error: {error.what}", error.mend)
         code = error.exit_code

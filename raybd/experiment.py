@@ -38,6 +38,8 @@ class Resources(Config):
     """CPUs, and torch threads, of each."""
     gpus_per_worker: float | None = Field(None, ge=0)
     """GPUs of each, fractions allowed; unset: one where the cluster has any."""
+    checkpoint_seconds: float = Field(30, ge=0)
+    """Time between the checkpoints of a training: what a dead worker can lose, beside the epoch that was running."""
 
 
 class AllResources(Resources):

@@ -57,7 +57,6 @@ def run_stage(
     dataset: Dataset,
     resources: Resources | None = None,
     report: Report | None = None,
-    checkpoint_seconds: float = 30.0,
 ) -> None:
     """Compute a stage and keep it in the store; does nothing if it is there. What it needs must be there.
 
@@ -70,7 +69,7 @@ def run_stage(
         report=report,
         save=lambda name, data: store.write(f"checkpoints/{stage.key}/{name}", data),
         load=lambda name: _read_if_there(store, f"checkpoints/{stage.key}/{name}"),
-        every_seconds=checkpoint_seconds,
+        every_seconds=resources.checkpoint_seconds,
     )
     reset_peak_memory()
     began = time.monotonic()

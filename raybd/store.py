@@ -179,7 +179,10 @@ class Store:
 
     def read(self, path: str) -> bytes:
         """The bytes of a file. Raises FileNotFoundError."""
-        data: bytes = _retried(lambda: self._fs.cat_file(self._at(path)))
+        try:
+            data: bytes = _retried(lambda: self._fs.cat_file(self._at(path)))
+        except NotADirectoryError as error:
+            raise FileNotFoundError(path) from error
         return data
 
     def write(self, path: str, data: bytes) -> None:

@@ -138,7 +138,11 @@ def test_a_user_s_own_file_is_loaded_by_its_dotted_name(tmp_path: Path, monkeypa
     [
         (changed(attacks=[{"kind": "badnet"}]), r"attacks\[0\]\.kind: unknown attack 'badnet'", "Did you mean 'badnets'?"),
         (changed(attacks=[{"kind": "badnets", "rat": 0.1}]), r"attacks\[0\]\.rat: unknown field", "Did you mean 'rate'?"),
-        (changed(attacks=[{"kind": "badnets", "rate": 1.5}]), r"attacks\[0\]\.rate: .*less than or equal to 1 \(got 1.5\)", "Share of"),
+        (
+            changed(attacks=[{"kind": "badnets", "rate": 1.5}]),
+            r"attacks\[0\]\.rate: .*less than or equal to 1 \(got 1.5\)",
+            "Share of",
+        ),
         (changed(atacks=[]), r"atacks: unknown field", "Did you mean 'attacks'?"),
         (changed(trainers=[{"kind": "supervised", "network": "resnet19"}]), r"trainers\[0\]\.network\.kind", "resnet18"),
         (changed(trainers=[{"kind": "supervised", "epoch": 3}]), r"trainers\[0\]\.epoch: unknown field", "epochs"),
@@ -187,5 +191,5 @@ def test_a_file_that_is_no_experiment_is_named(text: str, what: str, tmp_path: P
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nothing.yaml"):
+    with pytest.raises(UserError, match=r"nothing\.yaml"):
         load(tmp_path / "nothing.yaml")
