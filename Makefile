@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test check fix clean
+.PHONY: demo test check fix bench clean
 
 demo: .venv/.demo
 	$(BIN)/raybd run configs/quickstart.yaml --store results --report
@@ -20,6 +20,9 @@ check: .venv/.test
 fix: .venv/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: .venv/.demo
+	$(BIN)/python benchmarks/training.py
 
 clean:
 	rm -rf .venv results .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -169,9 +169,7 @@ def main() -> None:
         code = error.exit_code
     except typer.Exit as stop:
         code = stop.exit_code
-    except typer.Abort:
-        code = 130
-    except KeyboardInterrupt:
+    except (typer.Abort, KeyboardInterrupt):
         _say("interrupted; nothing that was finished is lost. To go on:", f"  {_resume or shlex.join(sys.argv)}")
         code = 130
     except Exception as error:

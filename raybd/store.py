@@ -7,29 +7,24 @@
     STORE/experiments/<name>.yaml                               what was asked, resolved, with defaults
     STORE/damaged/...                                           what failed a check, set aside
 
-A file appears whole or not at all: it is written under a temporary name and renamed, or put in one request on object storage. The
-manifest is written last, so an artefact without one does not exist. Nothing is ever unpickled.
+A file appears whole or not at all. The manifest is written last, so an artefact without one does not exist. Nothing is unpickled.
 """
 
 import hashlib
 import json
-import logging
 import os
-import time
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
-import fsspec
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import yaml
 
+from raybd.storage import Storage
 from raybd.types import UserError
 
 if TYPE_CHECKING:
@@ -39,8 +34,6 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 _JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets this in the driver of a `ray job submit`."""
-log = logging.getLogger("raybd.store")
-Result = TypeVar("Result")
 
 _word = pa.dictionary(pa.int32(), pa.string())
 _metadata = {b"raybd.schema": str(SCHEMA_VERSION).encode()}
@@ -121,114 +114,8 @@ class Artifact:
 
 
 @dataclass(frozen=True)
-class Store:
+class Store(Storage):
     """A results folder or URL. Cheap to make and to send to another process."""
-
-    url: str
-
-    @cached_property
-    def _fs(self) -> Any:
-        return self._opened[0]
-
-    @cached_property
-    def root(self) -> str:
-        """The folder as its file system names it."""
-        return str(self._opened[1]).rstrip("/")
-
-    @cached_property
-    def _opened(self) -> tuple[Any, str]:
-        try:
-            fs, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
-        except (ImportError, ValueError) as error:
-            raise UserError(
-                f"store {self.url!r}: {error}",
-                "Give a folder or an fsspec URL; s3:// wants `pip install raybd[s3]`.",
-                exit_code=3,
-            ) from error
-        return fs, root
-
-    @property
-    def local(self) -> bool:
-        """Whether it is a folder that this machine mounts."""
-        return "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url}
-
-    def absolute(self) -> "Store":
-        """The same store by a name that holds in every process of this machine."""
-        return Store(self.root) if self.local else self
-
-    def probe(self) -> None:
-        """Write, read back and remove a file. Raises UserError (exit code 3) where that fails."""
-        path, payload = f".probe-{uuid.uuid4().hex}", b"raybd"
-        try:
-            self.write(path, payload)
-            if self.read(path) != payload:
-                raise OSError("read back something else than was written")
-            self._fs.rm_file(self._at(path))
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise UserError(
-                f"store {self.url!r} can't be written: {reason}",
-                "Give another --store (or RAYBD_STORE), or make this one writable; for object storage check credentials.",
-                exit_code=3,
-            ) from error
-
-    # --- files -----------------------------------------------------------------------------------------------------------------
-
-    def read(self, path: str) -> bytes:
-        """The bytes of a file. Raises FileNotFoundError."""
-        try:
-            data: bytes = _retried(lambda: self._fs.cat_file(self._at(path)))
-        except NotADirectoryError as error:
-            raise FileNotFoundError(path) from error
-        return data
-
-    def write(self, path: str, data: bytes) -> None:
-        """Write a file so that no reader ever sees half of it."""
-        if not self.local:
-            _retried(lambda: self._fs.pipe_file(self._at(path), data))
-            return
-        target = Path(self._at(path))
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-
-        def put() -> None:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                temporary.write_bytes(data)
-                temporary.replace(target)
-            finally:
-                temporary.unlink(missing_ok=True)
-
-        _retried(put)
-
-    def exists(self, path: str) -> bool:
-        """Whether a file is there."""
-        return bool(_retried(lambda: self._fs.exists(self._at(path))))
-
-    def remove(self, path: str) -> None:
-        """Remove a file or a folder, if it is there."""
-        if self.exists(path):
-            self._fs.rm(self._at(path), recursive=True)
-
-    def files(self, pattern: str) -> list[str]:
-        """The files that match a glob, relative to the store, sorted; names that begin with a dot are not listed."""
-        found = self._fs.glob(self._at(pattern))
-        return sorted(str(path)[len(self.root) + 1 :] for path in found if not Path(path).name.startswith("."))
-
-    def set_aside(self, path: str, why: str) -> None:
-        """Move a damaged file or folder out of the way, and say so."""
-        aside = f"damaged/{path}-{uuid.uuid4().hex[:8]}"
-        for found in self._fs.find(self._at(path)):
-            target = self._at(aside) + str(found)[len(self._at(path)) :]
-            self._fs.makedirs(str(Path(target).parent), exist_ok=True)
-            self._fs.mv(found, target)
-        if self.local:
-            self.remove(path)
-        log.warning("%s/%s: %s; set aside as %s, will be computed again", self.url, path, why, aside)
-
-    # --- artefacts -------------------------------------------------------------------------------------------------------------
 
     def save(self, stage: str, key: str, tensors: Mapping[str, "Tensor"], facts: Mapping[str, Any]) -> None:
         """Keep what a stage computed, under its key."""
@@ -277,8 +164,8 @@ class Store:
         path = f"{folder}/tensors.safetensors"
         try:
             manifest = self.manifest(stage, key)
-            sound = self._fs.size(self._at(path)) == manifest["bytes"] and (
-                not self.local or _file_hash(self._at(path)) == manifest["sha256"]
+            sound = self.filesystem.size(self.at(path)) == manifest["bytes"] and (
+                not self.local or _file_hash(self.at(path)) == manifest["sha256"]
             )
         except Damaged:
             return "damaged"
@@ -294,8 +181,6 @@ class Store:
         """The state of many artefacts at once."""
         with ThreadPoolExecutor(8) as pool:
             return dict(zip(artifacts, pool.map(lambda item: self.state(*item), artifacts), strict=True))
-
-    # --- tables ----------------------------------------------------------------------------------------------------------------
 
     def write_scores(self, cell: str, dataset: str, attack: str, defense: str, columns: Mapping[str, Any]) -> None:
         """Write the score rows of a cell; a repeated write replaces them."""
@@ -347,7 +232,7 @@ class Store:
     def _scores_are_sound(self, row: Mapping[str, Any]) -> bool:
         path = _scores_path(row["cell"], row["dataset"], row["attack"], row["defense"])
         try:
-            with self._fs.open(self._at(path), "rb") as file:
+            with self.filesystem.open(self.at(path), "rb") as file:
                 found = pq.ParquetFile(file).metadata.num_rows
         except FileNotFoundError:
             return False
@@ -376,7 +261,7 @@ class Store:
             return pd.DataFrame(schema.empty_table().to_pandas())
 
         def read() -> pa.Table:
-            found = pads.dataset(self._at(folder), schema, "parquet", filesystem=self._fs, partitioning=partitioning)
+            found = pads.dataset(self.at(folder), schema, "parquet", filesystem=self.filesystem, partitioning=partitioning)
             return found.to_table(columns=columns, filter=chosen)
 
         try:
@@ -387,40 +272,28 @@ class Store:
         return pd.DataFrame(table.to_pandas())
 
     def _set_unreadable_aside(self, folder: str) -> None:
-        for path in self._fs.find(self._at(folder)):
+        for path in self.filesystem.find(self.at(folder)):
             try:
-                with self._fs.open(path, "rb") as file:
+                with self.filesystem.open(path, "rb") as file:
                     pq.ParquetFile(file)
             except pa.ArrowInvalid as error:
                 self.set_aside(str(path)[len(self.root) + 1 :], f"not a readable Parquet file ({_first_line(error)})")
 
-    def _at(self, path: str) -> str:
-        return f"{self.root}/{path}"
+
+def in_job() -> bool:
+    """Whether this process is the driver of a `ray job submit`."""
+    return _JOB_MARK in os.environ
 
 
 def open_store(url: str) -> Store:
     """A store by folder or URL. Refuses a relative folder inside a Ray job, where it would vanish with the job's own folder."""
     store = Store(url)
-    if store.local and not Path(url).is_absolute() and "://" not in url and _JOB_MARK in os.environ:
+    if store.local and not Path(url).is_absolute() and "://" not in url and in_job():
         raise UserError(
             f"store {url!r} is relative, and inside a Ray job it would vanish with the job's working folder",
             "Give an absolute path that all nodes share, or a URL: --store /shared/results or --store s3://bucket/results.",
         )
-    return store.absolute()
-
-
-def _retried(do: Callable[[], Result], tries: int = 4) -> Result:
-    """Storage fails now and then: try again, a little later each time. What will not change is raised at once."""
-    for attempt in range(1, tries + 1):
-        try:
-            return do()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, FileExistsError):
-            raise
-        except OSError:
-            if attempt == tries:
-                raise
-            time.sleep(0.1 * 3**attempt)
-    raise AssertionError("unreachable")
+    return Store(store.root) if store.local else store
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -204,9 +204,9 @@ def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "PATH": f"{bin_folder}:{os.environ['PATH']}",
     }
-    ports = [_free_port() for _ in range(2)]
+    ports = [_free_port() for _ in range(3)]
     command = ["ray", "start", "--head", "--block", "--num-cpus=2", f"--port={ports[0]}", f"--dashboard-port={ports[1]}"]
-    command += ["--object-store-memory=200000000", "--ray-client-server-port=0", f"--temp-dir=/tmp/raybd-{os.getpid()}"]
+    command += ["--object-store-memory=200000000", f"--ray-client-server-port={ports[2]}", f"--temp-dir=/tmp/raybd-{os.getpid()}"]
     with (tmp_path / "head.log").open("w") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         try:

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from raybd.experiment import Experiment, Resources
 from raybd.plan import Plan
+from raybd.store import in_job
 from raybd.types import UserError
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -49,7 +51,7 @@ def connected(address: str | None = None, verbose: bool = False, dashboard: bool
         _check_answers(address)
         _offer_token()
         try:
-            ray.init(address, log_to_driver=verbose, logging_level=level)
+            ray.init(address, log_to_driver=verbose, logging_level=level, runtime_env=_environment())
         except Exception as error:
             raise _unreachable(address, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
     try:
@@ -111,6 +113,13 @@ def _unreachable(address: str, why: str) -> UserError:
         "Check the address and that `ray status` works there; leave out --address (and RAY_ADDRESS) to start Ray on this machine.",
         exit_code=3,
     )
+
+
+def _environment() -> dict[str, Any] | None:
+    """Workers elsewhere look for data where this process does. A job carries its own environment, which must not be changed."""
+    if in_job():
+        return None
+    return {"env_vars": {name: value for name, value in os.environ.items() if name.startswith("RAYBD_")}}
 
 
 def _offer_token() -> None:

@@ -1,11 +1,11 @@
 """A stage as a Ray Train (V2) TorchTrainer: the same stage function in every worker of a group, with DDP."""
 
-import tempfile
 import uuid
 from typing import Any
 
 import ray
 import torch
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
@@ -15,12 +15,15 @@ from raybd.experiment import Resources, Stage
 from raybd.store import Store
 
 _RESTARTS = 2
+_SCRATCH = "train"
+"""Where Ray Train keeps its own state while a group runs: every node must see it, and every node sees the store."""
 _TIMEOUT_SECONDS = 600
 
 
 def run_group(stage: Stage, store: Store, data: Any, resources: Resources, gpus: float, board: Any) -> None:
     """Run a stage on a group of workers and wait. A dead worker restarts the group, which goes on from the stage's checkpoint."""
-    with tempfile.TemporaryDirectory(prefix="raybd-train-") as folder:
+    name = f"{stage.name}-{stage.key}-{uuid.uuid4().hex[:8]}"
+    try:
         TorchTrainer(
             _member,
             train_loop_config={"stage": stage, "store": store, "data": data, "resources": resources, "board": board},
@@ -31,12 +34,15 @@ def run_group(stage: Stage, store: Store, data: Any, resources: Resources, gpus:
                 resources_per_worker={"CPU": resources.cpus_per_worker, **({"GPU": gpus} if gpus else {})},
             ),
             run_config=RunConfig(
-                name=f"{stage.name}-{stage.key}-{uuid.uuid4().hex[:8]}",
-                storage_path=folder,
+                name=name,
+                storage_path=store.at(_SCRATCH),
+                storage_filesystem=None if store.local else PyFileSystem(FSSpecHandler(store.filesystem)),
                 failure_config=FailureConfig(max_failures=_RESTARTS),
                 checkpoint_config=CheckpointConfig(num_to_keep=1),
             ),
         ).fit()
+    finally:
+        store.remove(f"{_SCRATCH}/{name}")
 
 
 def _member(config: dict[str, Any]) -> None:

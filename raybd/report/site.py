@@ -7,8 +7,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from raybd.provenance import versions
 from raybd.report.drawings import attack_drawing, defended_drawing, detector_drawing
 from raybd.report.tables import ATTACK_FAILED, Cell, Table, attack_failed, benign, count, hyperparameters, stage_key, tables, tint
@@ -97,15 +95,9 @@ def _data(store: Store, found: Sequence[Table]) -> dict[str, Any]:
 
 def _cells(store: Store) -> tuple[list[Cell], int]:
     """The rows of all cells, with None where a value is missing, and how many were unreadable and set aside."""
-    unreadable = 0
-    try:
-        frame = store.cells()
-    except pa.ArrowInvalid:
-        before = store.files("cells/*.parquet")
-        for path in before:
-            store.cell(Path(path).stem)
-        unreadable = len(before) - len(store.files("cells/*.parquet"))
-        frame = store.cells()
+    before = store.files("cells/*.parquet")
+    frame = store.cells()
+    unreadable = len(before) - len(store.files("cells/*.parquet"))
     if frame.empty:
         raise UserError(f"store {store.url!r} holds no cells", "Run an experiment first: raybd run configs/quickstart.yaml.")
     blank = frame.astype(object).where(frame.notna(), None)
