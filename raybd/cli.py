@@ -170,17 +170,19 @@ def main() -> None:
     except typer.Exit as stop:
         code = stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        _say("interrupted; nothing that was finished is lost. To go on:", f"  {_resume or shlex.join(sys.argv)}")
-        code = 130
+        code = _INTERRUPTED
     except Exception as error:
         if hasattr(error, "show"):  # click's own usage errors
             error.show(file=sys.stderr)
             code = 2
         else:
             raise
+    if code == _INTERRUPTED:  # typer turns Ctrl-C into this code by itself
+        _say("interrupted; nothing that was finished is lost. To go on:", f"  {_resume or shlex.join(sys.argv)}")
     sys.exit(code if isinstance(code, int) else 0)
 
 
+_INTERRUPTED = 130
 _resume = ""
 
 

@@ -204,9 +204,14 @@ def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "PATH": f"{bin_folder}:{os.environ['PATH']}",
     }
-    ports = [_free_port() for _ in range(3)]
+    ports = [_free_port() for _ in range(4)]
     command = ["ray", "start", "--head", "--block", "--num-cpus=2", f"--port={ports[0]}", f"--dashboard-port={ports[1]}"]
-    command += ["--object-store-memory=200000000", f"--ray-client-server-port={ports[2]}", f"--temp-dir=/tmp/raybd-{os.getpid()}"]
+    command += [
+        "--object-store-memory=200000000",
+        f"--ray-client-server-port={ports[2]}",
+        f"--dashboard-agent-listen-port={ports[3]}",
+        f"--temp-dir=/tmp/raybd-{os.getpid()}",
+    ]
     with (tmp_path / "head.log").open("w") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
@@ -224,14 +229,13 @@ def test_ray_job_submit_fills_the_store(tmp_path: Path, head: tuple[str, dict[st
     sets += ["--set", "repairs=[]", "--set", "removal=false"]
     submit = ["ray", "job", "submit", "--address", address, "--working-dir", str(REPO), "--"]
     job = ["python", "-m", "raybd", "run", "configs/quickstart.yaml"]
-    done = subprocess.run(
-        [*submit, *job, "--store", str(tmp_path / "results"), *sets],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    command = [*submit, *job, "--store", str(tmp_path / "results"), *sets]
+    deadline = time.monotonic() + 60
+    while True:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
+        if "No available agent" not in done.stderr or time.monotonic() > deadline:
+            break
+        time.sleep(1)  # the head answers a little before it can take jobs
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
     check_whole(Store(str(tmp_path / "results")), 2)
