@@ -236,9 +236,11 @@ def load_victim(stage: Stage, store: Store, dataset: Dataset) -> Victim:
     """A trained victim from the store."""
     assert stage.network is not None
     tensors = store.load(stage.name, stage.key).tensors
-    network = cast(Network, stage.network.config)
+    config = stage.network.config
+    if "pretrained" in type(config).model_fields:  # the weights come from the store, not from where training began
+        config = config.model_copy(update={"pretrained": False})
     with torch.random.fork_rng(devices=[]):
-        encoder, head = network.build(dataset.num_classes, dataset.train.x_NCHW.shape[-1])
+        encoder, head = cast(Network, config).build(dataset.num_classes, dataset.train.x_NCHW.shape[-1])
     victim = Victim(encoder, head, torch.zeros(3), torch.ones(3))
     victim.load_state_dict(dict(tensors))
     return victim.eval()

@@ -13,8 +13,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
+from raybd import experiment, stages
 from raybd.store import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
@@ -86,6 +88,13 @@ def test_a_grid_runs_once_and_then_never_again(tmp_path: Path) -> None:
     victims = {json.loads(config)["stages"]["victim"] for config in frame.loc["badnets", "config"]}
     assert len(victims) == 1
     assert len(store.files("artifacts/victim/*/manifest.json")) == 2
+
+    # Ray changes no number: the same cell in this process, with one thread as in a 1-CPU task.
+    cell = next(cell for cell in experiment.parse(TINY).cells() if (cell.attack.name, cell.defense_name) == ("badnets", "spectral"))
+    torch.set_num_threads(1)
+    alone = stages.run_cell(cell, Store(str(tmp_path / "alone")))
+    for number in ("clean_accuracy", "attack_success", "auroc", "tpr", "defended_clean_accuracy"):
+        assert alone[number] == pytest.approx(frame.loc[("badnets", "spectral"), number], abs=1e-6), number
 
     began = time.monotonic()
     code, out, err = run(TINY, tmp_path)
@@ -180,6 +189,31 @@ def test_two_ray_train_workers_find_what_one_finds(tmp_path: Path) -> None:
     assert two["spectral"]["auroc"] == pytest.approx(one["spectral"]["auroc"], abs=0.02)
 
 
+def test_two_workers_share_a_store_on_object_storage(tmp_path: Path, s3_url: str) -> None:
+    config = {**TINY, "attacks": [{"kind": "badnets"}], "detectors": [{"kind": "spectral"}], "repairs": [], "removal": False}
+    url = f"{s3_url}/engine"
+    code, _, err = run({**config, "resources": {"workers": 2}}, tmp_path, "--store", url)
+    assert code == 0, err
+    check_whole(Store(url), 2)
+    assert not Store(url).files("train/*")
+
+
+def test_the_doctor_finds_nothing_wrong_and_then_the_damage(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "results"))
+    store.save("victim", "k", {"a": torch.zeros(8)}, {})
+    command = [sys.executable, "-m", "raybd", "doctor", "--store", store.url, "--json"]
+    path, codes = "artifacts/victim/k/tensors.safetensors", []
+    for damage in (False, True):
+        if damage:
+            store.write(path, store.read(path)[:-1] + b"?")
+        done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120, check=False)
+        codes.append(done.returncode)
+        found = {finding["check"]: finding for finding in json.loads(done.stdout)}
+    assert codes == [0, 3]
+    assert "1 node" in found["cluster"]["found"]
+    assert found["integrity"]["mend"]
+
+
 def test_ctrl_c_prints_the_command_that_goes_on(tmp_path: Path) -> None:
     process = start({**TINY, "attacks": [{"kind": "badnets"}]}, tmp_path)
     store, deadline = Store(str(tmp_path / "results")), time.monotonic() + 120
@@ -205,6 +239,7 @@ def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         "PATH": f"{bin_folder}:{os.environ['PATH']}",
     }
     ports = [_free_port() for _ in range(4)]
+    env["RAYBD_TEST_HEAD"] = f"127.0.0.1:{ports[0]}"
     command = ["ray", "start", "--head", "--block", "--num-cpus=2", f"--port={ports[0]}", f"--dashboard-port={ports[1]}"]
     command += [
         "--object-store-memory=200000000",
@@ -239,6 +274,10 @@ def test_ray_job_submit_fills_the_store(tmp_path: Path, head: tuple[str, dict[st
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
     check_whole(Store(str(tmp_path / "results")), 2)
+
+    joined = {**TINY, "attacks": [{"kind": "badnets"}], "detectors": [], "repairs": []}
+    code, _, err = run(joined, tmp_path, "--address", env["RAYBD_TEST_HEAD"], **env)
+    assert code == 0, err
 
     refused = subprocess.run(
         [*submit, *job, "--store", "results"], env=env, capture_output=True, text=True, timeout=120, check=False

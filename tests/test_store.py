@@ -2,7 +2,6 @@
 
 import json
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,29 +13,6 @@ import torch
 
 from raybd.store import CELLS, SCHEMA_VERSION, Damaged, Store
 from raybd.types import UserError
-
-
-@pytest.fixture(scope="session")
-def s3_url() -> Iterator[str]:
-    """A bucket on an S3 server of this process."""
-    import s3fs
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    patch = pytest.MonkeyPatch()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        patch.setenv(name, value)
-    s3fs.S3FileSystem().mkdir("raybd-tests")
-    yield "s3://raybd-tests"
-    patch.undo()
-    server.stop()
 
 
 @pytest.fixture(params=["local", "s3"])

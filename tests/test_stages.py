@@ -1,0 +1,146 @@
+"""What happens inside a cell: who is measured on what, what is stored, and that a stage runs once."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from raybd import stages
+from raybd.attacks._poisoning import AllToAll, AllToOne
+from raybd.attacks.badnets import BadNets
+from raybd.experiment import Cell, parse, random_stream
+from raybd.plan import make_plan
+from raybd.store import Store
+from raybd.types import Dataset, Infeasible, Split, Victim
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "datasets": [{"kind": "digits", "limit": 300, "test_limit": 50, "clean": 40}],
+    "attacks": [{"kind": "badnets"}],
+    "trainers": [{"kind": "supervised", "network": {"kind": "small_cnn", "width": 4}, "epochs": 1, "augment": "none"}],
+    "detectors": [{"kind": "spectral"}],
+    "removal": True,
+}
+
+
+class _ReadsThePixel(nn.Module):
+    """Predicts the value of the first pixel, or class 0 where the last one is white: a backdoor by hand."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        shown_B = (x_BCHW[:, 0, 0, 0] * 255).round().long()
+        return nn.functional.one_hot(torch.where(x_BCHW[:, 0, -1, -1] > 0.99, 0, shown_B), 4).float()
+
+
+def by_hand() -> tuple[Victim, Dataset]:
+    """Ten images whose first pixel is their label; the victim is right on all but two."""
+    y_N = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3, 1, 1])
+    x_NCHW = torch.zeros((10, 3, 4, 4), dtype=torch.uint8)
+    x_NCHW[:, :, 0, 0] = y_N.to(torch.uint8)[:, None]
+    x_NCHW[8:, :, 0, 0] = 2
+    split = Split(x_NCHW, y_N)
+    victim = Victim(nn.Sequential(_ReadsThePixel()), nn.Identity(), torch.zeros(3), torch.ones(3))
+    return victim, Dataset(("a", "b", "c", "d"), split, split, split)
+
+
+def test_attack_success_counts_only_images_whose_label_is_not_the_target() -> None:
+    victim, dataset = by_hand()
+    for target, success in ((0, 1.0), (1, 0.0)):
+        attack = BadNets(size=1, rate=0.3, labels=AllToOne(target=target))
+        poisoned = attack.poison(dataset.train, 4, random_stream("poison", 0))
+        found = stages.measure(victim, dataset, poisoned)
+        assert found == {
+            "clean_accuracy": pytest.approx(0.8),
+            "attack_success": success,
+            "robust_accuracy": 0.0 if target == 0 else pytest.approx(2 / 6),
+        }
+
+
+def test_all_to_all_is_measured_on_every_image() -> None:
+    victim, dataset = by_hand()
+    poisoned = BadNets(size=1, rate=0.3, labels=AllToAll()).poison(dataset.train, 4, random_stream("poison", 0))
+    # Every triggered image is called class 0, which is what the attacker wants of the two of class 3.
+    assert stages.measure(victim, dataset, poisoned)["attack_success"] == pytest.approx(0.2)
+
+
+def one_cell(**more: Any) -> Cell:
+    return next(cell for cell in parse({**TINY, **more}).cells() if cell.defense_name != "none")
+
+
+def test_a_cell_runs_without_ray_and_its_row_says_everything(tmp_path: Path) -> None:
+    store, cell = Store(str(tmp_path)), one_cell()
+    row = stages.run_cell(cell, store)
+    assert row["status"] == "ok"
+    assert row["n_scores"] == 300
+    assert row["n_flagged"] == pytest.approx(0.15 * 300, abs=10)
+    assert json.loads(row["config"])["trainer"]["lr"] == 0.01
+    assert json.loads(row["versions"])["torch"] == torch.__version__.split("+")[0]
+    scores = store.scores()
+    assert len(scores) == 300
+    assert scores["role"].value_counts().to_dict() == {"clean": 270, "poison": 30}
+    assert (scores["flagged"] == (scores["score"] > scores["threshold"])).all()
+    assert (scores.query("role == 'poison'")["label"] == 0).all()
+    assert (scores.query("role == 'clean'").eval("label == true_label")).all()
+    assert set(store.cells().columns) >= {"auroc", "defended_attack_success", "peak_memory_bytes", "device", "commit"}
+
+
+def test_removal_trains_on_what_was_not_flagged(tmp_path: Path) -> None:
+    store, cell = Store(str(tmp_path)), one_cell()
+    row = stages.run_cell(cell, store)
+    assert store.manifest("removal", cell.last.key)["n_removed"] == row["n_flagged"]
+
+
+def test_a_detector_that_flags_nothing_changes_no_victim(tmp_path: Path) -> None:
+    detector = {"kind": "activation_clustering", "largest_share": 0.0001}
+    store, cell = Store(str(tmp_path)), one_cell(detectors=[detector])
+    row = stages.run_cell(cell, store)
+    assert row["n_flagged"] == 0
+    assert row["defended_clean_accuracy"] == row["clean_accuracy"]
+    assert row["defended_attack_success"] == row["attack_success"]
+
+
+def test_a_stage_that_is_in_the_store_does_not_run_again(tmp_path: Path) -> None:
+    store, cell = Store(str(tmp_path)), one_cell()
+    stages.run_cell(cell, store)
+    before = {path: (tmp_path / path).stat().st_mtime_ns for path in store.files("artifacts/*/*/*")}
+    heard: list[Any] = []
+    stages.run_cell(cell, store, report=heard.append)
+    assert heard == []
+    assert {path: (tmp_path / path).stat().st_mtime_ns for path in store.files("artifacts/*/*/*")} == before
+    assert not make_plan(parse(TINY), store).stages
+
+
+def test_the_same_cell_gives_the_same_numbers_again(tmp_path: Path) -> None:
+    rows = [stages.run_cell(one_cell(), Store(str(tmp_path / name))) for name in "ab"]
+    for number in ("clean_accuracy", "attack_success", "auroc", "defended_clean_accuracy"):
+        assert rows[0][number] == rows[1][number]
+
+
+def test_an_error_is_a_row_with_its_reason(tmp_path: Path) -> None:
+    store, cell = Store(str(tmp_path)), one_cell(detectors=[{"kind": "tests.methods.raises"}])
+    with pytest.raises(RuntimeError, match="this detector is broken"):
+        stages.run_cell(cell, store)
+    row = store.cell(cell.id)
+    assert row is not None
+    assert (row["status"], row["error"]) == ("failed", "RuntimeError: this detector is broken")
+    assert row["auroc"] is None
+    assert [left.id for left in make_plan(parse({**TINY, "detectors": [{"kind": "tests.methods.raises"}]}), store).todo][
+        -1
+    ] == cell.id
+
+
+def test_a_trigger_that_changes_no_pixel_is_infeasible(tmp_path: Path) -> None:
+    cell = one_cell(attacks=[{"kind": "badnets", "margin": 500}])
+    with pytest.raises(Infeasible, match="changes no pixel"):
+        stages.run_cell(cell, Store(str(tmp_path)))
+
+
+def test_the_plan_estimates_from_what_such_stages_took(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    assert make_plan(parse(TINY), store).seconds is None
+    stages.run_cell(one_cell(), store)
+    again = make_plan(parse({**TINY, "seeds": [1]}), store)
+    took = sum(store.manifest(*path.split("/")[1:3])["seconds"] for path in store.files("artifacts/*/*/manifest.json"))
+    assert again.seconds == pytest.approx(took)
