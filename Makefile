@@ -2,13 +2,19 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test check fix bench clean
+.PHONY: demo test test-lowest check fix bench clean
 
 demo: .venv/.demo
 	$(BIN)/raybd run configs/quickstart.yaml --store results --report
 
 test: .venv/.test
 	$(BIN)/pytest
+
+test-lowest: .venv/.test # the lower bounds in pyproject.toml, for real
+	$(BIN)/pip install -q uv
+	$(BIN)/uv venv -q --clear --python $(BIN)/python .venv-lowest
+	$(BIN)/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct -e '.[test]'
+	.venv-lowest/bin/python -m pytest
 
 check: .venv/.test
 	$(BIN)/ruff check .
@@ -25,7 +31,7 @@ bench: .venv/.demo
 	$(BIN)/python benchmarks/training.py
 
 clean:
-	rm -rf .venv results .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-lowest results .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv

@@ -23,6 +23,7 @@ from raybd import parallel
 from raybd.types import Config, Network, Report, Split, UserError, Victim
 
 Augment = Literal["crop_flip", "flip", "none"]
+Facts = dict[str, Any]
 Objective = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 """(model, x_BCHW uint8, y_B, rows_B) -> losses_B, one per image."""
 
@@ -120,8 +121,8 @@ def fit(
     scheduler = LambdaLR(optimizer, lambda step: _lr_factor(recipe, step / (steps * recipe.epochs)))
     x_NCHW, y_N = split.x_NCHW.to(device), split.y_N.to(device)
 
-    start, saved_at = _resume(runtime, name, victim, optimizer, scheduler, rng), time.monotonic()
-    for epoch in range(start, recipe.epochs):
+    history, saved_at = _resume(runtime, name, victim, optimizer, scheduler, rng), time.monotonic()
+    for epoch in range(len(history), recipe.epochs):
         began, total = time.monotonic(), torch.zeros((), device=device)
         order_N = torch.randperm(n, generator=rng)
         for rows_B in order_N[: steps * batch].view(steps, batch):
@@ -145,20 +146,16 @@ def fit(
                 f"Lower lr (now {recipe.lr:g}), set warmup or clip, or set precision: fp32.",
                 exit_code=1,
             )
+        speed = steps * batch / (time.monotonic() - began)
+        lr = scheduler.get_last_lr()[0]
+        history.append(
+            {"name": name, "epoch": epoch + 1, "epochs": recipe.epochs, "loss": loss, "lr": lr, "images_per_second": speed}
+        )
         if parallel.rank() == 0:
             if runtime.report is not None:
-                speed = steps * batch / (time.monotonic() - began)
-                runtime.report(
-                    {
-                        "name": name,
-                        "epoch": epoch + 1,
-                        "epochs": recipe.epochs,
-                        "loss": loss,
-                        "images_per_second": speed,
-                    }
-                )
+                runtime.report(history[-1])
             if runtime.save and epoch + 1 < recipe.epochs and time.monotonic() - saved_at >= runtime.every_seconds:
-                runtime.save(name, _checkpoint(epoch + 1, victim, optimizer, scheduler, rng))
+                runtime.save(name, _checkpoint(history, victim, optimizer, scheduler, rng))
                 saved_at = time.monotonic()
     parallel.plain(model)
     return victim.to("cpu").to(memory_format=torch.contiguous_format).eval()
@@ -248,10 +245,12 @@ def _channel_moments(x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float(), (square - mean.square()).clamp_min(1e-4).sqrt().float()
 
 
-def _checkpoint(epoch: int, victim: Victim, optimizer: torch.optim.Optimizer, scheduler: LambdaLR, rng: Generator) -> bytes:
+def _checkpoint(
+    history: list[Facts], victim: Victim, optimizer: torch.optim.Optimizer, scheduler: LambdaLR, rng: Generator
+) -> bytes:
     buffer = io.BytesIO()
     state = {
-        "epoch": epoch,
+        "history": history,
         "victim": victim.state_dict(),
         "optimizer": optimizer.state_dict(),
         "step": scheduler.last_epoch,
@@ -263,17 +262,21 @@ def _checkpoint(epoch: int, victim: Victim, optimizer: torch.optim.Optimizer, sc
 
 def _resume(
     runtime: Runtime, name: str, victim: Victim, optimizer: torch.optim.Optimizer, scheduler: LambdaLR, rng: Generator
-) -> int:
-    """Take up the last checkpoint, if there is one; the epoch to go on with."""
+) -> list[Facts]:
+    """Take up the last checkpoint, if there is one; what was reported of the epochs that it has behind it."""
     if runtime.load is None:
-        return 0
+        return []
     load = runtime.load
     saved = parallel.from_first(lambda: load(name))
     if saved is None:
-        return 0
+        return []
     state: dict[str, Any] = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
     victim.load_state_dict(state["victim"])
     optimizer.load_state_dict(state["optimizer"])
     scheduler.last_epoch = state["step"]
     rng.set_state(state["rng"])
-    return int(state["epoch"])
+    history: list[Facts] = state["history"]
+    if runtime.report is not None and parallel.rank() == 0:
+        for facts in history:
+            runtime.report(facts)
+    return history

@@ -64,9 +64,15 @@ def run_stage(
     """
     if parallel.from_first(lambda: store.state(stage.name, stage.key)) == "ok":
         return
-    resources = resources or Resources()
+    resources, history = resources or Resources(), list[Facts]()
+
+    def heard(facts: Mapping[str, Any]) -> None:
+        history.append(dict(facts))
+        if report is not None:
+            report(facts)
+
     runtime = fit.Runtime(
-        report=report,
+        report=heard,
         save=lambda name, data: store.write(f"checkpoints/{stage.key}/{name}", data),
         load=lambda name: _read_if_there(store, f"checkpoints/{stage.key}/{name}"),
         every_seconds=resources.checkpoint_seconds,
@@ -75,31 +81,33 @@ def run_stage(
     began = time.monotonic()
     with fit.running(runtime):
         tensors, facts = _COMPUTE[stage.name](stage, store, dataset)
-    seconds = time.monotonic() - began
-    device = parallel.device()
-    cost = {
+    cost = _cost(time.monotonic() - began, resources)
+    if parallel.rank() == 0:
+        origin = {"versions": versions(), "commit": commit(), "history": history}
+        store.save(stage.name, stage.key, tensors, {**facts, **_describe(stage), **cost, **origin})
+        store.remove(f"checkpoints/{stage.key}")
+
+
+def _describe(stage: Stage) -> Facts:
+    return {
+        "method": {"role": stage.method.role, **stage.method.describe()},
+        "network": stage.network.describe() if stage.network else None,
+        "seed": stage.seed,
+        "data": stage.data,
+        "needs": {need.name: need.key for need in stage.needs},
+    }
+
+
+def _cost(seconds: float, resources: Resources) -> Facts:
+    on_gpu = parallel.device().type == "cuda"
+    return {
         "seconds": seconds,
-        "gpu_seconds": seconds * parallel.world() if device.type == "cuda" else 0.0,
+        "gpu_seconds": seconds * parallel.world() if on_gpu else 0.0,
         "peak_memory_bytes": peak_memory_bytes(),
         "device": device_name(),
         "workers": parallel.world(),
         "cpus_per_worker": resources.cpus_per_worker,
     }
-    if parallel.rank() == 0:
-        method = {"role": stage.method.role, **stage.method.describe()}
-        needs = {need.name: need.key for need in stage.needs}
-        network = stage.network.describe() if stage.network else None
-        facts = {
-            **facts,
-            **cost,
-            "method": method,
-            "network": network,
-            "seed": stage.seed,
-            "data": stage.data,
-            "needs": needs,
-        }
-        store.save(stage.name, stage.key, tensors, {**facts, "versions": versions(), "commit": commit()})
-        store.remove(f"checkpoints/{stage.key}")
 
 
 def run_cell(cell: Cell, store: Store, report: Report | None = None) -> dict[str, Any]:

@@ -83,6 +83,9 @@ def test_a_cell_runs_without_ray_and_its_row_says_everything(tmp_path: Path) -> 
     assert (scores["flagged"] == (scores["score"] > scores["threshold"])).all()
     assert (scores.query("role == 'poison'")["label"] == 0).all()
     assert (scores.query("role == 'clean'").eval("label == true_label")).all()
+    (epoch,) = store.manifest("victim", cell.last.need("victim").key)["history"]
+    assert (epoch["epoch"], epoch["epochs"]) == (1, 1)
+    assert {"loss", "lr", "images_per_second"} <= epoch.keys()
     assert set(store.cells().columns) >= {"auroc", "defended_attack_success", "peak_memory_bytes", "device", "commit"}
 
 

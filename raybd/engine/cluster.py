@@ -21,7 +21,6 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 import ray
 
 _ANSWER_SECONDS = 10.0
-_OBJECT_STORE_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def connected(address: str | None = None, verbose: bool = False, dashboard: bool
     address = address or os.environ.get("RAY_ADDRESS") or None
     level = logging.INFO if verbose else logging.ERROR
     if address is None:
-        store_bytes = min(_OBJECT_STORE_BYTES, _shared_memory_bytes() // 2)
+        store_bytes = min(_memory_bytes() // 4, _shared_memory_bytes() // 2)
         ray.init("local", include_dashboard=dashboard, object_store_memory=store_bytes, log_to_driver=verbose, logging_level=level)
     else:
         _check_answers(address)
@@ -128,9 +127,13 @@ def _offer_token() -> None:
         os.environ["RAY_AUTH_MODE"] = "token"
 
 
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def _shared_memory_bytes() -> int:
     try:
         stat = os.statvfs("/dev/shm")
     except OSError:
-        return _OBJECT_STORE_BYTES
+        return _memory_bytes()
     return int(stat.f_bavail * stat.f_frsize)
