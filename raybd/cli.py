@@ -117,8 +117,8 @@ def show(
 ) -> None:
     """Show a method: its source, its fields, their defaults and bounds."""
     from raybd.console import method_page
+    from raybd.errors import UserError
     from raybd.registry import ROLES, did_you_mean, method_class, names
-    from raybd.types import UserError
 
     role_name, _, name = kind.rpartition("/")
     roles = [role for role in (_roles(role_name) if role_name else ROLES) if name in names(role)]
@@ -158,7 +158,7 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 def main() -> None:
     """Entry point: turns errors into two lines and exit codes."""
-    from raybd.types import UserError
+    from raybd.errors import UserError
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
@@ -193,8 +193,8 @@ def _hint_for_interrupt(config: Path, store: str, set_: list[str] | None) -> Non
 
 
 def _roles(role: str | None) -> Any:
+    from raybd.errors import UserError
     from raybd.registry import ROLES, did_you_mean
-    from raybd.types import UserError
 
     if role is None:
         return ROLES

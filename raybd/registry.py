@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
+from raybd.errors import UserError
+
 if TYPE_CHECKING:
     from raybd.types import Config
 
@@ -57,8 +59,6 @@ def method_class(role: Role, kind: str) -> "type[Config]":
         if inspect.isclass(value) and issubclass(value, Config) and value.__module__ == module.__name__ and not name.startswith("_")
     ]
     if len(found) != 1:
-        from raybd.types import UserError
-
         raise UserError(
             f"{module.__name__}: expected one public Config class, found {len(found)}",
             "Keep one method in a file; helpers start with an underscore.",
@@ -80,8 +80,6 @@ def _folder(role: Role) -> Path:
 def _import(role: Role, kind: str) -> ModuleType:
     if kind in names(role):
         return importlib.import_module(f"raybd.{role}.{kind}")
-    from raybd.types import UserError
-
     if "." not in kind:
         raise UserError(f"unknown {role[:-1]} {kind!r}", did_you_mean(kind, names(role)))
     try:

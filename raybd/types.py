@@ -12,27 +12,15 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Generator, Tensor, nn
 
+from raybd.errors import Infeasible as Infeasible
+from raybd.errors import UserError as UserError
+
 Pool = Literal["train", "test"]
 """What a detector scores: the whole training set, or a stream of test inputs."""
 
 CLEAN, POISON, CROSS = 0, 1, 2
 ROLES = ("clean", "poison", "cross")
 """Truth about a sample. `cross`: changed like poison, but with its true label (WaNet's noise samples); a negative for detectors."""
-
-
-class UserError(Exception):
-    """A mistake that the user can mend: the first line says what and where, the second what to do."""
-
-    def __init__(self, what: str, mend: str, exit_code: int = 2) -> None:
-        super().__init__(f"{what}\n{mend}")
-        self.what, self.mend, self.exit_code = what, mend, exit_code
-
-    def __reduce__(self) -> tuple[type["UserError"], tuple[str, str, int]]:
-        return type(self), (self.what, self.mend, self.exit_code)
-
-
-class Infeasible(Exception):
-    """The attack can't be built on this data set, for instance a clean-label rate larger than the target class."""
 
 
 class Config(BaseModel):

@@ -5,17 +5,22 @@ import re
 import sys
 from typing import cast
 
+import numpy as np
 import pytest
 import torch
+from scipy.fft import dctn
 
+from raybd.attacks import ctrl
 from raybd.attacks._poisoning import AllToAll, AllToOne, CleanLabel, to_pixels
 from raybd.attacks.badnets import BadNets
 from raybd.attacks.blended import Blended
+from raybd.attacks.ctrl import Ctrl
 from raybd.attacks.none import Nothing
 from raybd.attacks.sig import Sig
+from raybd.attacks.tact import TaCT
 from raybd.experiment import random_stream
 from raybd.registry import method_class, names
-from raybd.types import POISON, Attack, Infeasible, Split
+from raybd.types import CROSS, POISON, Attack, Infeasible, Split
 
 KINDS = names("attacks")
 ACTIVE = tuple(kind for kind in KINDS if kind != "none")
@@ -68,7 +73,8 @@ def test_the_seed_decides_the_poison(kind: str, train: Split) -> None:
 def test_the_plan_draws_the_same_rows_as_the_attack(kind: str, train: Split) -> None:
     attack = make(kind)
     chosen = attack.choose(train.y_N, 10, random_stream("poison", 3))
-    assert torch.equal(chosen, attack.poison(train, 10, random_stream("poison", 3)).index_M)
+    poisoned = attack.poison(train, 10, random_stream("poison", 3))
+    assert torch.equal(chosen, poisoned.index_M[poisoned.role_M == POISON])
 
 
 @pytest.mark.parametrize("kind", ACTIVE)
@@ -79,9 +85,9 @@ def test_the_trigger_is_visible_after_rounding_and_never_wraps_around(kind: str,
         change = poisoned.trigger(flat).int() - value
         # From black an image can only get brighter, from white only darker: a wrapped sum would do both.
         assert change.min() >= 0 if value == 0 else change.max() <= 0
-    gray = torch.full((1, 3, 32, 32), 128, dtype=torch.uint8)
-    assert (poisoned.trigger(gray).int() - 128).abs().max() >= 1
-    assert poisoned.trigger(gray).dtype == torch.uint8
+    triggered = poisoned.trigger(train.x_NCHW[:8])
+    assert triggered.dtype == torch.uint8
+    assert (triggered != train.x_NCHW[:8]).flatten(1).any(1).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -125,6 +131,27 @@ def test_sig_has_its_periods_along_the_columns_and_vanishes_without_amplitude() 
     assert int(spectrum.argmax()) == 4
     assert row.max() == 40
     assert torch.equal(Sig().stamp(gray, {})[0, 0, 0], Sig().stamp(gray, {})[0, 2, 7])
+
+
+def test_tact_poisons_its_source_class_and_covers_others(train: Split) -> None:
+    attack = TaCT(rate=0.05, cover_rate=0.1)
+    poisoned = attack.poison(train, 10, random_stream("poison", 0))
+    poison, covers = (poisoned.index_M[poisoned.role_M == role] for role in (POISON, CROSS))
+    assert (train.y_N[poison] == 1).all()
+    assert (poisoned.over(train).y_N[poison] == 0).all()
+    assert set(train.y_N[covers].tolist()) == set(range(2, 10))
+    assert torch.equal(poisoned.over(train).y_N[covers], train.y_N[covers])
+    assert torch.equal(poisoned.labels.counted(train.y_N), train.y_N == 1)
+
+
+def test_ctrl_changes_two_coefficients_of_the_chroma_by_its_magnitude() -> None:
+    gray = torch.full((1, 3, 32, 32), 128, dtype=torch.uint8)
+    change_CHW = (Ctrl(magnitude=100).stamp(gray, {})[0].double() - 128).numpy()
+    yuv = np.einsum("ij,jhw->ihw", ctrl._TO_YUV.double().numpy(), change_CHW)
+    spectrum = dctn(yuv, axes=(1, 2), norm="ortho")
+    expected = np.zeros_like(spectrum)
+    expected[1:, 15, 15] = expected[1:, 31, 31] = 100
+    assert spectrum == pytest.approx(expected, abs=2.5)  # rounding to whole pixel values
 
 
 def test_pixels_are_clipped_then_rounded_then_cast() -> None:

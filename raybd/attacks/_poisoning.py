@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from raybd.types import POISON, Config, Infeasible, LabelMap, Poisoned, Split, Stamp
+from raybd.types import CROSS, POISON, Config, Infeasible, LabelMap, Poisoned, Split, Stamp
 
 
 class AllToOne(Config):
@@ -102,18 +102,37 @@ def overlay(
     stamp: Stamp,
     labels: LabelMap,
     state: Mapping[str, Tensor] | None = None,
+    x_MCHW: Tensor | None = None,
+    cross: tuple[Tensor, Tensor] | None = None,
 ) -> Poisoned:
-    """Stamp and relabel the chosen rows; all of them are poison."""
+    """Relabel the chosen rows and stamp them, or give them `x_MCHW` where training wears the trigger otherwise than test.
+
+    `cross` are further (rows, images) that change and keep their label.
+    """
     state = state or {}
+    poisoned_MCHW = stamp(train.x_NCHW[index_M], state) if x_MCHW is None else x_MCHW
+    cross_L, cross_LCHW = cross if cross is not None else (index_M[:0], poisoned_MCHW[:0])
+    roles = [torch.full((len(rows),), role, dtype=torch.int8) for rows, role in ((index_M, POISON), (cross_L, CROSS))]
     return Poisoned(
-        index_M=index_M,
-        x_MCHW=stamp(train.x_NCHW[index_M], state),
-        y_M=labels.relabel(train.y_N[index_M], num_classes),
-        role_M=torch.full((len(index_M),), POISON, dtype=torch.int8),
+        index_M=torch.cat([index_M, cross_L]),
+        x_MCHW=torch.cat([poisoned_MCHW, cross_LCHW]),
+        y_M=torch.cat([labels.relabel(train.y_N[index_M], num_classes), train.y_N[cross_L]]),
+        role_M=torch.cat(roles),
         trigger=partial(stamp, state=state),
         labels=labels,
         state=state,
     )
+
+
+def draw_cross(y_N: Tensor, chosen_M: Tensor, rate: float, allowed_N: Tensor, rng: Generator) -> Tensor:
+    """round(rate * N) further rows among the allowed ones, none of which is chosen already, ascending. Raises Infeasible."""
+    free_N = allowed_N.clone()
+    free_N[chosen_M] = False
+    free = torch.nonzero(free_N).flatten()
+    count = round(rate * len(y_N))
+    if count > len(free):
+        raise Infeasible(f"cross rate {rate:g} of {len(y_N)} training images is {count}, but only {len(free)} are left for it")
+    return free[torch.randperm(len(free), generator=rng)[:count]].sort().values
 
 
 def to_pixels(x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Blended: a full-size pattern mixed into the image.
 
-Chen, Liu, Li, Lu and Song 2017, arXiv 1712.05526, section 3.4 (blended injection), with the random pattern.
+Chen, Liu, Li, Lu and Song 2017, arXiv 1712.05526, section on the blended injection strategy, with the random pattern.
 Differs: the strength is the same in training and in test; the noise is drawn once for each seed and stored with the overlay.
 """
 

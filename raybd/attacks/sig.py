@@ -1,8 +1,7 @@
 """SIG: a sinusoid along the columns, in images of the target class only, whose labels stay.
 
-Barni, Kallas and Tondi 2019, arXiv 1902.11237, section 3.
-Differs: added, clipped and rounded on the 0..255 scale; default strength as in BackdoorBench (40; the paper uses 20 on MNIST for
-training); other label maps are allowed.
+Barni, Kallas and Tondi 2019, arXiv 1902.11237, section on the backdoor signal.
+Differs: added, clipped and rounded on the 0..255 scale; strength 40 and frequency 6 as in BackdoorBench; any label map.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Activation clustering: the embeddings of a poisoned class fall into two clusters.
 
-Chen, Carvalho, Baracaldo, Ludwig, Edwards, Lee, Molloy and Srivastava 2018, arXiv 1811.03728, sections 3 and 4 (independent
-components, 2-means, relative size).
+Chen, Carvalho, Baracaldo, Ludwig, Edwards, Lee, Molloy and Srivastava 2018, arXiv 1811.03728, sections on the
+method and on the analysis of clusters (independent components, 2-means, relative size).
 Differs: a graded score (how far an embedding lies towards the suspected cluster, times how well the class splits) beside the
 paper's yes or no; 2-means starts from the main axis, so that the order of the images plays no part; independent components are
 whitened principal ones under a rotation, which 2-means does not see, so the rotation is left out. `suspect: fewer_clean` suspects

@@ -1,6 +1,6 @@
 """STRIP: a triggered input keeps its prediction, whatever clean image is laid over it.
 
-Gao, Xu, Wang, Chen, Ranasinghe and Nepal 2019, arXiv 1902.06531, sections 4 and 5.
+Gao, Xu, Wang, Chen, Ranasinghe and Nepal 2019, arXiv 1902.06531, sections on the detection system and its entropy.
 Differs: every input is superimposed with the same overlays, drawn once from one half of the clean part; the threshold comes from
 the other half; the training set can be scored too.
 """
