@@ -2,12 +2,16 @@
 
 import os
 from collections.abc import Callable, Iterator
+from inspect import signature
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce as differentiable_all_reduce
+
+_RENAMED = "forward_sync_buffers" in signature(nn.parallel.DistributedDataParallel).parameters
+_OWN_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
+"""Every process computes the same batch statistics, so there is nothing to copy. torch 2.15 renamed the argument."""
 
 
 def rank() -> int:
@@ -67,9 +71,7 @@ def wrap(model: nn.Module) -> nn.Module:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     else:
         _share_batch_statistics(model)
-    return nn.parallel.DistributedDataParallel(
-        model, device_ids=[torch.cuda.current_device()] if on_gpu else None, broadcast_buffers=False
-    )
+    return nn.parallel.DistributedDataParallel(model, device_ids=[torch.cuda.current_device()] if on_gpu else None, **_OWN_BUFFERS)
 
 
 def batches(n: int, size: int) -> Iterator[Tensor]:
@@ -87,6 +89,18 @@ def _grouped() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
+class _SumOverAll(torch.autograd.Function):
+    """The sum over all processes, in both directions."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return sum_over(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return sum_over(gradients[0])
+
+
 class _SharedBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation with the statistics of the global batch, on CPU, where torch.nn.SyncBatchNorm does not run."""
 
@@ -94,11 +108,13 @@ class _SharedBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x_BCHW)
         precise = x_BCHW.float()
-        local = torch.stack([precise.sum((0, 2, 3)), precise.square().sum((0, 2, 3))])
-        count = torch.full((1, local.shape[1]), x_BCHW.numel() / x_BCHW.shape[1])
-        total = differentiable_all_reduce(torch.cat([local, count]))
-        mean, n = total[0] / total[2], total[2, 0]
-        variance = (total[1] / total[2] - mean.square()).clamp_min(0)
+        # Sums in float64: the variance is a difference of two large ones.
+        sums = [values.sum((0, 2, 3), dtype=torch.float64) for values in (precise, precise.square())]
+        count = torch.full_like(sums[0], x_BCHW.numel() / x_BCHW.shape[1])
+        total = _SumOverAll.apply(torch.stack([*sums, count]))
+        mean, n = total[0] / total[2], float(total[2, 0].detach())
+        variance = (total[1] / total[2] - mean.square()).clamp_min(0).float()
+        mean = mean.float()
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 rate = self.momentum or 0.1

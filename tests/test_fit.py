@@ -1,5 +1,6 @@
 """The training loop: the same numbers on one worker and on two, resume, augmentation, and the stop on a loss that is not finite."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +11,16 @@ from raybd.fit import Recipe, Runtime, fit, infer, new_victim, running
 from raybd.networks.small_cnn import SmallCnn
 from raybd.types import Split, UserError, Victim
 from tests.groups import in_group
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> Iterator[None]:
+    """With a single thread torch sums batch statistics in another order, which is no matter of workers."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
 
 EXACT = Recipe(epochs=3, batch_size=33, lr=0.05, precision="fp32", augment="crop_flip", clip=1.0)
 
