@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raybd import experiment as experiments
+from raybd import experiment_file
 from raybd.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def run(config: str | Path | Mapping[str, Any], store: str | Path = DEFAULT_STOR
     import pandas as pd
     from rich.console import Console
 
-    asked = experiments.parse(config) if isinstance(config, Mapping) else experiments.load(config)
+    asked = experiment_file.parse(config) if isinstance(config, Mapping) else experiment_file.load(config)
     opened = open_store(str(store))
     rows = execute(asked, opened, address=address, console=Console(stderr=True))
     return pd.DataFrame(rows)

@@ -38,12 +38,12 @@ def run(
     """Run an experiment; what is in the store already is not run again."""
     from rich.console import Console
 
-    from raybd import api, experiment
+    from raybd import api, experiment_file
     from raybd.console import cells_table, plan_table
     from raybd.plan import make_plan
     from raybd.store import open_store
 
-    asked = experiment.load(config, set_ or ())
+    asked = experiment_file.load(config, set_ or ())
     opened = open_store(store)
     plan = make_plan(asked, opened)
     out = _stdout()

@@ -1,4 +1,4 @@
-"""YAML -> Experiment -> cells -> stage keys: what is to be done, and by what name each part of it is known.
+"""Experiment -> cells -> stage keys: what is to be done, and by what name each part of it is known.
 
 A key is a hash of everything that a result depends on: the method with all its fields, its version, the keys it stands on, the
 content of the data, the seed. Where data lies and how a stage is run play no part.
@@ -6,27 +6,21 @@ content of the data, the seed. Where data lies and how a stage is run play no pa
 
 import hashlib
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from raybd.registry import ROLES, Method, Role, did_you_mean, method_class
-from raybd.types import Attack, Config, DatasetMethod, Infeasible, UserError
+from raybd.registry import Method
+from raybd.types import Attack, Config, DatasetMethod, Infeasible
 
 StageName = Literal["poison", "victim", "score", "removal", "repair"]
 STAGE_VERSIONS: dict[StageName, int] = {"poison": 1, "victim": 1, "score": 1, "removal": 1, "repair": 1}
 """Raise one when stages.py computes something else under the same name."""
-
-DEFAULT_NETWORK = "resnet18"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class Resources(Config):
@@ -51,20 +45,6 @@ class AllResources(Resources):
     """For scoring."""
     repairs: Resources | None = None
     """For repairs."""
-
-
-class _File(Config):
-    """An experiment file; each list entry is {kind: FILE, FIELD: VALUE, ...}."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
-    datasets: tuple[dict[str, Any], ...] = Field(min_length=1)
-    attacks: tuple[dict[str, Any], ...] = Field(min_length=1)
-    trainers: tuple[dict[str, Any], ...] = Field(min_length=1)
-    detectors: tuple[dict[str, Any], ...] = ()
-    repairs: tuple[dict[str, Any], ...] = ()
-    removal: bool = False
-    resources: AllResources = AllResources()
 
 
 @dataclass(frozen=True)
@@ -240,94 +220,10 @@ class Experiment:
         return score
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read an experiment file; an override is `attacks.0.rate=0.05`. Raises UserError that names the file and the field."""
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        raw = yaml.safe_load(text)
-    except OSError as error:
-        raise UserError(
-            f"{path}: {error.strerror}", "Give the path of an experiment file, like configs/quickstart.yaml."
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}", "Mend the file; configs/ has examples.") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: holds no mapping at its top", "Begin with `name:`; configs/ has examples.")
-    for override in overrides:
-        _apply(raw, override)
-    return parse(raw, str(path))
-
-
-def parse(raw: Mapping[str, Any], where: str = "experiment") -> Experiment:
-    """Validate an experiment given as a mapping."""
-    try:
-        file = _File.model_validate(raw)
-    except ValidationError as error:
-        raise _user_error(error, where, _File) from error
-
-    def methods(role: Role) -> tuple[Method, ...]:
-        return tuple(_method(role, entry, f"{where}: {role}[{i}]") for i, entry in enumerate(getattr(file, role)))
-
-    trainers = []
-    for i, entry in enumerate(file.trainers):
-        fields, at = dict(entry), f"{where}: trainers[{i}]"
-        network = fields.pop("network", DEFAULT_NETWORK)
-        named = {"kind": network} if isinstance(network, str) else network
-        trainers.append((_method("trainers", fields, at), _method("networks", named, f"{at}.network")))
-    experiment = Experiment(
-        name=file.name,
-        seeds=file.seeds,
-        datasets=methods("datasets"),
-        attacks=methods("attacks"),
-        trainers=tuple(trainers),
-        defenses=methods("detectors") + methods("repairs"),
-        removal=file.removal,
-        resources=file.resources,
-    )
-    _refuse_repeats(experiment, where)
-    return experiment
-
-
 def random_stream(stage: str, seed: int) -> torch.Generator:
     """The stream of random numbers of a stage: it depends on the stage's name and the seed alone, so variants share it."""
     digest = hashlib.sha256(f"{stage}:{seed}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-
-def _method(role: Role, entry: Any, where: str) -> Method:
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("kind"), str):
-        raise UserError(f"{where}: needs `kind: NAME`, got {entry!r}", f"`raybd list {role}` shows the names.")
-    fields = {name: value for name, value in entry.items() if name not in ("kind", "name")}
-    kind, name = entry["kind"], entry.get("name", entry["kind"])
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise UserError(f"{where}.name: {name!r} can't be a folder name", "Use letters, digits, dot, dash and underscore.")
-    try:
-        found = method_class(role, kind)
-    except UserError as error:
-        raise UserError(f"{where}.kind: {error.what}", error.mend) from error
-    try:
-        return Method(role, kind, found.model_validate(fields), name)
-    except ValidationError as error:
-        raise _user_error(error, where, found) from error
-
-
-def _refuse_repeats(experiment: Experiment, where: str) -> None:
-    """Rows are told apart by name; two that differ in fields only need names of their own."""
-    columns = {
-        "datasets": [method.name for method in experiment.datasets],
-        "attacks": [method.name for method in experiment.attacks],
-        "trainers": [f"{trainer.name} on {network.name}" for trainer, network in experiment.trainers],
-        "detectors and repairs": ["none", *(method.name for method in experiment.defenses)],
-        "seeds": [str(seed) for seed in experiment.seeds],
-    }
-    for column, names in columns.items():
-        for name in names:
-            if names.count(name) > 1:
-                raise UserError(
-                    f"{where}: {column}: {name!r} stands twice",
-                    "Remove one, or give each a name of its own: {kind: ..., name: ...}.",
-                )
 
 
 def _open(dataset: Method) -> tuple[str, torch.Tensor, int]:
@@ -346,44 +242,5 @@ def _infeasible(attack: Method, labels_N: torch.Tensor, num_classes: int) -> str
     return None
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
-    """Set one value in a parsed file: `attacks.0.rate=0.05`; the value is YAML."""
-    target, separator, text = override.partition("=")
-    if not separator:
-        raise UserError(f"--set {override}: no '='", "Write --set attacks.0.rate=0.05.")
-    *parents, leaf = target.split(".")
-    here: Any = raw
-    try:
-        for parent in parents:
-            here = here[int(parent)] if isinstance(here, list) else here.setdefault(parent, {})
-        if isinstance(here, list):
-            here[int(leaf)] = yaml.safe_load(text)
-        else:
-            here[leaf] = yaml.safe_load(text)
-    except (IndexError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise UserError(
-            f"--set {override}: {type(error).__name__}: {error}", "Name a place of the file, like attacks.0.rate."
-        ) from error
-
-
-def _user_error(error: ValidationError, where: str, model: type[Config]) -> UserError:
-    first = error.errors()[0]
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-    field = str(first["loc"][0]) if first["loc"] else ""
-    at = f"{where}.{place}" if "[" in where else f"{where}: {place}"
-    if first["type"] == "extra_forbidden":
-        known = (*model.model_fields, "kind", "name", *(("network",) if "epochs" in model.model_fields else ()))
-        return UserError(f"{at}: unknown field", did_you_mean(field, known if model is not _File else model.model_fields))
-    if first["type"] == "missing":
-        return UserError(f"{at}: missing", "Add it; configs/ has examples.")
-    message = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    info = model.model_fields.get(field)
-    doc = f" {field}: {info.description}" if info is not None and info.description else ""
-    return UserError(f"{at}: {message} (got {first['input']!r})", f"Change the value.{doc}")
-
-
 def _hash(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:20]
-
-
-__all__ = ["ROLES", "AllResources", "Cell", "Experiment", "Resources", "Stage", "load", "parse", "random_stream"]

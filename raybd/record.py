@@ -6,10 +6,8 @@ from typing import Any, cast
 
 from raybd.experiment import Cell
 from raybd.provenance import commit, versions
-from raybd.store import Store
+from raybd.store import DETECTION, QUALITY, Store
 from raybd.types import ROLES, Detector
-
-_QUALITY = ("clean_accuracy", "attack_success", "robust_accuracy")
 
 
 def record(cell: Cell, store: Store) -> dict[str, Any]:
@@ -17,13 +15,13 @@ def record(cell: Cell, store: Store) -> dict[str, Any]:
     manifests = {stage.name: store.manifest(stage.name, stage.key) for stage in cell.stages()}
     last, victim = manifests[cell.last.name], manifests["victim"]
     row = {**_names(cell), "status": "ok", "error": None}
-    row |= {name: victim[name] for name in _QUALITY}
+    row |= {name: victim[name] for name in QUALITY}
     if cell.last.name in ("removal", "repair"):
-        row |= {f"defended_{name}": last[name] for name in _QUALITY}
+        row |= {f"defended_{name}": last[name] for name in QUALITY}
     own = [last] if cell.last.name != "victim" else [manifests["poison"], victim]
     if "score" in manifests:
         score = manifests["score"]
-        row |= {name: score[name] for name in _DETECTION}
+        row |= {name: score[name] for name in (*DETECTION, "n_scores", "n_flagged")}
         own = [score, *([last] if last is not score else [])]
         _record_scores(cell, store)
     row |= {
@@ -48,19 +46,6 @@ def record_failure(cell: Cell, store: Store, status: str, error: str) -> dict[st
 def describe_error(error: BaseException) -> str:
     """Type and message of an error, for a row."""
     return f"{type(error).__name__}: {str(error).strip()}"
-
-
-_DETECTION = (
-    "auroc",
-    "average_precision",
-    "tpr",
-    "fpr",
-    "f1",
-    "tpr_at_fpr_1",
-    "tpr_at_fpr_5",
-    "n_scores",
-    "n_flagged",
-)
 
 
 def _names(cell: Cell) -> dict[str, Any]:

@@ -60,21 +60,9 @@ SCORES = pa.schema(
 """The columns of a score file; dataset, attack and defense stand in its folder names and come back as columns when it is read."""
 
 _TEXT = ("cell", "experiment", "dataset", "attack", "trainer", "network", "defense", "defense_role", "status", "error")
-_METRICS = (
-    "clean_accuracy",
-    "attack_success",
-    "robust_accuracy",
-    "defended_clean_accuracy",
-    "defended_attack_success",
-    "defended_robust_accuracy",
-    "auroc",
-    "average_precision",
-    "tpr",
-    "fpr",
-    "f1",
-    "tpr_at_fpr_1",
-    "tpr_at_fpr_5",
-)
+QUALITY = ("clean_accuracy", "attack_success", "robust_accuracy")
+DETECTION = ("auroc", "average_precision", "tpr", "fpr", "f1", "tpr_at_fpr_1", "tpr_at_fpr_5")
+_METRICS = (*QUALITY, *(f"defended_{name}" for name in QUALITY), *DETECTION)
 CELLS = pa.schema(
     [(name, pa.string()) for name in _TEXT]
     + [("rate", pa.float64()), ("seed", pa.int64())]

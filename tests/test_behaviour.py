@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from raybd import stages
-from raybd.experiment import parse
+from raybd.experiment_file import parse
 from raybd.store import Store
 
 BARS = [

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from raybd.console import plan_table
-from raybd.experiment import load
+from raybd.experiment_file import load
 from raybd.plan import make_plan
 from raybd.store import Store
 

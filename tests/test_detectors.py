@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from raybd import experiment, metrics, stages
+from raybd import experiment_file, metrics, stages
 from raybd.detectors.activation_clustering import ActivationClustering
 from raybd.detectors.spectral import Spectral
 from raybd.detectors.strip import Strip
@@ -38,7 +38,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 
 def _scene(folder: Path) -> Scene:
-    asked = experiment.parse(
+    asked = experiment_file.parse(
         {
             "name": "scene",
             "datasets": [{"kind": "digits", "clean": 0.1}],

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from raybd import experiment, stages
+from raybd import experiment_file, stages
 from raybd.store import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
@@ -90,7 +90,9 @@ def test_a_grid_runs_once_and_then_never_again(tmp_path: Path) -> None:
     assert len(store.files("artifacts/victim/*/manifest.json")) == 2
 
     # Ray changes no number: the same cell in this process, with one thread as in a 1-CPU task.
-    cell = next(cell for cell in experiment.parse(TINY).cells() if (cell.attack.name, cell.defense_name) == ("badnets", "spectral"))
+    cell = next(
+        cell for cell in experiment_file.parse(TINY).cells() if (cell.attack.name, cell.defense_name) == ("badnets", "spectral")
+    )
     torch.set_num_threads(1)
     alone = stages.run_cell(cell, Store(str(tmp_path / "alone")))
     for number in ("clean_accuracy", "attack_success", "auroc", "tpr", "defended_clean_accuracy"):

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from raybd import experiment
-from raybd.experiment import Cell, load, parse
+from raybd.experiment import Cell
+from raybd.experiment_file import load, parse
 from raybd.types import UserError
 
 BASE: dict[str, Any] = {

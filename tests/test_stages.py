@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from raybd import stages
 from raybd.attacks._poisoning import AllToAll, AllToOne
 from raybd.attacks.badnets import BadNets
-from raybd.experiment import Cell, parse, random_stream
+from raybd.experiment import Cell, random_stream
+from raybd.experiment_file import parse
 from raybd.plan import make_plan
 from raybd.store import Store
 from raybd.types import Dataset, Infeasible, Split, Victim

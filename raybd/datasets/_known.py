@@ -1,12 +1,11 @@
 """Data sets that have a name: under RAYBD_DATA, else in the cache, else downloaded by torchvision into the cache."""
 
 import os
-import socket
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +15,7 @@ from pydantic import Field
 
 from raybd.datasets._parquet import parquet_source
 from raybd.datasets._store import Pairs, store
+from raybd.download import patience
 from raybd.types import Source, UserError
 
 Folder = Annotated[Path | None, Field(exclude=True)]
@@ -23,9 +23,6 @@ Folder = Annotated[Path | None, Field(exclude=True)]
 
 Fetch = Callable[[Path], tuple[Pairs, Pairs, Sequence[str] | None]]
 """Downloads into a folder: training part, test part, and class names where they are known."""
-
-_TIMEOUT = 10.0
-"""Seconds that a server may stay silent."""
 
 
 def known_source(name: str, path: Path | None, size: int | None, fetch: Fetch | None) -> Source:
@@ -61,21 +58,10 @@ def _fetch_into(folder: Path, fetch: Fetch) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         complete = Path(scratch) / "parquet"
-        with _patience(), redirect_stdout(sys.stderr):
+        with patience(), redirect_stdout(sys.stderr):
             store(*fetch(Path(scratch) / "download"), complete)
         try:
             complete.rename(folder)
         except OSError:
             if not folder.is_dir():
                 raise
-
-
-@contextmanager
-def _patience() -> Iterator[None]:
-    """torchvision's downloads have no time limit of their own."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_TIMEOUT)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

@@ -1,9 +1,7 @@
 """ImageNet weights of torchvision's models, and the image sizes that such models want."""
 
-import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from http.client import HTTPException
 from typing import Any
 
@@ -11,10 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raybd.download import patience
 from raybd.types import UserError
-
-_TIMEOUT = 10.0
-"""Seconds that the server may stay silent."""
 
 
 class Resize(nn.Module):
@@ -35,7 +31,7 @@ def imagenet_weights(kind: str, weights: Any) -> dict[str, Tensor]:
     """The state of a torchvision weights entry, from torch's cache or downloaded; never unpickles code."""
     try:
         # torch announces the download on stdout, which is for data.
-        with _patience(), redirect_stdout(sys.stderr):
+        with patience(), redirect_stdout(sys.stderr):
             state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
             return state
     except (OSError, RuntimeError, HTTPException) as error:
@@ -52,14 +48,3 @@ def smallest_size(kind: str, image_size: int, side: int) -> None:
             f"{kind}: images of {image_size} pixels are too small, it halves them until nothing is left",
             f"Set the data set's `size` to {side} or more, or take another network.",
         )
-
-
-@contextmanager
-def _patience() -> Iterator[None]:
-    """torch's downloads have no time limit of their own."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_TIMEOUT)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
