@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,12 +69,9 @@ def execute(
 
     grouped = any(experiment.resources_of(stage).workers > 1 for stage in plan.stages.values())
     say: Callable[[str], Any] = console.status if console and not quiet else (lambda _: nullcontext())
-    with say("connecting to Ray ..." if address or os.environ.get("RAY_ADDRESS") else "starting Ray on this machine ..."):
-        context = connected(address, verbose, dashboard=grouped)
-        have = context.__enter__()
-    try:
+    with ExitStack() as stack:
+        with say("connecting to Ray ..." if address or os.environ.get("RAY_ADDRESS") else "starting Ray on this machine ..."):
+            have = stack.enter_context(connected(address, verbose, dashboard=grouped))
         check_resources(experiment, plan, have)
-        with Progress(plan, console, quiet) as progress:
-            return run_grid(experiment, plan, store, have, progress)
-    finally:
-        context.__exit__(None, None, None)
+        progress = stack.enter_context(Progress(plan, console, quiet))
+        return run_grid(experiment, plan, store, have, progress)

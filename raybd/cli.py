@@ -20,7 +20,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 AddressOption = Annotated[
     str | None, typer.Option("--address", help="HOST:PORT of a Ray head; default: RAY_ADDRESS, or Ray on this machine.")
 ]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show Ray's own messages and tracebacks.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show Ray's own messages.")]
 
 
 @app.command()
@@ -39,7 +39,7 @@ def run(
     from rich.console import Console
 
     from raybd import api, experiment_file
-    from raybd.console import cells_table, plan_table
+    from raybd.console import cells_table, plan_facts, plan_table
     from raybd.plan import make_plan
     from raybd.store import open_store
 
@@ -49,16 +49,7 @@ def run(
     out = _stdout()
     if dry_run:
         if as_json:
-            _print_json(
-                {
-                    "experiment": asked.name,
-                    "cells": [
-                        {"cell": c.id, "name": str(c), "done": c.id in plan.rows, "infeasible": c.infeasible} for c in plan.cells
-                    ],
-                    "stages": [{"stage": s.name, "key": s.key, "kind": s.method.kind} for s in plan.stages.values()],
-                    "seconds": plan.seconds,
-                }
-            )
+            _print_json(plan_facts(asked, plan))
         else:
             out.print(plan_table(asked, plan))
         return
@@ -73,8 +64,9 @@ def run(
     else:
         out.print(cells_table(rows))
     _footer(opened.url, page, quiet)
-    if any(row["status"] == "failed" for row in rows):
-        _say(f"{sum(row['status'] == 'failed' for row in rows)} of {len(rows)} cells failed; the same command tries them again.")
+    failed = sum(row["status"] == "failed" for row in rows)
+    if failed:
+        _say(f"{failed} of {len(rows)} cells failed (tracebacks: {opened.at('errors')}); the same command tries them again.")
         raise typer.Exit(1)
 
 

@@ -55,6 +55,18 @@ def plan_table(experiment: Experiment, plan: Plan) -> Table:
     return table
 
 
+def plan_facts(experiment: Experiment, plan: Plan) -> dict[str, Any]:
+    """What a run would do, for JSON."""
+    return {
+        "experiment": experiment.name,
+        "cells": [
+            {"cell": cell.id, "name": str(cell), "done": cell.id in plan.rows, "infeasible": cell.infeasible} for cell in plan.cells
+        ],
+        "stages": [{"stage": stage.name, "key": stage.key, "kind": stage.method.kind} for stage in plan.stages.values()],
+        "seconds": plan.seconds,
+    }
+
+
 def _status(row: Mapping[str, Any]) -> str:
     error = str(row.get("error") or "").split("\n")[0]
     return str(row["status"]) + (f": {error}" if error else "") + (" (oracle)" if row.get("oracle") else "")

@@ -36,8 +36,10 @@ def record(cell: Cell, store: Store) -> dict[str, Any]:
     return row
 
 
-def record_failure(cell: Cell, store: Store, status: str, error: str) -> dict[str, Any]:
-    """Write the row of a cell that failed, or that can't be built at all."""
+def record_failure(cell: Cell, store: Store, status: str, error: str, traceback: str | None = None) -> dict[str, Any]:
+    """Write the row of a cell that failed, or that can't be built at all, and the traceback beside it."""
+    if traceback is not None:
+        store.write(f"errors/{cell.id}.txt", traceback.encode())
     row = {**_names(cell), "status": status, "error": error}
     store.write_cell(row)
     return row

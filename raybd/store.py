@@ -5,6 +5,7 @@
     STORE/artifacts/<stage>/<key>/{tensors.safetensors, manifest.json}
     STORE/checkpoints/<key>/<name>                              of stages that are running
     STORE/experiments/<name>.yaml                               what was asked, resolved, with defaults
+    STORE/errors/<cell>.txt                                     tracebacks of failed cells
     STORE/damaged/...                                           what failed a check, set aside
 
 A file appears whole or not at all. The manifest is written last, so an artefact without one does not exist. Nothing is unpickled.

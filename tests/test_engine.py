@@ -76,6 +76,8 @@ def test_a_grid_runs_once_and_then_never_again(tmp_path: Path) -> None:
     assert {row["status"] for row in healthy} == {"ok"}
 
     store = Store(str(tmp_path / "results"))
+    traceback = store.read(f"errors/{rows['badnets', 'broken']['cell']}.txt").decode()
+    assert "tests/methods/raises.py" in traceback
     frame = check_whole(store, 15).set_index(["attack", "defense"])
     assert frame.loc[("badnets", "spectral"), "n_scores"] == 600
     assert frame.loc[("badnets", "strip"), "n_scores"] == 100 + 90

@@ -176,7 +176,7 @@ class _Run:
         try:
             row = ray.get(ref)
         except Exception as error:
-            self._fail(name, _cause(error))
+            self._fail(name, _cause(error), str(error))
             return
         if name in self.graph.cells:
             self._finish(self.graph.cells.pop(name), row)
@@ -185,7 +185,7 @@ class _Run:
             self.graph.done(name)
             self._forget_data(self.graph.stages.pop(name))
 
-    def _fail(self, name: str, error: BaseException) -> None:
+    def _fail(self, name: str, error: BaseException, traceback: str) -> None:
         status = "infeasible" if isinstance(error, Infeasible) else "failed"
         if name in self.graph.cells:
             lost = [self.graph.cells.pop(name)]
@@ -195,7 +195,7 @@ class _Run:
             lost = self.graph.give_up(name)
             self._forget_data(stage)
         for cell in lost:
-            self._finish(cell, record_failure(cell, self.store, status, describe_error(error)))
+            self._finish(cell, record_failure(cell, self.store, status, describe_error(error), traceback))
 
     def _finish(self, cell: Cell, row: dict[str, Any]) -> None:
         self.rows[cell.id] = row
