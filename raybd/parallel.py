@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 _RENAMED = "forward_sync_buffers" in signature(nn.parallel.DistributedDataParallel).parameters
@@ -89,16 +90,38 @@ def _grouped() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-class _SumOverAll(torch.autograd.Function):
-    """The sum over all processes, in both directions."""
+class _GroupNorm(torch.autograd.Function):
+    """Batch normalisation over the whole group, on torch's own fused kernels; only per-channel sums travel."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
-        return sum_over(value)
+    def forward(ctx: Any, x_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        zero_C = torch.zeros(x_BCHW.shape[1])
+        mean_C, variance_C = (part.double() for part in torch.batch_norm_update_stats(x_BCHW, zero_C, zero_C + 1, 0.0))
+        count_C = torch.full_like(mean_C, x_BCHW.numel() / x_BCHW.shape[1])
+        sums = sum_over(torch.stack([count_C, count_C * mean_C, count_C * (variance_C + mean_C.square())]))
+        mean_C, n_C = sums[1] / sums[0], sums[0]
+        variance_C = (sums[2] / sums[0] - mean_C.square()).clamp_min(0).float()
+        mean_C = mean_C.float()
+        y_BCHW = F.batch_norm(x_BCHW, mean_C, variance_C, weight_C, bias_C, training=False, eps=eps)
+        ctx.save_for_backward(x_BCHW, weight_C, mean_C, torch.rsqrt(variance_C + eps), n_C.float())
+        ctx.mark_non_differentiable(mean_C, variance_C, n_C)
+        return y_BCHW, mean_C, variance_C, n_C
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return sum_over(gradients[0])
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x_BCHW, weight_C, mean_C, inverse_C, n_C = ctx.saved_tensors
+        zero_C, dy_BCHW = torch.zeros_like(mean_C), gradients[0]
+        _, dweight_C, dbias_C = torch.ops.aten.native_batch_norm_backward(
+            dy_BCHW, x_BCHW, weight_C, None, None, mean_C, inverse_C, True, 0.0, [False, True, True]
+        )
+        mean_dy_C, mean_dyx_C = sum_over(torch.stack([dbias_C, dweight_C])) / n_C
+        # dx = a * dy + b * x + c, one scale and shift per channel and tensor.
+        a_C = weight_C * inverse_C
+        b_C = -a_C * inverse_C * mean_dyx_C
+        c_C = -a_C * mean_dy_C - b_C * mean_C
+        one_C = torch.ones_like(zero_C)
+        dx_BCHW = F.batch_norm(dy_BCHW, zero_C, one_C, a_C, c_C, training=False, eps=0.0)
+        return dx_BCHW + F.batch_norm(x_BCHW, zero_C, one_C, b_C, zero_C, training=False, eps=0.0), dweight_C, dbias_C, None
 
 
 class _SharedBatchNorm2d(nn.BatchNorm2d):
@@ -107,32 +130,20 @@ class _SharedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x_BCHW)
-        precise = x_BCHW.float()
-        # Sums in float64: the variance is a difference of two large ones.
-        sums = [values.sum((0, 2, 3), dtype=torch.float64) for values in (precise, precise.square())]
-        count = torch.full_like(sums[0], x_BCHW.numel() / x_BCHW.shape[1])
-        total = _SumOverAll.apply(torch.stack([*sums, count]))
-        mean, n = total[0] / total[2], float(total[2, 0].detach())
-        variance = (total[1] / total[2] - mean.square()).clamp_min(0).float()
-        mean = mean.float()
+        y_BCHW, mean_C, variance_C, n_C = _GroupNorm.apply(x_BCHW, self.weight, self.bias, self.eps)
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
-            with torch.no_grad():
-                rate = self.momentum or 0.1
-                self.running_mean.lerp_(mean, rate)
-                self.running_var.lerp_(variance * n / (n - 1), rate)
-                if self.num_batches_tracked is not None:
-                    self.num_batches_tracked += 1
-        scale = torch.rsqrt(variance + self.eps)
-        if self.affine:
-            scale = scale * self.weight
-        shift = -mean * scale if not self.affine else self.bias - mean * scale
-        normalised: Tensor = (precise * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)).to(x_BCHW.dtype)
+            rate = self.momentum or 0.1
+            self.running_mean.lerp_(mean_C, rate)
+            self.running_var.lerp_(variance_C * (n_C / (n_C - 1)).float(), rate)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked += 1
+        normalised: Tensor = y_BCHW
         return normalised
 
 
 def _share_batch_statistics(model: nn.Module) -> None:
     for module in model.modules():
-        if type(module) is nn.BatchNorm2d:
+        if type(module) is nn.BatchNorm2d and module.affine:
             module.__class__ = _SharedBatchNorm2d
 
 
