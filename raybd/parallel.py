@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 _RENAMED = "forward_sync_buffers" in signature(nn.parallel.DistributedDataParallel).parameters
 _OWN_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
-"""Every process computes the same batch statistics, so there is nothing to copy. torch 2.15 renamed the argument."""
+"""Every process computes the same batch statistics, so there is nothing to copy. Newer versions of torch renamed the argument."""
 
 
 def rank() -> int:
@@ -90,7 +90,7 @@ def _grouped() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-class _GroupNorm(torch.autograd.Function):
+class _NormaliseOverGroup(torch.autograd.Function):
     """Batch normalisation over the whole group, on torch's own fused kernels; only per-channel sums travel."""
 
     @staticmethod
@@ -130,7 +130,7 @@ class _SharedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x_BCHW)
-        y_BCHW, mean_C, variance_C, n_C = _GroupNorm.apply(x_BCHW, self.weight, self.bias, self.eps)
+        y_BCHW, mean_C, variance_C, n_C = _NormaliseOverGroup.apply(x_BCHW, self.weight, self.bias, self.eps)
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             rate = self.momentum or 0.1
             self.running_mean.lerp_(mean_C, rate)
