@@ -68,7 +68,7 @@ def plan_facts(experiment: Experiment, plan: Plan) -> dict[str, Any]:
 
 
 def _status(row: Mapping[str, Any]) -> str:
-    error = str(row.get("error") or "").split("\n")[0]
+    error = str(row.get("error") or row.get("warning") or "").split("\n")[0]
     return str(row["status"]) + (f": {error}" if error else "") + (" (oracle)" if row.get("oracle") else "")
 
 

@@ -6,20 +6,20 @@ content of the data, the seed. Where data lies and how a stage is run play no pa
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field
 
-from raybd.registry import Method
-from raybd.types import Attack, Config, DatasetMethod, Infeasible
+from raybd.registry import Method, method_class
+from raybd.types import Attack, Config, DatasetMethod, Infeasible, TrainingAttack, TwinAttack
 
-StageName = Literal["poison", "victim", "score", "removal", "repair"]
-STAGE_VERSIONS: dict[StageName, int] = {"poison": 1, "victim": 1, "score": 1, "removal": 1, "repair": 1}
+StageName = Literal["poison", "victim", "score", "removal", "repair", "defended"]
+STAGE_VERSIONS: dict[StageName, int] = {"poison": 1, "victim": 2, "score": 1, "removal": 2, "repair": 2, "defended": 1}
 """Raise one when stages.py computes something else under the same name."""
 
 
@@ -40,7 +40,7 @@ class AllResources(Resources):
     """Resources for all roles, and where a role needs others."""
 
     trainers: Resources | None = None
-    """For victims, and for retraining after removal."""
+    """For victims, training that is a defense or an attack, and retraining after removal."""
     detectors: Resources | None = None
     """For scoring."""
     repairs: Resources | None = None
@@ -74,8 +74,14 @@ class Stage:
         )
 
     def need(self, name: StageName) -> "Stage":
-        """The stage of this name that it stands on, directly or not."""
-        return next(stage for stage in self.path() if stage.name == name)
+        """The nearest stage of this name: itself, or one that it stands on, directly or not. (A clean twin is farther away.)"""
+        level: tuple[Stage, ...] = (self,)
+        while level:
+            for stage in level:
+                if stage.name == name:
+                    return stage
+            level = tuple(need for stage in level for need in stage.needs)
+        raise KeyError(f"{self.name} stage stands on no {name} stage")
 
     def path(self) -> Iterator["Stage"]:
         """All stages that it stands on and itself, in the order in which they can run; each once."""
@@ -99,7 +105,10 @@ class Cell:
     network: Method
     defense: Method | None
     seed: int
+    victim: Stage
+    """The undefended victim."""
     last: Stage
+    """Where its path ends: the victim itself, or what the defense does."""
     infeasible: str | None = None
 
     @property
@@ -114,12 +123,30 @@ class Cell:
         return _hash(self.experiment, names, self.defense_name, self.last.key)[:16]
 
     def stages(self) -> tuple[Stage, ...]:
-        """Its path through the graph, in order."""
-        return tuple(self.last.path())
+        """Its path through the graph, in order; each stage once."""
+        return tuple({stage.key: stage for end in (self.victim, self.last) for stage in end.path()}.values())
 
     def __str__(self) -> str:
         parts = (self.dataset, self.attack, self.trainer)
         return " x ".join([*(method.name for method in parts), self.defense_name, f"seed {self.seed}"])
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Where transfer learning begins: a victim of another experiment in miniature, on the same network."""
+
+    dataset: Method
+    attack: Method
+    training: "Training"
+
+
+@dataclass(frozen=True)
+class Training:
+    """A trainer with what it trains."""
+
+    trainer: Method
+    network: Method
+    source: Pretraining | None = None
 
 
 @dataclass(frozen=True)
@@ -130,47 +157,51 @@ class Experiment:
     seeds: tuple[int, ...]
     datasets: tuple[Method, ...]
     attacks: tuple[Method, ...]
-    trainers: tuple[tuple[Method, Method], ...]
-    """Trainer and network."""
+    trainings: tuple[Training, ...]
+    """How undefended victims are trained."""
     defenses: tuple[Method, ...]
-    """Detectors and repairs."""
+    """Detectors, repairs, and trainers that are defenses: these train on the network of the victim that they stand beside."""
     removal: bool
     """After each detector of the training set: drop what it flags, train again, measure."""
     resources: AllResources
 
     def cells(self) -> tuple[Cell, ...]:
         """The product of the lists. Opens the data sets (labels and content hash, no images) and finds what is infeasible."""
-        cells = []
+        cells, opened = [], cache(_open)
         for dataset in self.datasets:
-            data, labels_N, num_classes = _open(dataset)
+            _, labels_N, num_classes = opened(dataset)
             for attack in self.attacks:
                 infeasible = _infeasible(attack, labels_N, num_classes)
-                rest = product(self.trainers, self.seeds, (None, *self.defenses))
-                cells += [
-                    Cell(
-                        experiment=self.name,
-                        dataset=dataset,
-                        attack=attack,
-                        trainer=trainer,
-                        network=network,
-                        defense=defense,
-                        seed=seed,
-                        last=self._last_stage(dataset, data, attack, trainer, network, defense, seed),
-                        infeasible=infeasible,
-                    )
-                    for (trainer, network), seed, defense in rest
-                ]
+                for training, seed in product(self.trainings, self.seeds):
+                    victim = _victim_stage(opened, dataset, attack, training, seed)
+                    cells += [
+                        Cell(
+                            experiment=self.name,
+                            dataset=dataset,
+                            attack=attack,
+                            trainer=training.trainer,
+                            network=training.network,
+                            defense=defense,
+                            seed=seed,
+                            victim=victim,
+                            last=self._last_stage(victim, defense),
+                            infeasible=infeasible,
+                        )
+                        for defense in (None, *self.defenses)
+                    ]
         return tuple(cells)
 
     def resources_of(self, stage: Stage) -> Resources:
         """How a stage of this experiment runs."""
         special = {
+            "poison": self.resources.trainers,
             "victim": self.resources.trainers,
+            "defended": self.resources.trainers,
             "removal": self.resources.trainers,
             "score": self.resources.detectors,
             "repair": self.resources.repairs,
         }.get(stage.name)
-        if stage.name == "poison":
+        if stage.name == "poison" and not stage.needs and stage.network is None:
             return Resources(gpus_per_worker=0)
         return special or Resources(**{name: getattr(self.resources, name) for name in Resources.model_fields})
 
@@ -183,41 +214,67 @@ class Experiment:
             label = {"name": method.name} if method.name != method.kind else {}
             return {"kind": method.kind, **label, **{k: str(v) for k, v in hidden.items() if v is not None}, **fields}
 
+        def trained(training: Training) -> dict[str, Any]:
+            described = {**entry(training.trainer), "network": entry(training.network)}
+            source = training.source
+            if source is None:
+                return described
+            inner = trained(source.training)
+            inner.pop("network")
+            return {**described, "source": {"dataset": entry(source.dataset), "attack": entry(source.attack), "trainer": inner}}
+
         return {
             "name": self.name,
             "seeds": list(self.seeds),
             "datasets": [entry(method) for method in self.datasets],
             "attacks": [entry(method) for method in self.attacks],
-            "trainers": [{**entry(trainer), "network": entry(network)} for trainer, network in self.trainers],
+            "trainers": [*map(trained, self.trainings), *(entry(method) for method in self.defenses if method.role == "trainers")],
             "detectors": [entry(method) for method in self.defenses if method.role == "detectors"],
             "repairs": [entry(method) for method in self.defenses if method.role == "repairs"],
             "removal": self.removal,
             "resources": self.resources.model_dump(mode="json", exclude_none=True),
         }
 
-    def _last_stage(
-        self,
-        dataset: Method,
-        data: str,
-        attack: Method,
-        trainer: Method,
-        network: Method,
-        defense: Method | None,
-        seed: int,
-    ) -> Stage:
-        def stage(name: StageName, method: Method, *needs: Stage, network: Method | None = None) -> Stage:
-            return Stage(name, method, seed, dataset, data, needs, network)
-
-        poison = stage("poison", attack)
-        victim = stage("victim", trainer, poison, network=network)
+    def _last_stage(self, victim: Stage, defense: Method | None) -> Stage:
         if defense is None:
             return victim
         if defense.role == "repairs":
-            return stage("repair", defense, victim)
-        score = stage("score", defense, victim)
+            return _after(victim, "repair", defense)
+        if defense.role == "trainers":
+            return _after(victim.need("poison"), "defended", defense, victim.network)
+        score = _after(victim, "score", defense)
         if self.removal and getattr(defense.config, "pool", None) == "train":
-            return stage("removal", trainer, score, network=network)
+            return _after(score, "removal", victim.method, victim.network)
         return score
+
+
+def _after(need: Stage, name: StageName, method: Method, network: Method | None = None) -> Stage:
+    """A stage that stands on one other."""
+    return Stage(name, method, need.seed, need.dataset, need.data, (need,), network)
+
+
+_Opened = tuple[str, torch.Tensor, int]
+"""Of a data set: content key, labels of the training split, number of classes."""
+
+
+def _victim_stage(opened: Callable[[Method], _Opened], dataset: Method, attack: Method, training: Training, seed: int) -> Stage:
+    """A victim with all that it stands on: its poison, the clean twin where the attack wants one, what it was pretrained on."""
+    trainer, network, data = training.trainer, training.network, opened(dataset)[0]
+    needs: tuple[Stage, ...] = ()
+    if isinstance(attack.config, TwinAttack):
+        needs = (_victim_stage(opened, dataset, _no_attack(), training, seed),)
+    controls = isinstance(attack.config, TrainingAttack)
+    poison = Stage("poison", attack, seed, dataset, data, needs, network if controls else None)
+    source = training.source
+    if source is None:
+        return _after(poison, "victim", trainer, network)
+    start = _victim_stage(opened, source.dataset, source.attack, source.training, seed)
+    return Stage("victim", trainer, seed, dataset, data, (start, poison), network)
+
+
+@cache
+def _no_attack() -> Method:
+    return Method("attacks", "none", method_class("attacks", "none")(), "none")
 
 
 def random_stream(stage: str, seed: int) -> torch.Generator:
@@ -226,8 +283,7 @@ def random_stream(stage: str, seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def _open(dataset: Method) -> tuple[str, torch.Tensor, int]:
-    """Content key, labels of the training split, number of classes."""
+def _open(dataset: Method) -> _Opened:
     config = cast(DatasetMethod, dataset.config)
     source = config.source()
     _, rows = config.split(source)["train"]

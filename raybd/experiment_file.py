@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
-from raybd.experiment import AllResources, Experiment
+from raybd.experiment import AllResources, Experiment, Pretraining, Training
 from raybd.registry import Method, Role, did_you_mean, method_class
 from raybd.types import Config, UserError
 
@@ -31,6 +31,14 @@ class _File(Config):
     repairs: tuple[dict[str, Any], ...] = ()
     removal: bool = False
     resources: AllResources = AllResources()
+
+
+class _Source(Config):
+    """Where transfer learning begins; the network is that of the entry around it."""
+
+    dataset: dict[str, Any]
+    attack: dict[str, Any] = Field(default_factory=lambda: {"kind": "none"})
+    trainer: dict[str, Any]
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -62,24 +70,80 @@ def parse(raw: Mapping[str, Any], where: str = "experiment") -> Experiment:
     def methods(role: Role) -> tuple[Method, ...]:
         return tuple(_method(role, entry, f"{where}: {role}[{i}]") for i, entry in enumerate(getattr(file, role)))
 
-    trainers = []
+    trainings, defending = [], []
     for i, entry in enumerate(file.trainers):
-        fields, at = dict(entry), f"{where}: trainers[{i}]"
-        network = fields.pop("network", DEFAULT_NETWORK)
-        named = {"kind": network} if isinstance(network, str) else network
-        trainers.append((_method("trainers", fields, at), _method("networks", named, f"{at}.network")))
+        at = f"{where}: trainers[{i}]"
+        if _defends(entry):
+            defending.append(_defending(entry, at))
+        else:
+            trainings.append(_training(entry, at))
     experiment = Experiment(
         name=file.name,
         seeds=file.seeds,
         datasets=methods("datasets"),
         attacks=methods("attacks"),
-        trainers=tuple(trainers),
-        defenses=methods("detectors") + methods("repairs"),
+        trainings=tuple(trainings),
+        defenses=methods("detectors") + methods("repairs") + tuple(defending),
         removal=file.removal,
         resources=file.resources,
     )
+    if not trainings:
+        raise UserError(
+            f"{where}: trainers: {defending[0].kind} is a defense, and there is no victim for it to stand beside",
+            "Add the training that it is compared with, like {kind: supervised, network: small_cnn}.",
+        )
     _refuse_repeats(experiment, where)
     return experiment
+
+
+def _defends(entry: Any) -> bool:
+    kind = entry.get("kind") if isinstance(entry, Mapping) else None
+    if not isinstance(kind, str):
+        return False
+    try:
+        return hasattr(method_class("trainers", kind), "defend")
+    except UserError:
+        return False  # `_method` says what is wrong with it
+
+
+def _defending(entry: Mapping[str, Any], at: str) -> Method:
+    if "network" in entry:
+        raise UserError(
+            f"{at}.network: {entry['kind']} is a defense and trains on the network of each victim that it stands beside",
+            "Remove it here; the other trainers name the networks.",
+        )
+    return _method("trainers", entry, at)
+
+
+def _training(entry: Mapping[str, Any], at: str, network: Method | None = None) -> Training:
+    """A trainer's entry, which holds its network, and, for transfer learning, where that comes from."""
+    fields = dict(entry)
+    if network is None:
+        asked = fields.pop("network", DEFAULT_NETWORK)
+        network = _method("networks", {"kind": asked} if isinstance(asked, str) else asked, f"{at}.network")
+    source = fields.pop("source", None)
+    trainer = _method("trainers", fields, at)
+    transfers = hasattr(trainer.config, "train_from")
+    if source is not None and not transfers:
+        raise UserError(f"{at}.source: {trainer.kind} does not start from another victim", "Remove it, or take `kind: transfer`.")
+    if transfers and source is None and not getattr(network.config, "pretrained", False):
+        raise UserError(
+            f"{at}: {trainer.kind} has nothing to start from",
+            "Name a victim, source: {dataset: {kind: ...}, trainer: {kind: ...}}, or take a network with `pretrained: true`.",
+        )
+    return Training(trainer, network, None if source is None else _pretraining(source, f"{at}.source", network))
+
+
+def _pretraining(source: Any, at: str, network: Method) -> Pretraining:
+    try:
+        asked = _Source.model_validate(source)
+    except ValidationError as error:
+        raise _user_error(error, at, _Source) from error
+    return Pretraining(
+        dataset=_method("datasets", asked.dataset, f"{at}.dataset"),
+        attack=_method("attacks", asked.attack, f"{at}.attack"),
+        training=_training(asked.trainer, f"{at}.trainer", network),
+    )
 
 
 def _method(role: Role, entry: Any, where: str) -> Method:
@@ -104,8 +168,8 @@ def _refuse_repeats(experiment: Experiment, where: str) -> None:
     columns = {
         "datasets": [method.name for method in experiment.datasets],
         "attacks": [method.name for method in experiment.attacks],
-        "trainers": [f"{trainer.name} on {network.name}" for trainer, network in experiment.trainers],
-        "detectors and repairs": ["none", *(method.name for method in experiment.defenses)],
+        "trainers": [f"{training.trainer.name} on {training.network.name}" for training in experiment.trainings],
+        "defenses": ["none", *(method.name for method in experiment.defenses)],
         "seeds": [str(seed) for seed in experiment.seeds],
     }
     for column, names in columns.items():
@@ -144,7 +208,8 @@ def _user_error(error: ValidationError, where: str, model: type[Config]) -> User
     at = f"{where}.{place}" if "[" in where else f"{where}: {place}"
     if first["type"] == "extra_forbidden":
         known = (*model.model_fields, "kind", "name", *(("network",) if "epochs" in model.model_fields else ()))
-        return UserError(f"{at}: unknown field", did_you_mean(field, known if model is not _File else model.model_fields))
+        is_method = model not in (_File, _Source)
+        return UserError(f"{at}: unknown field", did_you_mean(field, known if is_method else model.model_fields))
     if first["type"] == "missing":
         return UserError(f"{at}: missing", "Add it; configs/ has examples.")
     message = first["msg"].removeprefix("Input ").removeprefix("Value error, ")

@@ -4,10 +4,11 @@ Everything random is drawn for the global batch and then sharded, and the loss i
 number of workers does not change the experiment.
 """
 
+import copy
 import io
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -85,6 +86,30 @@ def running(runtime: Runtime) -> Iterator[None]:
         _runtime.reset(token)
 
 
+def tell(facts: Facts) -> None:
+    """Report what a running method has to say, to whoever listens: {"name", "epoch", "epochs", "loss", ...}."""
+    report = _runtime.get().report
+    if report is not None and parallel.rank() == 0:
+        report(facts)
+
+
+def fresh_copy(victim: Victim, rng: Generator) -> Victim:
+    """The same architecture with newly drawn weights, by each layer's own rule; the preprocessing is kept."""
+    seed = int(torch.randint(2**31, (1,), generator=rng))
+    copied = copy.deepcopy(victim)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        redrawn = set[int]()
+        for module in copied.modules():
+            if callable(redraw := getattr(module, "reset_parameters", None)):
+                redraw()
+                redrawn |= {id(parameter) for parameter in module.parameters(recurse=False)}
+        for parameter in copied.parameters():
+            if id(parameter) not in redrawn:  # class tokens, position embeddings, layer scales: no layer owns them
+                nn.init.trunc_normal_(parameter.data, std=0.02)
+    return copied
+
+
 def new_victim(split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
     """A freshly initialised classifier that normalises with the mean and deviation of the split."""
     seed = int(torch.randint(2**31, (1,), generator=rng))
@@ -106,15 +131,20 @@ def fit(
     rng: Generator,
     objective: Objective = cross_entropy,
     name: str = "training",
+    frozen: Sequence[nn.Module] = (),
 ) -> Victim:
-    """Train the victim in place and return it on the CPU, in eval mode.
+    """Train the victim in place, all but its `frozen` parts, and return it on the CPU, in eval mode.
 
     Resumes from the runtime's checkpoint of this name. Raises UserError when the loss is no longer finite.
     """
     runtime, device = _runtime.get(), parallel.device()
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     victim.to(device).to(memory_format=layout)
+    for part in frozen:
+        part.requires_grad_(False)
     model = parallel.wrap(victim).train()
+    for part in frozen:
+        part.eval()
     optimizer = _optimizer(model, recipe)
     n, batch = len(split), min(recipe.batch_size, len(split))
     steps = n // batch
@@ -152,12 +182,13 @@ def fit(
             {"name": name, "epoch": epoch + 1, "epochs": recipe.epochs, "loss": loss, "lr": lr, "images_per_second": speed}
         )
         if parallel.rank() == 0:
-            if runtime.report is not None:
-                runtime.report(history[-1])
+            tell(history[-1])
             if runtime.save and epoch + 1 < recipe.epochs and time.monotonic() - saved_at >= runtime.every_seconds:
                 runtime.save(name, _checkpoint(history, victim, optimizer, scheduler, rng))
                 saved_at = time.monotonic()
     parallel.plain(model)
+    for part in frozen:
+        part.requires_grad_(True)
     return victim.to("cpu").to(memory_format=torch.contiguous_format).eval()
 
 
@@ -276,7 +307,6 @@ def _resume(
     scheduler.last_epoch = state["step"]
     rng.set_state(state["rng"])
     history: list[Facts] = state["history"]
-    if runtime.report is not None and parallel.rank() == 0:
-        for facts in history:
-            runtime.report(facts)
+    for facts in history:
+        tell(facts)
     return history

@@ -1,31 +1,39 @@
 """The rows: what the finished stages of a cell say, written to the tables of the store."""
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from raybd.experiment import Cell
+from raybd.experiment import Cell, Stage
 from raybd.provenance import commit, versions
 from raybd.store import DETECTION, QUALITY, Store
-from raybd.types import ROLES, Detector
+from raybd.types import ROLES
+
+WEAK_ATTACK = 0.5
+"""Attack success below which an attack counts as failed: what a defense does against it says nothing."""
+_MEASURED_AGAIN = ("removal", "repair", "defended")
 
 
 def record(cell: Cell, store: Store) -> dict[str, Any]:
     """Write the score rows and the row of a cell whose stages are all in the store. Returns the row."""
-    manifests = {stage.name: store.manifest(stage.name, stage.key) for stage in cell.stages()}
-    last, victim = manifests[cell.last.name], manifests["victim"]
+    manifests = {stage.key: store.manifest(stage.name, stage.key) for stage in cell.stages()}
+    victim, last = manifests[cell.victim.key], manifests[cell.last.key]
     row = {**_names(cell), "status": "ok", "error": None}
     row |= {name: victim[name] for name in QUALITY}
-    if cell.last.name in ("removal", "repair"):
+    if cell.last.name in _MEASURED_AGAIN:
         row |= {f"defended_{name}": last[name] for name in QUALITY}
-    own = [last] if cell.last.name != "victim" else [manifests["poison"], victim]
-    if "score" in manifests:
-        score = manifests["score"]
-        row |= {name: score[name] for name in (*DETECTION, "n_scores", "n_flagged")}
+    own = [last] if cell.defense else [manifests[cell.victim.need("poison").key], victim]
+    judged = _scored(cell)
+    score = manifests[judged.key] if judged else {}
+    if score:
         own = [score, *([last] if last is not score else [])]
-        _record_scores(cell, store)
+    if "n_scores" in score:
+        row |= {name: score[name] for name in (*DETECTION, "n_scores", "n_flagged")}
+        _record_scores(cell, cast(Stage, judged), store)
     row |= {
-        "oracle": bool(manifests.get("score", {}).get("oracle", False)),
+        "oracle": bool(score.get("oracle", False)),
+        "warning": _warning(victim, score),
         "seconds": sum(m["seconds"] for m in own),
         "gpu_seconds": sum(m["gpu_seconds"] for m in own),
         "peak_memory_bytes": max(m["peak_memory_bytes"] for m in own),
@@ -57,6 +65,7 @@ def _names(cell: Cell) -> dict[str, Any]:
         "trainer": cell.trainer.describe(),
         "network": cell.network.describe(),
         "defense": cell.defense.describe() if cell.defense else None,
+        **({"source": _source(cell.victim.needs[0])} if len(cell.victim.needs) > 1 else {}),
         "stages": {stage.name: stage.key for stage in cell.stages()},
     }
     return {
@@ -77,10 +86,27 @@ def _names(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _record_scores(cell: Cell, store: Store) -> None:
-    stage = cell.last.need("score")
-    score = store.load(stage.name, stage.key).tensors
-    detector = cast(Detector, stage.method.config)
+def _source(victim: Stage) -> dict[str, Any]:
+    """What a victim was pretrained on."""
+    methods = {"dataset": victim.dataset, "attack": victim.need("poison").method, "trainer": victim.method}
+    return {name: method.describe() for name, method in methods.items()}
+
+
+def _scored(cell: Cell) -> Stage | None:
+    """The stage of a cell that gave scores, if any."""
+    return next((stage for stage in (cell.last, *cell.last.needs) if stage.name in ("score", "defended")), None)
+
+
+def _warning(victim: Mapping[str, Any], score: Mapping[str, Any]) -> str | None:
+    """Why the numbers of a row should not be trusted."""
+    success = victim["attack_success"]
+    failed = f"the attack failed: attack success {success:.2f}" if success is not None and success < WEAK_ATTACK else None
+    return "; ".join(reason for reason in (failed, score.get("warning")) if reason) or None
+
+
+def _record_scores(cell: Cell, stage: Stage, store: Store) -> None:
+    artifact = store.load(stage.name, stage.key)
+    score = artifact.tensors
     n = len(score["score_N"])
     columns = {
         "cell": [cell.id] * n,
@@ -89,7 +115,7 @@ def _record_scores(cell: Cell, store: Store) -> None:
         "trial": [None] * n,
         "trainer": [cell.trainer.name] * n,
         "seed": [cell.seed] * n,
-        "pool": [detector.pool] * n,
+        "pool": [artifact.manifest["pool"]] * n,
         "index": score["index_N"].numpy(),
         "label": score["label_N"].numpy(),
         "true_label": score["true_label_N"].numpy(),

@@ -6,7 +6,7 @@ Truth (roles, the trigger, test labels) stays in this file; a defense gets the v
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, cast
 
 import torch
@@ -21,8 +21,10 @@ from raybd.types import (
     CLEAN,
     POISON,
     Attack,
+    DataAttack,
     Dataset,
     DatasetMethod,
+    DefendingTrainer,
     Detector,
     Infeasible,
     Network,
@@ -30,12 +32,19 @@ from raybd.types import (
     Repair,
     Report,
     Split,
+    Suspicion,
     Trainer,
+    TrainingAttack,
+    TransferTrainer,
+    TwinAttack,
     Victim,
 )
 
 GALLERY = 16
 """How many images of a stage are kept for the report."""
+
+_VICTIM = "victim."
+"""Weights of a model stand in an artefact under names that begin so."""
 
 Tensors = dict[str, Tensor]
 Facts = dict[str, Any]
@@ -114,10 +123,10 @@ def run_cell(cell: Cell, store: Store, report: Report | None = None) -> dict[str
     """Run a cell in the calling process, without Ray: for debuggers, notebooks and machines that have no Ray. Returns its row."""
     if cell.infeasible:
         return record_failure(cell, store, "infeasible", cell.infeasible)
-    dataset = cast(DatasetMethod, cell.dataset.config).load()
+    loaded = cache(lambda dataset: cast(DatasetMethod, dataset.config).load())
     try:
         for stage in cell.stages():
-            run_stage(stage, store, dataset, report=report)
+            run_stage(stage, store, loaded(stage.dataset), report=report)
     except Exception as error:
         record_failure(cell, store, "failed", describe_error(error))
         raise
@@ -128,8 +137,17 @@ def run_cell(cell: Cell, store: Store, report: Report | None = None) -> dict[str
 
 
 def _poison(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
-    attack = cast(Attack, stage.method.config)
-    poisoned = attack.poison(dataset.train, dataset.num_classes, random_stream("poison", stage.seed))
+    attack, rng = cast(Attack, stage.method.config), random_stream("poison", stage.seed)
+    victim = None
+    if isinstance(attack, TrainingAttack):
+        assert stage.network is not None
+        network = cast(Network, stage.network.config)
+        poisoned, victim = attack.poison_and_train(dataset.train, dataset.num_classes, network, rng)
+    elif isinstance(attack, TwinAttack):
+        twin = load_victim(stage.need("victim"), store)
+        poisoned = attack.poison_with_twin(dataset.train, dataset.num_classes, twin, rng)
+    else:
+        poisoned = cast(DataAttack, attack).poison(dataset.train, dataset.num_classes, rng)
     shown = poisoned.index_M[:GALLERY]
     counted = attack.label_map.counted(dataset.test.y_N)
     sample = dataset.test.x_NCHW[counted][:256]
@@ -142,8 +160,10 @@ def _poison(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Fact
         "gallery_before": dataset.train.x_NCHW[shown],
         "gallery_after": poisoned.x_MCHW[:GALLERY],
         **{f"state.{name}": tensor for name, tensor in poisoned.state.items()},
+        **(_weights(victim) if victim is not None else {}),
     }
     facts: Facts = {
+        **_shape_of(dataset),
         "n_train": len(dataset.train),
         "n_poison": int((poisoned.role_M == POISON).sum()),
         "n_cross": int((poisoned.role_M > POISON).sum()),
@@ -155,19 +175,27 @@ def _poison(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Fact
 
 
 def _victim(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
-    poisoned = load_poisoned(stage.need("poison"), store)
-    victim = _train(stage, poisoned.over(dataset.train), dataset)
-    return _weights(victim), measure(victim, dataset, poisoned)
+    poison = stage.need("poison")
+    poisoned = load_poisoned(poison, store)
+    controlled = isinstance(poison.method.config, TrainingAttack)
+    victim = load_victim(poison, store) if controlled else _train(stage, poisoned.over(dataset.train), dataset, store)
+    return _weights(victim), {**_shape_of(dataset), **measure(victim, dataset, poisoned)}
 
 
 def _score(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
     detector = cast(Detector, stage.method.config)
     poisoned = load_poisoned(stage.need("poison"), store)
-    victim = load_victim(stage.need("victim"), store, dataset)
+    victim = load_victim(stage.need("victim"), store)
     pool = make_pool(detector, victim, dataset, poisoned)
     rng = random_stream("score", stage.seed)
     order = torch.randperm(len(pool.suspects), generator=rng)
     verdict = detector.score(victim, pool.suspects.select(order), dataset.clean, rng)
+    tensors, facts = _judge(stage, verdict, pool, order)
+    return tensors, {**facts, "pool": detector.pool}
+
+
+def _judge(stage: Stage, verdict: Suspicion, pool: Pool, order: Tensor) -> tuple[Tensors, Facts]:
+    """Hold a verdict on the pool in this order against the truth."""
     back = torch.argsort(order)
     score_N = verdict.score_N.float().cpu()[back]
     threshold_N = verdict.threshold_N.float().cpu().expand(len(score_N))[back]
@@ -185,9 +213,9 @@ def _score(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts
         "gallery": pool.suspects.x_NCHW[top],
         "gallery_row": top,
     }
-    facts = metrics.detection(score_N, flagged_N, pool.role_N)
     counts = {"n_scores": len(score_N), "n_flagged": int(flagged_N.sum())}
-    return tensors, {**facts, **counts, "pool": detector.pool, "oracle": verdict.oracle}
+    said = {"oracle": verdict.oracle, "warning": verdict.warning, "facts": dict(verdict.facts)}
+    return tensors, {**metrics.detection(score_N, flagged_N, pool.role_N), **counts, **said}
 
 
 def _removal(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
@@ -195,22 +223,37 @@ def _removal(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Fac
     keep_N = score["score_N"] <= score["threshold_N"]
     poisoned = load_poisoned(stage.need("poison"), store)
     suspects = poisoned.over(dataset.train)
-    facts = {"n_removed": int((~keep_N).sum())}
+    facts = {**_shape_of(dataset), "n_removed": int((~keep_N).sum())}
     if keep_N.all():
-        victim = load_victim(stage.need("victim"), store, dataset)
+        victim = load_victim(stage.need("victim"), store)
     else:
         if not keep_N.any():
             raise ValueError("the detector flagged the whole training set; nothing is left to train on")
-        victim = _train(stage, suspects.select(keep_N), dataset)
+        victim = _train(stage, suspects.select(keep_N), dataset, store)
     return _weights(victim), {**facts, **measure(victim, dataset, poisoned)}
 
 
 def _repair(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
     repair = cast(Repair, stage.method.config)
     poisoned = load_poisoned(stage.need("poison"), store)
-    victim = load_victim(stage.need("victim"), store, dataset)
+    victim = load_victim(stage.need("victim"), store)
     repaired = repair.repair(victim, poisoned.over(dataset.train), dataset.clean, random_stream("repair", stage.seed))
-    return _weights(repaired), measure(repaired, dataset, poisoned)
+    return _weights(repaired), {**_shape_of(dataset), **measure(repaired, dataset, poisoned)}
+
+
+def _defended(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
+    assert stage.network is not None
+    trainer, network = cast(DefendingTrainer, stage.method.config), cast(Network, stage.network.config)
+    poisoned, rng = load_poisoned(stage.need("poison"), store), random_stream("victim", stage.seed)
+    n = len(dataset.train)
+    pool = _training_pool(dataset, poisoned)
+    defended = trainer.defend(pool.suspects, dataset.num_classes, network, dataset.clean, rng)
+    facts: Facts = {**_shape_of(dataset), **measure(defended.victim, dataset, poisoned), "oracle": False}
+    if defended.verdict is None:
+        return _weights(defended.victim), {**facts, "warning": defended.warning}
+    tensors, judged = _judge(stage, defended.verdict, pool, torch.arange(n))
+    warnings = [warning for warning in (defended.warning, defended.verdict.warning) if warning]
+    return {**tensors, **_weights(defended.victim)}, {**facts, **judged, "pool": "train", "warning": "; ".join(warnings) or None}
 
 
 _COMPUTE: Mapping[str, Callable[[Stage, Store, Dataset], tuple[Tensors, Facts]]] = {
@@ -219,6 +262,7 @@ _COMPUTE: Mapping[str, Callable[[Stage, Store, Dataset], tuple[Tensors, Facts]]]
     "score": _score,
     "removal": _removal,
     "repair": _repair,
+    "defended": _defended,
 }
 
 
@@ -240,17 +284,18 @@ def measure(victim: Victim, dataset: Dataset, poisoned: Poisoned) -> dict[str, f
     }
 
 
-def load_victim(stage: Stage, store: Store, dataset: Dataset) -> Victim:
+def load_victim(stage: Stage, store: Store) -> Victim:
     """A trained victim from the store."""
     assert stage.network is not None
-    tensors = store.load(stage.name, stage.key).tensors
+    artifact = store.load(stage.name, stage.key)
+    weights = {name.removeprefix(_VICTIM): t for name, t in artifact.tensors.items() if name.startswith(_VICTIM)}
     config = stage.network.config
     if "pretrained" in type(config).model_fields:  # the weights come from the store, not from where training began
         config = config.model_copy(update={"pretrained": False})
     with torch.random.fork_rng(devices=[]):
-        encoder, head = cast(Network, config).build(dataset.num_classes, dataset.train.x_NCHW.shape[-1])
+        encoder, head = cast(Network, config).build(artifact.manifest["num_classes"], artifact.manifest["image_size"])
     victim = Victim(encoder, head, torch.zeros(3), torch.ones(3))
-    victim.load_state_dict(dict(tensors))
+    victim.load_state_dict(weights)
     return victim.eval()
 
 
@@ -270,17 +315,21 @@ def load_poisoned(stage: Stage, store: Store) -> Poisoned:
     )
 
 
-def _train(stage: Stage, split: Split, dataset: Dataset) -> Victim:
+def _train(stage: Stage, split: Split, dataset: Dataset, store: Store) -> Victim:
     assert stage.network is not None
-    trainer, network = cast(Trainer, stage.method.config), cast(Network, stage.network.config)
-    return trainer.train(split, dataset.num_classes, network, random_stream(stage.name, stage.seed))
+    network, rng = cast(Network, stage.network.config), random_stream(stage.name, stage.seed)
+    trainer = stage.method.config
+    if isinstance(trainer, TransferTrainer):
+        source = next((need for need in stage.need("victim").needs if need.name == "victim"), None)
+        start = load_victim(source, store) if source is not None else None
+        return trainer.train_from(start, split, dataset.num_classes, network, rng)
+    return cast(Trainer, trainer).train(split, dataset.num_classes, network, rng)
 
 
 def make_pool(detector: Detector, victim: Victim, dataset: Dataset, poisoned: Poisoned) -> Pool:
     """The training set as the victim saw it; or all test images, clean, and those that count once more with the trigger."""
-    n = len(dataset.train)
     if detector.pool == "train":
-        return Pool(poisoned.over(dataset.train), torch.arange(n), dataset.train.y_N, poisoned.role_N(n))
+        return _training_pool(dataset, poisoned)
     test = dataset.test
     counted = torch.nonzero(poisoned.labels.counted(test.y_N)).flatten()
     x_NCHW = torch.cat([test.x_NCHW, poisoned.trigger(test.x_NCHW[counted])]) if len(counted) else test.x_NCHW
@@ -291,8 +340,18 @@ def make_pool(detector: Detector, victim: Victim, dataset: Dataset, poisoned: Po
     return Pool(Split(x_NCHW, predicted_N), index_N, test.y_N[index_N], role_N)
 
 
+def _training_pool(dataset: Dataset, poisoned: Poisoned) -> Pool:
+    n = len(dataset.train)
+    return Pool(poisoned.over(dataset.train), torch.arange(n), dataset.train.y_N, poisoned.role_N(n))
+
+
+def _shape_of(dataset: Dataset) -> Facts:
+    """What a victim's network has to be built for."""
+    return {"num_classes": dataset.num_classes, "image_size": dataset.train.x_NCHW.shape[-1]}
+
+
 def _weights(victim: Victim) -> Tensors:
-    return {name: tensor.detach().cpu() for name, tensor in victim.state_dict().items()}
+    return {f"{_VICTIM}{name}": tensor.detach().cpu() for name, tensor in victim.state_dict().items()}
 
 
 def _read_if_there(store: Store, path: str) -> bytes | None:

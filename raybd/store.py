@@ -60,7 +60,7 @@ SCORES = pa.schema(
 )
 """The columns of a score file; dataset, attack and defense stand in its folder names and come back as columns when it is read."""
 
-_TEXT = ("cell", "experiment", "dataset", "attack", "trainer", "network", "defense", "defense_role", "status", "error")
+_TEXT = ("cell", "experiment", "dataset", "attack", "trainer", "network", "defense", "defense_role", "status", "error", "warning")
 QUALITY = ("clean_accuracy", "attack_success", "robust_accuracy")
 DETECTION = ("auroc", "average_precision", "tpr", "fpr", "f1", "tpr_at_fpr_1", "tpr_at_fpr_5")
 _METRICS = (*QUALITY, *(f"defended_{name}" for name in QUALITY), *DETECTION)

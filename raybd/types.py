@@ -6,7 +6,7 @@ Images outside of networks are uint8, 0..255; labels are int64. Suspicion is hig
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -154,10 +154,11 @@ class Victim(nn.Module):
         z_BD: Tensor = self.encoder(self.preprocess(x_BCHW))
         return z_BD
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """uint8 images -> logits_BK, or z_BD where there is no head."""
+    def forward(self, x_BCHW: Tensor, with_embedding: bool = False) -> Any:
+        """uint8 images -> logits_BK, or z_BD where there is no head; (logits_BK, z_BD) where both are asked for."""
         z_BD = self.embed(x_BCHW)
-        return z_BD if self.head is None else self.head(z_BD)
+        out = z_BD if self.head is None else self.head(z_BD)
+        return (out, z_BD) if with_embedding else out
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,21 @@ class Suspicion:
     """float32, one per sample, found without any ground truth."""
     oracle: bool = False
     """True where the threshold or the score used knowledge that a defender lacks."""
+    warning: str | None = None
+    """Why this verdict should not be trusted, found without any ground truth."""
+    facts: Mapping[str, float] = field(default_factory=dict)
+    """Numbers that the method has about itself, found without any ground truth."""
+
+
+@dataclass(frozen=True)
+class Defended:
+    """What a training that is a defense leaves behind."""
+
+    victim: Victim
+    verdict: Suspicion | None = None
+    """Suspicion of each training image, where the method has one."""
+    warning: str | None = None
+    """Why its result should not be trusted, found without any ground truth."""
 
 
 class DatasetMethod(Protocol):
@@ -186,13 +202,10 @@ class DatasetMethod(Protocol):
 
 
 class Attack(Protocol):
-    """An attack by data poisoning: attacks/NAME.py."""
+    """An attack: attacks/NAME.py. It has one of the three verbs of the protocols below."""
 
     def choose(self, y_N: Tensor, num_classes: int, rng: Generator) -> Tensor:
         """The rows to poison, ascending. Raises Infeasible. Needs labels only, so a plan calls it before anything is scheduled."""
-
-    def poison(self, train: Split, num_classes: int, rng: Generator) -> Poisoned:
-        """Poison a share of the training images."""
 
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Copies of the images with the trigger, uint8."""
@@ -202,11 +215,50 @@ class Attack(Protocol):
         """What happens to the labels."""
 
 
+class DataAttack(Attack, Protocol):
+    """An attack that changes data and needs nothing else."""
+
+    def poison(self, train: Split, num_classes: int, rng: Generator) -> Poisoned:
+        """Poison a share of the training images."""
+
+
+@runtime_checkable
+class TwinAttack(Attack, Protocol):
+    """An attack that changes data with the help of the clean twin: a victim of the same recipe, trained without poison."""
+
+    def poison_with_twin(self, train: Split, num_classes: int, twin: Victim, rng: Generator) -> Poisoned:
+        """Poison a share of the training images."""
+
+
+@runtime_checkable
+class TrainingAttack(Attack, Protocol):
+    """An attack that controls training."""
+
+    def poison_and_train(self, train: Split, num_classes: int, network: Network, rng: Generator) -> tuple[Poisoned, Victim]:
+        """The victim that the attacker hands out, and its poison as an overlay, which defenses and retraining get to see."""
+
+
 class Trainer(Protocol):
     """A way to train a victim: trainers/NAME.py."""
 
     def train(self, split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
         """Train a victim on a (poisoned) split."""
+
+
+@runtime_checkable
+class TransferTrainer(Protocol):
+    """A trainer that goes on from a network that was trained on other data."""
+
+    def train_from(self, start: Victim | None, split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
+        """Train on a (poisoned) split from `start`, or from the network's own pretrained weights where it is None."""
+
+
+@runtime_checkable
+class DefendingTrainer(Protocol):
+    """A trainer that is itself a defense."""
+
+    def defend(self, split: Split, num_classes: int, network: Network, clean: Split, rng: Generator) -> Defended:
+        """Train a clean model on a poisoned split."""
 
 
 class Detector(Protocol):

@@ -1,5 +1,6 @@
 """Two processes with a gloo group between them, for tests that compare them with one."""
 
+import gc
 import pickle
 import tempfile
 from collections.abc import Callable
@@ -23,6 +24,8 @@ def _member(rank: int, workers: int, folder: str, work: Callable[..., Any], args
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=workers)
     try:
         result = work(*args)
+        gc.collect()  # DDP's reducer must be gone, and nobody may leave before the others are done: gloo aborts otherwise
+        dist.barrier()
     finally:
         dist.destroy_process_group()
     (Path(folder) / f"out{rank}").write_bytes(pickle.dumps(result))

@@ -51,7 +51,7 @@ def _scene(folder: Path) -> Scene:
     assert row["clean_accuracy"] > 0.9
     assert row["attack_success"] > 0.9
     dataset = cast(Any, cell.dataset.config).load()
-    victim = stages.load_victim(cell.last, store, dataset)
+    victim = stages.load_victim(cell.last, store)
     return victim, dataset, stages.load_poisoned(cell.last.need("poison"), store)
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from raybd.report.figures import histogram, roc, threshold
 from raybd.report.gallery import data_uris, difference
-from raybd.report.tables import Cell, Table, stage_key
+from raybd.report.tables import Cell, Table, scored_stage, stage_key
 from raybd.store import Artifact, Damaged, Store
 from raybd.types import ROLES
 
@@ -29,7 +29,9 @@ def detector_drawing(store: Store, cell: Cell) -> dict[str, Any]:
             "roc": roc(scores["score"], scores["role"]),
             "point": None if cell["tpr"] is None or cell["fpr"] is None else [cell["fpr"], cell["tpr"]],
         }
-    artifact = _artifact(store, "score", stage_key(cell, "score"), "the most suspicious images", drawing["missing"])
+    artifact = _artifact(
+        store, scored_stage(cell), stage_key(cell, scored_stage(cell)), "the most suspicious images", drawing["missing"]
+    )
     if artifact is not None:
         drawing |= _suspicious(artifact)
     return drawing

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from raybd.provenance import versions
+from raybd.record import WEAK_ATTACK
 from raybd.report.drawings import attack_drawing, defended_drawing, detector_drawing
-from raybd.report.tables import ATTACK_FAILED, Cell, Table, attack_failed, benign, count, hyperparameters, stage_key, tables, tint
+from raybd.report.tables import Cell, Table, attack_failed, benign, count, hyperparameters, stage_key, tables, tint
 from raybd.store import Store
 from raybd.types import UserError
 
@@ -59,7 +60,7 @@ def _render(store: Store, cells: Sequence[Cell], unreadable: int) -> str:
         tables=found,
         requested={table.experiment: _requested(store, table) for table in found},
         attacks=_attacked(found),
-        attack_failed=ATTACK_FAILED,
+        attack_failed=WEAK_ATTACK,
         # Data and code are the only parts that are not escaped by the template. The JSON is: < > & ' become \uXXXX, and
         # U+2028 with all that is not ASCII, so that it can't close its element or become markup, whatever a name holds.
         data=htmlsafe_json_dumps(_data(store, found), separators=(",", ":"), allow_nan=False),

@@ -8,8 +8,7 @@ from itertools import groupby
 from statistics import fmean, stdev
 from typing import Any, Literal
 
-ATTACK_FAILED = 0.5
-"""At or below this attack success there is no backdoor to find: what a detector says about it is marked."""
+from raybd.record import WEAK_ATTACK
 
 Cell = Mapping[str, Any]
 """One row of the cells table; what is missing is None."""
@@ -37,9 +36,9 @@ METRICS = (
     Metric("tpr", "TPR", "detection", "Share of poison that is flagged, at the detector's own threshold", "high"),
     Metric("fpr", "FPR", "detection", "Share of clean samples that is flagged, at the detector's own threshold", "low"),
     Metric("tpr_at_fpr_1", "TPR@1%", "detection", "Share of poison found where 1 % of clean samples is flagged", "high"),
-    Metric("defended_clean_accuracy", "clean accuracy", "defended", "Clean accuracy after removal or repair", "high"),
-    Metric("defended_attack_success", "attack success", "defended", "Attack success after removal or repair", "low"),
-    Metric("defended_robust_accuracy", "robust accuracy", "defended", "Robust accuracy after removal or repair", "high"),
+    Metric("defended_clean_accuracy", "clean accuracy", "defended", "Clean accuracy after the defense", "high"),
+    Metric("defended_attack_success", "attack success", "defended", "Attack success after the defense", "low"),
+    Metric("defended_robust_accuracy", "robust accuracy", "defended", "Robust accuracy after the defense", "high"),
 )
 
 
@@ -125,10 +124,19 @@ class Row:
     @property
     def errors(self) -> dict[str, list[int]]:
         """Each message with the seeds that it befell."""
+        return self._said("error")
+
+    @property
+    def warnings(self) -> dict[str, list[int]]:
+        """Each reason to doubt a defense, with the seeds that it befell; a failed attack is marked elsewhere."""
+        found = self._said("warning")
+        return {message: seeds for message, seeds in found.items() if not message.startswith("the attack failed")}
+
+    def _said(self, column: str) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
         for cell in self.cells:
-            if cell["error"]:
-                found.setdefault(str(cell["error"]), []).append(cell["seed"])
+            if cell[column]:
+                found.setdefault(str(cell[column]), []).append(cell["seed"])
         return found
 
 
@@ -177,7 +185,7 @@ def benign(cell: Cell) -> bool:
 
 def attack_failed(cell: Cell) -> bool:
     """Whether the victim was attacked and has no backdoor."""
-    return not benign(cell) and cell["attack_success"] is not None and cell["attack_success"] <= ATTACK_FAILED
+    return not benign(cell) and cell["attack_success"] is not None and cell["attack_success"] < WEAK_ATTACK
 
 
 def config(cell: Cell) -> dict[str, Any]:
@@ -195,6 +203,11 @@ def stage_key(cell: Cell, stage: str) -> str | None:
     """The key of the artefact of a stage, if the cell has this stage."""
     key = (config(cell).get("stages") or {}).get(stage)
     return None if key is None else str(key)
+
+
+def scored_stage(cell: Cell) -> str:
+    """The stage of a scored cell that holds its scores: a detector's, or a training that is a defense."""
+    return "defended" if cell["defense_role"] == "trainer" else "score"
 
 
 def tint(metric: Metric, mean: float | None) -> tuple[Literal["good", "bad"], int] | None:
