@@ -32,6 +32,11 @@ class Config(BaseModel):
     """Part of every stage key: raise it when a change of the code changes the numbers."""
 
 
+def searched(**space: Any) -> dict[str, Any]:
+    """The `json_schema_extra` of a field that a sweep may search: choices=[...], or low=, high= and log=True."""
+    return {"search": space}
+
+
 @dataclass(frozen=True)
 class Split:
     """Images and labels of one part of a data set."""

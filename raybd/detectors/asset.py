@@ -1,0 +1,172 @@
+"""ASSET: a network whose loss is low on trusted images and raised on suspects; on clean ones the two pull against each other.
+
+Pan, Zeng, Lyu, Lin and Jia 2023, arXiv 2302.11408, sections on the offset objective, on poison concentration and on the adaptive
+threshold.
+Differs: what suspects are raised on is the top share of a discriminator (see `select`), where the paper's cut on the outlyingness
+often selects nothing; features are standardised, computed once and cached; scores are taken in eval mode for all images alike;
+half of the trusted images is held out for the threshold. `configs/` has the authors' demo settings as `asset_published`.
+"""
+
+from functools import partial
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from raybd import thresholds
+from raybd.detectors._concentration import Discriminator, Layer, Pooling, cross_fitted, features, once, outlyingness, standardised
+from raybd.detectors._offset import Loss, Select, losses, offset
+from raybd.fit import fresh_copy, infer
+from raybd.types import Config, Pool, Split, Suspicion, Victim, searched
+
+
+class Asset(Config):
+    """Score by the loss that a network ends with when it was pushed down on trusted and up on concentrated suspects."""
+
+    pool: Pool = "train"
+    """Scores the training set, or a stream of test inputs (whose labels are the victim's predictions)."""
+    minimise: Loss = Field("variance", json_schema_extra=searched(choices=["variance", "cross_entropy"]))
+    """Loss that is lowered on trusted images; the variance of the outputs needs no labels."""
+    maximise: Loss = Field("cross_entropy", json_schema_extra=searched(choices=["variance", "cross_entropy"]))
+    """Loss that is raised on concentrated suspects."""
+    suspicion: Loss = Field("cross_entropy", json_schema_extra=searched(choices=["variance", "cross_entropy"]))
+    """Loss that is the score. Variance in all three slots: the self-supervised form, without any label."""
+    outputs: int | None = Field(None, ge=2)
+    """Outputs of the network; unset: as many as the victim has classes, or 10 for an encoder without head."""
+    start: Literal["fresh", "victim"] = Field("fresh", json_schema_extra=searched(choices=["fresh", "victim"]))
+    """Weights that it begins with: newly drawn ones, or the victim's."""
+    concentrate: Literal["batch", "cross_fit", "none"] = Field(
+        "batch", json_schema_extra=searched(choices=["batch", "cross_fit", "none"])
+    )
+    """Where suspects are picked from: a fresh discriminator for each batch (paper), cross-fitted ones over the whole pool, or not
+    at all: the loss is raised on every suspect."""
+    select: Literal["top", "outlying"] = Field("top", json_schema_extra=searched(choices=["top", "outlying"]))
+    """The top share of a batch, or what lies beyond a cut on the skew-adjusted outlyingness (paper)."""
+    top: float = Field(0.05, gt=0, lt=1, json_schema_extra=searched(low=0.01, high=0.2, log=True))
+    """`top`: share of a batch; at or below the smallest poison rate that matters."""
+    cut: float = Field(2.0, gt=0, json_schema_extra=searched(low=0.8, high=3.0))
+    """`outlying`: least outlyingness."""
+    outlying_on: Literal["logit", "sigmoid"] = Field("logit", json_schema_extra=searched(choices=["logit", "sigmoid"]))
+    """`outlying`: what is measured; on the sigmoid (authors' code), which ends at 1, the cut may be out of reach."""
+    sided: Literal["one", "two"] = Field("one", json_schema_extra=searched(choices=["one", "two"]))
+    """`outlying`: above the median only, or on both sides (authors' code), which selects the most trustworthy ones as well."""
+    layer: Layer = Field("last", json_schema_extra=searched(choices=["last", "previous"]))
+    """Which of the victim's feature maps the discriminator sees."""
+    pooling: Pooling = Field("mean", json_schema_extra=searched(choices=["mean", "flat"]))
+    """The mean of each channel, or every position."""
+    standardise: bool = Field(True, json_schema_extra=searched(choices=[True, False]))
+    """Give each feature mean 0 and deviation 1 over the trusted images."""
+    steps: int = Field(20, ge=1, json_schema_extra=searched(low=10, high=400, log=True))
+    """Steps of a discriminator."""
+    inner_lr: float = Field(1e-3, gt=0, json_schema_extra=searched(low=1e-4, high=1e-2, log=True))
+    """Learning rate of a discriminator."""
+    width: int = Field(128, ge=1, json_schema_extra=searched(choices=[64, 128, 256, 512]))
+    """Hidden units of a discriminator, in each of two layers."""
+    folds: int = Field(5, ge=2)
+    """`cross_fit`: parts of the pool, each judged by a discriminator that was trained on the others."""
+    alternate: bool = False
+    """Train a discriminator on suspects and trusted images in turn, with an Adam for each (authors' code), or on both at once."""
+    lr_min: float = Field(1e-3, gt=0, json_schema_extra=searched(low=3e-5, high=3e-3, log=True))
+    """Learning rate of the step that lowers."""
+    lr_max: float = Field(1e-3, gt=0, json_schema_extra=searched(low=3e-5, high=3e-3, log=True))
+    """Learning rate of the step that raises."""
+    epochs: int = Field(3, ge=1, json_schema_extra=searched(low=1, high=10))
+    """Passes over the suspects."""
+    batch_size: int = Field(256, ge=8, json_schema_extra=searched(choices=[128, 256, 512]))
+    """Suspects, and trusted images, in a step."""
+    cap: float | None = Field(20.0, gt=0)
+    """The raised loss counts up to this value, so that it can't run away."""
+    clip: float | None = Field(None, gt=0)
+    """Largest norm of a gradient."""
+    threshold: Literal["conformal", "half_gaussian", "half_gaussian_misplaced", "mixture", "otsu", "top_share"] = "conformal"
+    """Quantile of held-out trusted scores; where a normal density fitted to the lower half falls to `density` (paper), also as the
+    authors' code has it; a mixture of two normal distributions; least variance within; a fixed share."""
+    alpha: float = Field(0.01, gt=0, lt=1)
+    """`conformal`: share of clean images above the threshold."""
+    density: float = Field(1e-6, gt=0)
+    """`half_gaussian`: density at the threshold."""
+    share: float = Field(0.1, gt=0, lt=1)
+    """`top_share`: share that is flagged."""
+
+    def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
+        """Suspicion of each image: the loss that the trained network has on it."""
+        order = torch.randperm(len(clean), generator=rng)
+        held_out = len(clean) // 2 if self.threshold == "conformal" else 0
+        held, trusted = clean.select(order[:held_out]), clean.select(order[held_out:])
+        select = self._selector(victim, suspects, trusted, rng)
+        net, started = offset(
+            self._network(victim, suspects, rng),
+            suspects,
+            trusted,
+            select,
+            minimise=self.minimise,
+            maximise=self.maximise,
+            lr_min=self.lr_min,
+            lr_max=self.lr_max,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            cap=self.cap,
+            clip=self.clip,
+            rng=rng,
+        )
+        score_N = losses(self.suspicion, infer(net, suspects.x_NCHW), suspects.y_N)
+        held_M = losses(self.suspicion, infer(net, held.x_NCHW), held.y_N) if held_out else score_N
+        warning = None if started else "the detector did not start: nothing was ever selected, raise top or lower cut"
+        return Suspicion(
+            score_N, torch.tensor(self._cut(score_N, held_M)), warning=warning, facts={"share_of_steps_raised": started}
+        )
+
+    def _cut(self, score_N: Tensor, held_M: Tensor) -> float:
+        if self.threshold == "conformal":
+            return thresholds.conformal(held_M, self.alpha)
+        if self.threshold == "top_share":
+            return thresholds.top_share(score_N, self.share)
+        if self.threshold == "mixture":
+            return thresholds.mixture(score_N)
+        if self.threshold == "otsu":
+            return thresholds.otsu(score_N)
+        if self.threshold == "half_gaussian":
+            return thresholds.half_gaussian(score_N, self.density)
+        return thresholds.half_gaussian_misplaced(score_N, self.density)
+
+    def _network(self, victim: Victim, suspects: Split, rng: Generator) -> Victim:
+        net = fresh_copy(victim, rng)
+        if self.start == "victim":
+            net.load_state_dict(victim.state_dict())
+        found = infer(victim, suspects.x_NCHW[:1]).shape[1]
+        wanted = self.outputs or (found if victim.head is not None else 10)
+        if victim.head is None or wanted != found:
+            width = infer(victim, suspects.x_NCHW[:1], victim.embed).shape[1]
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(torch.randint(2**31, (1,), generator=rng)))
+                net.head = nn.Linear(width, wanted)
+        return net
+
+    def _selector(self, victim: Victim, suspects: Split, trusted: Split, rng: Generator) -> Select:
+        if self.concentrate == "none":
+            return lambda rows_B: torch.ones(len(rows_B), dtype=torch.bool)
+        suspects_ND, trusted_MD = (features(victim, x, self.layer, self.pooling) for x in (suspects.x_NCHW, trusted.x_NCHW))
+        if self.standardise:
+            suspects_ND, trusted_MD = standardised(suspects_ND, trusted_MD), standardised(trusted_MD, trusted_MD)
+        how = Discriminator(self.width, self.inner_lr, self.steps, self.alternate, self.batch_size)
+        if self.concentrate == "cross_fit":
+            logit_N, _ = cross_fitted(how, suspects_ND, trusted_MD, trusted_MD[:1], self.folds, rng)
+            return lambda rows_B: self._pick(logit_N[rows_B])
+
+        def judge(rows_B: Tensor, inner: Generator) -> Tensor:
+            base = torch.randperm(len(trusted_MD), generator=inner)[: len(rows_B)]
+            net = how.train(suspects_ND[rows_B], trusted_MD[base], inner)
+            with torch.no_grad():
+                return self._pick(net(suspects_ND[rows_B])[:, 0])
+
+        return lambda rows_B: once(partial(judge, rows_B), rng)
+
+    def _pick(self, logit_B: Tensor) -> Tensor:
+        """Mask of the rows that are raised."""
+        if self.select == "top":
+            least = logit_B.sort(descending=True).values[max(round(self.top * len(logit_B)), 1) - 1]
+            return logit_B >= least
+        s_B = logit_B if self.outlying_on == "logit" else logit_B.sigmoid()
+        far_B = outlyingness(s_B) > self.cut
+        return far_B if self.sided == "two" else far_B & (s_B > s_B.median())

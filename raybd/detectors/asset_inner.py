@@ -1,0 +1,47 @@
+"""ASSET's inner discriminator alone: how well an image's features can be told from those of trusted images.
+
+Pan, Zeng, Lyu, Lin and Jia 2023, arXiv 2302.11408, section on poison concentration.
+Differs: one discriminator for each fifth of the training set, trained on the rest, instead of one for each batch; no second
+network. The natural ablation of `asset`, and a very cheap detector.
+"""
+
+import torch
+from pydantic import Field
+from torch import Generator
+
+from raybd import thresholds
+from raybd.detectors._concentration import Discriminator, Layer, Pooling, cross_fitted, features, standardised
+from raybd.types import Config, Pool, Split, Suspicion, Victim, searched
+
+
+class AssetInner(Config):
+    """Score by the logit of a cross-fitted discriminator between suspects and trusted images."""
+
+    pool: Pool = "train"
+    """Scores the training set, or a stream of test inputs."""
+    layer: Layer = "last"
+    """Which of the victim's feature maps the discriminator sees."""
+    pooling: Pooling = "mean"
+    """The mean of each channel, or every position."""
+    folds: int = Field(5, ge=2)
+    """Parts of the pool, each judged by a discriminator that was trained on the others."""
+    steps: int = Field(200, ge=1, json_schema_extra=searched(low=10, high=1000, log=True))
+    """Steps of a discriminator."""
+    lr: float = Field(1e-3, gt=0, json_schema_extra=searched(low=1e-4, high=1e-2, log=True))
+    """Learning rate of a discriminator."""
+    width: int = Field(128, ge=1, json_schema_extra=searched(choices=[64, 128, 256, 512]))
+    """Hidden units of a discriminator, in each of two layers."""
+    batch_size: int = Field(256, ge=8)
+    """Suspects, and trusted images, in a step."""
+    alpha: float = Field(0.01, gt=0, lt=1)
+    """Share of clean images above the threshold, which is taken from the held-out half of the trusted ones."""
+
+    def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
+        """Suspicion of each image; labels play no part."""
+        order, half = torch.randperm(len(clean), generator=rng), len(clean) // 2
+        parts = (suspects.x_NCHW, clean.x_NCHW[order[half:]], clean.x_NCHW[order[:half]])
+        suspects_ND, trusted_MD, held_LD = (features(victim, x, self.layer, self.pooling) for x in parts)
+        suspects_ND, held_LD = standardised(suspects_ND, trusted_MD), standardised(held_LD, trusted_MD)
+        how = Discriminator(self.width, self.lr, self.steps, alternate=False, batch=self.batch_size)
+        score_N, held_L = cross_fitted(how, suspects_ND, standardised(trusted_MD, trusted_MD), held_LD, self.folds, rng)
+        return Suspicion(score_N, torch.tensor(thresholds.conformal(held_L, self.alpha)))
