@@ -194,3 +194,37 @@ def test_a_file_that_is_no_experiment_is_named(text: str, what: str, tmp_path: P
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing\.yaml"):
         load(tmp_path / "nothing.yaml")
+
+
+@pytest.mark.parametrize(
+    ("trainers", "what", "mend"),
+    [
+        ([{"kind": "tests.methods.defends"}], "no victim for it to stand beside", "Add the training"),
+        ([{"kind": "supervised"}, {"kind": "tests.methods.defends", "network": "small_cnn"}], "trainers[1].network", "Remove it"),
+        ([{"kind": "transfer", "network": "small_cnn"}], "nothing to start from", "source:"),
+        ([{"kind": "supervised", "source": {}}], "does not start from another victim", "kind: transfer"),
+        ([{"kind": "transfer", "source": {"dataset": {"kind": "digits"}}}], "trainers[0].source.trainer: missing", "Add it"),
+        ([{"kind": "transfer", "source": {"data": 1}}], "trainers[0].source", ""),
+        (
+            [{"kind": "transfer", "source": {"dataset": {"kind": "digits"}, "trainer": {"kind": "supervised", "epocs": 1}}}],
+            "trainers[0].source.trainer.epocs: unknown field",
+            "epochs",
+        ),
+    ],
+)
+def test_a_training_that_can_not_be_built_says_where(trainers: list[dict[str, Any]], what: str, mend: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(changed(trainers=trainers), "x.yaml")
+    assert what in caught.value.what
+    assert mend in caught.value.mend
+
+
+def test_the_nearest_stage_is_found_not_the_twins() -> None:
+    raw = changed(attacks=[{"kind": "narcissus"}], removal=True)
+    cell = next(cell for cell in parse(raw).cells() if cell.defense_name == "spectral")
+    assert cell.last.name == "removal"
+    assert cell.last.need("poison").method.kind == "narcissus"
+    assert cell.last.need("victim") == cell.victim
+    twin = cell.victim.need("poison").needs[0]
+    assert (twin.name, twin.need("poison").method.kind) == ("victim", "none")
+    assert [stage.key for stage in cell.stages()].index(twin.key) < [stage.key for stage in cell.stages()].index(cell.victim.key)

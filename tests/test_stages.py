@@ -148,3 +148,71 @@ def test_the_plan_estimates_from_what_such_stages_took(tmp_path: Path) -> None:
     again = make_plan(parse({**TINY, "seeds": [1]}), store)
     took = sum(store.manifest(*path.split("/")[1:3])["seconds"] for path in store.files("artifacts/*/*/manifest.json"))
     assert again.seconds == pytest.approx(took)
+
+
+LIGHT: dict[str, Any] = {"epochs": 1, "augment": "none"}
+SMALL: dict[str, Any] = {"kind": "small_cnn", "width": 4}
+
+
+def test_a_clean_twin_is_the_victim_of_the_benign_control_and_trained_once(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    attacks = [{"kind": "none"}, {"kind": "label_consistent", "steps": 2}]
+    control, attacked = (cell for cell in parse({**TINY, "attacks": attacks}).cells() if cell.defense is None)
+    assert control.victim.key in {stage.key for stage in attacked.stages()}
+    stages.run_cell(attacked, store)
+    assert store.state("victim", control.victim.key) == "ok"
+    poisoned = stages.load_poisoned(attacked.victim.need("poison"), store)
+    assert poisoned.labels.counted(torch.tensor([0, 1])).tolist() == [False, True]
+    assert attacked.last.need("victim") is attacked.victim, "the nearest victim, not the twin"
+
+
+def test_a_defending_trainer_stands_beside_the_victim_with_scores_and_a_warning(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    trainers = [*TINY["trainers"], {"kind": "tests.methods.defends", "name": "defends", **LIGHT}]
+    cell = next(cell for cell in parse({**TINY, "trainers": trainers}).cells() if cell.defense_name == "defends")
+    row = stages.run_cell(cell, store)
+    assert (row["trainer"], row["defense"], row["defense_role"]) == ("supervised", "defends", "trainer")
+    assert row["clean_accuracy"] is not None and row["defended_clean_accuracy"] is not None
+    assert row["n_scores"] == 300
+    assert "it guesses" in row["warning"] and "the attack failed" in row["warning"]
+    assert set(store.scores(defense="defends")["pool"]) == {"train"}
+    # It trains like the victim, from the same stream, so what it leaves behind is the same.
+    assert row["defended_clean_accuracy"] == row["clean_accuracy"]
+
+
+def test_an_attack_that_controls_training_hands_out_its_own_victim(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    experiment = parse({**TINY, "attacks": [{"kind": "tests.methods.trains", "name": "trains"}]})
+    cell = next(cell for cell in experiment.cells() if cell.defense is None)
+    row = stages.run_cell(cell, store)
+    assert row["attack_success"] == 1.0
+    assert "network" in store.manifest("poison", cell.victim.need("poison").key)
+    wider = parse(
+        {**TINY, "attacks": [{"kind": "tests.methods.trains"}], "trainers": [{**TINY["trainers"][0], "network": "small_cnn"}]}
+    )
+    assert wider.cells()[0].victim.need("poison").key != cell.victim.need("poison").key
+
+
+def test_transfer_starts_from_a_victim_of_other_data_and_keeps_its_encoder(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    source = {
+        "dataset": {"kind": "digits", "limit": 200},
+        "attack": {"kind": "badnets"},
+        "trainer": {"kind": "supervised", **LIGHT},
+    }
+    transfer = {"kind": "transfer", "layers": "head", "network": SMALL, "source": source, **LIGHT}
+    experiment = parse({**TINY, "trainers": [transfer], "detectors": [{"kind": "spectral"}]})
+    cell = next(cell for cell in experiment.cells() if cell.defense_name == "spectral")
+    row = stages.run_cell(cell, store)
+    assert row["status"] == "ok" and row["defended_clean_accuracy"] is not None
+    start, victim = (stages.load_victim(stage, store) for stage in (cell.victim.needs[0], cell.victim))
+    for (name, before), after in zip(start.encoder.state_dict().items(), victim.encoder.state_dict().values(), strict=True):
+        assert torch.equal(before, after), name
+    assert torch.equal(start.mean_C, victim.mean_C)
+    assert json.loads(row["config"])["source"]["attack"]["kind"] == "badnets"
+    again = parse(experiment.describe())
+    assert [c.id for c in again.cells()] == [c.id for c in experiment.cells()]
+    every = parse({**TINY, "trainers": [{**transfer, "layers": "all"}]}).cells()[0]
+    stages.run_cell(every, store)
+    tuned = stages.load_victim(every.victim, store)
+    assert not torch.equal(tuned.encoder.state_dict()["0.weight"], start.encoder.state_dict()["0.weight"])
