@@ -3,6 +3,7 @@
 import pickle
 import re
 import sys
+from functools import cache
 from typing import cast
 
 import numpy as np
@@ -10,45 +11,100 @@ import pytest
 import torch
 from scipy.fft import dctn
 
-from raybd.attacks import ctrl
+from raybd import fit
+from raybd.attacks import ctrl, trojannn
+from raybd.attacks._input_aware import diversity_losses, new_auto_encoder, soft_threshold, stored_auto_encoder, wear
 from raybd.attacks._poisoning import AllToAll, AllToOne, CleanLabel, to_pixels
+from raybd.attacks.adaptive_blend import AdaptiveBlend
 from raybd.attacks.badnets import BadNets
 from raybd.attacks.blended import Blended
 from raybd.attacks.ctrl import Ctrl
+from raybd.attacks.label_consistent import LabelConsistent
 from raybd.attacks.none import Nothing
 from raybd.attacks.sig import Sig
 from raybd.attacks.tact import TaCT
+from raybd.attacks.trojannn import TrojanNN
+from raybd.attacks.wanet import WaNet
 from raybd.experiment import random_stream
+from raybd.networks.small_cnn import SmallCnn
 from raybd.registry import method_class, names
-from raybd.types import CROSS, POISON, Attack, Infeasible, Split
+from raybd.types import (
+    CROSS,
+    POISON,
+    Attack,
+    DataAttack,
+    Infeasible,
+    Poisoned,
+    Split,
+    TrainingAttack,
+    TwinAttack,
+    UserError,
+    Victim,
+)
+from tests.groups import in_group
 
 KINDS = names("attacks")
 ACTIVE = tuple(kind for kind in KINDS if kind != "none")
+SMALL: dict[str, dict[str, object]] = {
+    "input_aware": {"epochs": 1, "mask_epochs": 1, "batch_size": 16, "width": 4, "generator_lr": 0.001},
+    "label_consistent": {"steps": 3},
+    "narcissus": {"rate": 0.05, "steps": 5},
+    "trojannn": {"steps": 20},
+}
+"""Fields that make an attack quick, and possible on 400 images."""
 
 
 def make(kind: str, **fields: object) -> Attack:
-    return cast(Attack, method_class("attacks", kind).model_validate(fields))
+    return cast(Attack, method_class("attacks", kind).model_validate({**SMALL.get(kind, {}), **fields}))
+
+
+def random_split() -> Split:
+    rng = torch.Generator().manual_seed(0)
+    x_NCHW = torch.randint(0, 256, (400, 3, 16, 16), generator=rng, dtype=torch.uint8)
+    return Split(x_NCHW, torch.arange(400, dtype=torch.int64) % 10)
+
+
+@cache
+def twin() -> Victim:
+    """A victim that has learned a little of the random images."""
+    split, rng = random_split(), torch.Generator().manual_seed(0)
+    return fit.fit(
+        fit.new_victim(split, 10, SmallCnn(width=8), rng), split, fit.Recipe(epochs=3, batch_size=20, lr=0.05, augment="none"), rng
+    )
+
+
+def poison_with(attack: Attack, train: Split, seed: int = 0, clean_twin: Victim | None = None) -> Poisoned:
+    """What the attack makes of the split, whichever verb it has."""
+    rng = random_stream("poison", seed)
+    if isinstance(attack, TwinAttack):
+        return attack.poison_with_twin(train, 10, clean_twin or twin(), rng)
+    if isinstance(attack, TrainingAttack):
+        return attack.poison_and_train(train, 10, SmallCnn(width=8), rng)[0]
+    return cast(DataAttack, attack).poison(train, 10, rng)
+
+
+@cache
+def poison(kind: str, train: Split, seed: int = 0, **fields: object) -> Poisoned:
+    """What the attack of this name makes of the split; computed once."""
+    return poison_with(make(kind, **fields), train, seed)
 
 
 @pytest.fixture(scope="module")
 def train() -> Split:
-    rng = torch.Generator().manual_seed(0)
-    return Split(
-        torch.randint(0, 256, (400, 3, 32, 32), generator=rng, dtype=torch.uint8), torch.arange(400, dtype=torch.int64) % 10
-    )
+    return random_split()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_leaves_the_clean_split_alone(kind: str, train: Split) -> None:
     x, y = train.x_NCHW.clone(), train.y_N.clone()
-    make(kind).poison(train, 10, random_stream("poison", 0)).over(train)
+    poison_with(make(kind), train).over(train)
     assert torch.equal(train.x_NCHW, x)
     assert torch.equal(train.y_N, y)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_changes_exactly_the_images_that_it_marks(kind: str, train: Split) -> None:
-    poisoned = make(kind).poison(train, 10, random_stream("poison", 0))
+    poisoned = poison(kind, train)
     changed_N = (poisoned.over(train).x_NCHW != train.x_NCHW).flatten(1).any(1)
     assert torch.equal(changed_N, poisoned.role_N(len(train)) > 0)
 
@@ -56,14 +112,14 @@ def test_changes_exactly_the_images_that_it_marks(kind: str, train: Split) -> No
 @pytest.mark.parametrize("kind", ACTIVE)
 @pytest.mark.parametrize("rate", [0.02, 0.1])
 def test_poisons_the_promised_share(kind: str, rate: float, train: Split) -> None:
-    poisoned = make(kind, rate=rate).poison(train, 10, random_stream("poison", 0))
+    poisoned = poison(kind, train, rate=rate)
     assert int((poisoned.role_M == POISON).sum()) == round(rate * len(train))
     assert len(poisoned.index_M.unique()) == len(poisoned.index_M)
 
 
 @pytest.mark.parametrize("kind", ACTIVE)
 def test_the_seed_decides_the_poison(kind: str, train: Split) -> None:
-    first, again, other = (make(kind).poison(train, 10, random_stream("poison", seed)) for seed in (0, 0, 1))
+    first, again, other = (poison_with(make(kind), train, seed) for seed in (0, 0, 1))
     assert torch.equal(first.index_M, again.index_M)
     assert torch.equal(first.x_MCHW, again.x_MCHW)
     assert not torch.equal(first.index_M, other.index_M)
@@ -71,17 +127,16 @@ def test_the_seed_decides_the_poison(kind: str, train: Split) -> None:
 
 @pytest.mark.parametrize("kind", ACTIVE)
 def test_the_plan_draws_the_same_rows_as_the_attack(kind: str, train: Split) -> None:
-    attack = make(kind)
-    chosen = attack.choose(train.y_N, 10, random_stream("poison", 3))
-    poisoned = attack.poison(train, 10, random_stream("poison", 3))
+    chosen = make(kind).choose(train.y_N, 10, random_stream("poison", 3))
+    poisoned = poison_with(make(kind), train, 3)
     assert torch.equal(chosen, poisoned.index_M[poisoned.role_M == POISON])
 
 
 @pytest.mark.parametrize("kind", ACTIVE)
 def test_the_trigger_is_visible_after_rounding_and_never_wraps_around(kind: str, train: Split) -> None:
-    poisoned = make(kind).poison(train, 10, random_stream("poison", 0))
+    poisoned = poison(kind, train)
     for value in (0, 255):
-        flat = torch.full((4, 3, 32, 32), value, dtype=torch.uint8)
+        flat = torch.full((4, 3, 16, 16), value, dtype=torch.uint8)
         change = poisoned.trigger(flat).int() - value
         # From black an image can only get brighter, from white only darker: a wrapped sum would do both.
         assert change.min() >= 0 if value == 0 else change.max() <= 0
@@ -92,11 +147,10 @@ def test_the_trigger_is_visible_after_rounding_and_never_wraps_around(kind: str,
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_trigger_is_the_same_after_pickling_and_from_stored_state(kind: str, train: Split) -> None:
-    attack = make(kind)
-    poisoned = attack.poison(train, 10, random_stream("poison", 0))
+    poisoned = poison(kind, train)
     x = train.x_NCHW[:8]
     assert torch.equal(pickle.loads(pickle.dumps(poisoned)).trigger(x), poisoned.trigger(x))
-    assert torch.equal(attack.stamp(x, poisoned.state), poisoned.trigger(x))
+    assert torch.equal(make(kind).stamp(x, poisoned.state), poisoned.trigger(x))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -152,6 +206,175 @@ def test_ctrl_changes_two_coefficients_of_the_chroma_by_its_magnitude() -> None:
     expected = np.zeros_like(spectrum)
     expected[1:, 15, 15] = expected[1:, 31, 31] = 100
     assert spectrum == pytest.approx(expected, abs=2.5)  # rounding to whole pixel values
+
+
+def test_adaptive_blend_trains_on_half_of_the_pieces_and_tests_with_all() -> None:
+    gray = Split(torch.full((40, 3, 16, 16), 100, dtype=torch.uint8), torch.arange(40) % 10)
+    attack = AdaptiveBlend(rate=0.5, cover_rate=0.25)
+    poisoned = poison_with(attack, gray)
+    change_MCHW = (0.15 * (poisoned.state["pattern_CHW"].float() - 100)).round()
+    worn_MCHW = poisoned.x_MCHW.float() - 100
+    pieces_MP = (worn_MCHW != 0).view(30, 3, 4, 4, 4, 4).any(5).any(3).any(1).flatten(1)
+    assert (pieces_MP.sum(1) == 8).all()
+    assert len(pieces_MP.unique(dim=0)) > 20
+    inside = pieces_MP.view(30, 1, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    assert ((worn_MCHW - inside * change_MCHW).abs() <= 1).all()
+    whole = poisoned.trigger(gray.x_NCHW[:1]).float()
+    assert torch.equal(whole[0], (0.8 * 100 + 0.2 * poisoned.state["pattern_CHW"].float()).round())
+
+
+@pytest.mark.parametrize("kind", ["adaptive_blend", "input_aware", "wanet"])
+def test_cross_images_keep_their_label(kind: str, train: Split) -> None:
+    poisoned = poison(kind, train)
+    cross = poisoned.index_M[poisoned.role_M == CROSS]
+    assert len(cross) == {"adaptive_blend": 40, "input_aware": 40, "wanet": 80}[kind]
+    assert torch.equal(poisoned.over(train).y_N[cross], train.y_N[cross])
+
+
+def test_wanet_without_strength_changes_nothing_and_with_it_reproduces_its_poison_bit_for_bit(train: Split) -> None:
+    still = poison_with(WaNet(strength=0), train)
+    assert torch.equal(still.trigger(train.x_NCHW), train.x_NCHW)
+    poisoned = poison("wanet", train)
+    warped = poisoned.role_M == POISON
+    assert torch.equal(WaNet().stamp(train.x_NCHW[poisoned.index_M[warped]], poisoned.state), poisoned.x_MCHW[warped])
+    assert not torch.equal(WaNet().stamp(train.x_NCHW[poisoned.index_M[~warped]], poisoned.state), poisoned.x_MCHW[~warped])
+
+
+def test_wanet_shifts_its_control_points_by_its_strength_on_average() -> None:
+    line = torch.linspace(-1, 1, 4)
+    identity_HW2 = torch.stack([line.expand(4, 4), line[:, None].expand(4, 4)], dim=2)
+    shift_HW2 = WaNet(strength=0.1, grid=4)._draw_grid(4, torch.Generator().manual_seed(0)) - identity_HW2
+    inner = shift_HW2[1:-1, 1:-1]  # those at the border are held inside the image
+    drawn_HW2 = 2 * torch.rand((2, 4, 4), generator=torch.Generator().manual_seed(0)).permute(1, 2, 0) - 1
+    assert torch.allclose(inner, (0.1 / 4 * drawn_HW2 / drawn_HW2.abs().mean())[1:-1, 1:-1], atol=1e-6)
+
+
+def test_label_consistent_stays_within_eps_off_the_corners_and_lowers_the_twins_belief(train: Split) -> None:
+    poisoned = poison("label_consistent", train, eps=8, steps=20)
+    assert (poisoned.y_M == 0).all()
+    assert (train.y_N[poisoned.index_M] == 0).all()
+    before = train.x_NCHW[poisoned.index_M]
+    corners_HW = LabelConsistent().stamp(torch.full((1, 3, 16, 16), 128, dtype=torch.uint8), {})[0, 0] != 128
+    change = (poisoned.x_MCHW.int() - before.int())[..., ~corners_HW].abs()
+    assert change.max() == 8
+
+    def loss(x_NCHW: torch.Tensor) -> torch.Tensor:
+        return -fit.infer(twin(), x_NCHW).log_softmax(1)[:, 0].mean()
+
+    x_MCHW = torch.where(corners_HW, before, poisoned.x_MCHW)
+    assert loss(x_MCHW) > loss(before) + 0.5
+
+
+def test_label_consistent_wears_a_checker_in_all_corners() -> None:
+    gray = torch.full((1, 1, 7, 7), 100, dtype=torch.uint8)
+    stamped = LabelConsistent(amplitude=0.2).stamp(gray, {})[0, 0]
+    checker = [[151, 49, 151], [49, 151, 49], [151, 49, 151]]
+    for rows in (slice(0, 3), slice(4, 7)):
+        for columns in (slice(0, 3), slice(4, 7)):
+            assert stamped[rows, columns].tolist() == checker
+    assert (stamped[3] == 100).all()
+    assert (stamped[:, 3] == 100).all()
+    assert LabelConsistent().stamp(gray, {})[0, 0, 0, :3].tolist() == [255, 0, 255]
+
+
+def test_trojannn_excites_the_strongest_inputs_of_the_head_within_its_mask(train: Split) -> None:
+    head = twin().head
+    assert isinstance(head, torch.nn.Linear)
+    sums = head.weight.abs().sum(0)
+    neurons = trojannn._strongest_inputs(twin(), 3)
+    assert sums[neurons].min() >= sums[[unit for unit in range(len(sums)) if unit not in neurons]].max()
+    patch_CHW = poison("trojannn", train, size=5).state["patch_CHW"]
+    assert (patch_CHW[:, :-5] == 0).all()
+    assert (patch_CHW[:, :, :-5] == 0).all()
+    start_CHW = torch.zeros_like(patch_CHW)
+    start_CHW[:, -5:, -5:] = torch.randint(0, 256, (3, 5, 5), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        excited, random = twin().embed(torch.stack([patch_CHW, start_CHW]))[:, neurons[:2]].sum(1)
+    assert excited > random
+
+
+def test_trojannn_adds_its_patch_and_has_two_shapes() -> None:
+    x = torch.tensor([0, 100, 200, 255], dtype=torch.uint8).view(1, 1, 2, 2)
+    patch = torch.tensor([0, 7, 100, 9], dtype=torch.uint8).view(1, 2, 2)
+    assert TrojanNN().stamp(x, {"patch_CHW": patch}).flatten().tolist() == [0, 107, 255, 255]
+    assert TrojanNN(size=2)._mask(4).tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
+    assert TrojanNN(size=4, shape="disc")._mask(5)[1:, 1:].tolist() == [[0, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1], [0, 1, 1, 0]]
+
+
+@pytest.mark.parametrize("kind", ["label_consistent", "narcissus", "trojannn"])
+def test_a_twin_without_a_head_is_refused(kind: str, train: Split) -> None:
+    encoder = Victim(twin().encoder, None, twin().mean_C, twin().std_C)
+    with pytest.raises(UserError, match="linear head"):
+        poison_with(make(kind), train, 0, encoder)
+
+
+def test_input_aware_at_half_of_an_odd_batch() -> None:
+    few = random_split().select(torch.arange(7))
+    poisoned = poison("input_aware", few, rate=0.4, batch_size=7)
+    assert poisoned.role_M.tolist() == [POISON] * 3 + [CROSS] * 3
+
+
+def test_narcissus_keeps_its_noise_within_eps_and_amplifies_it_at_test_time(train: Split) -> None:
+    poisoned = poison("narcissus", train, eps=4, steps=30)
+    noise_CHW = poisoned.state["noise_CHW"]
+    assert noise_CHW.abs().max() == 4
+    assert (train.y_N[poisoned.index_M] == 0).all()
+    assert torch.equal(poisoned.x_MCHW, to_pixels(train.x_NCHW[poisoned.index_M] + noise_CHW))
+    gray = torch.full((1, 3, 16, 16), 128, dtype=torch.uint8)
+    assert torch.equal(poisoned.trigger(gray)[0].float() - 128, 3 * noise_CHW)
+    others = train.x_NCHW[train.y_N != 0]
+    noisy = to_pixels(others + noise_CHW)
+    assert fit.infer(twin(), noisy).log_softmax(1)[:, 0].mean() > fit.infer(twin(), others).log_softmax(1)[:, 0].mean()
+
+
+def test_input_aware_makes_another_trigger_for_each_image_and_hands_out_a_victim_at_rest(train: Split) -> None:
+    attack = make("input_aware")
+    assert isinstance(attack, TrainingAttack)
+    poisoned, victim = attack.poison_and_train(train, 10, SmallCnn(width=8), random_stream("poison", 0))
+    assert not any(module.training for module in victim.modules())
+    change = poisoned.trigger(train.x_NCHW[:8]).int() - train.x_NCHW[:8].int()
+    assert len(change.unique(dim=0)) == 8
+    alone = torch.cat([poisoned.trigger(train.x_NCHW[row : row + 1]) for row in range(8)])
+    assert (alone.int() - poisoned.trigger(train.x_NCHW[:8]).int()).abs().max() <= 1
+    cross = poisoned.index_M[poisoned.role_M == CROSS]
+    assert not torch.equal(poisoned.x_MCHW[poisoned.role_M == CROSS], poisoned.trigger(train.x_NCHW[cross]))
+
+
+def test_input_aware_by_its_formulas() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x, pattern = torch.rand((2, 3, 4, 4), generator=rng) * 255, torch.rand((2, 3, 4, 4), generator=rng) * 2 - 1
+    maps = torch.rand((2, 1, 4, 4), generator=rng)
+    mask = (torch.tanh(maps * 20 - 10) / 2 + 0.5).expand_as(x)
+    assert torch.allclose(soft_threshold(maps).expand_as(x), mask)
+    assert torch.allclose(wear(x, pattern, soft_threshold(maps)), (1 - mask) * x + mask * (pattern + 1) / 2 * 255, atol=1e-3)
+    ratio = diversity_losses(x[:1], x[1:], pattern[:1], pattern[1:])
+    assert ratio.item() == pytest.approx((x[0] - x[1]).norm().item() / 127.5 / (pattern[0] - pattern[1]).norm().item(), rel=1e-4)
+
+
+def test_an_auto_encoder_takes_any_size_and_comes_back_from_its_state() -> None:
+    network = new_auto_encoder(4, 1, torch.Generator().manual_seed(0)).eval()
+    state = {f"masker.{name}": tensor for name, tensor in network.state_dict().items()}
+    for side in (8, 19, 32):
+        x = torch.rand((2, 3, side, side), generator=torch.Generator().manual_seed(1)) * 255
+        maps = network(x)
+        assert maps.shape == (2, 1, side, side)
+        assert torch.equal(stored_auto_encoder(4, 1, "masker.", state)(x), maps)
+
+
+def _poison_by_each(clean_twin: Victim) -> dict[str, dict[str, torch.Tensor]]:
+    few_steps: dict[str, object] = {"batch_size": 200, "generator_lr": 1e-4}
+    attacks = {kind: make(kind, **(few_steps if kind == "input_aware" else {})) for kind in SMALL}
+    made = {kind: poison_with(attack, random_split(), 0, clean_twin) for kind, attack in attacks.items()}
+    return {kind: {"index_M": one.index_M, "x_MCHW": one.x_MCHW, **one.state} for kind, one in made.items()}
+
+
+def test_every_worker_of_a_group_ends_with_the_poison_of_one_process() -> None:
+    alone, (first, second) = _poison_by_each(twin()), in_group(_poison_by_each, twin())
+    for kind, tensors in alone.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(first[kind][name], second[kind][name]), (kind, name)
+            off = (first[kind][name].float() - tensor.float()).abs().mean()
+            assert off <= 1e-3 * (1 + tensor.float().abs().mean()), (kind, name)
 
 
 def test_pixels_are_clipped_then_rounded_then_cast() -> None:

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
-from raybd.types import CROSS, POISON, Config, Infeasible, LabelMap, Poisoned, Split, Stamp
+from raybd.types import CROSS, POISON, Config, Infeasible, LabelMap, Poisoned, Split, Stamp, UserError, Victim
 
 
 class AllToOne(Config):
@@ -138,6 +138,13 @@ def draw_cross(y_N: Tensor, chosen_M: Tensor, rate: float, allowed_N: Tensor, rn
 def to_pixels(x: Tensor) -> Tensor:
     """Float values on the 0..255 scale to uint8: clip, then round, then cast, so that nothing wraps around."""
     return x.clamp(0, 255).round().to(torch.uint8)
+
+
+def head_of(kind: str, twin: Victim) -> nn.Linear:
+    """The last layer of the clean twin. Raises UserError where the twin is no classifier, or ends otherwise."""
+    if not isinstance(twin.head, nn.Linear):
+        raise UserError(f"{kind}: the clean twin does not end in a linear head", "Take a trainer of classifiers.", exit_code=1)
+    return twin.head
 
 
 def _check_target(target: int, num_classes: int) -> None:

@@ -3,6 +3,7 @@
 Pan, Zeng, Lyu, Lin and Jia 2023, arXiv 2302.11408, section on the offset objective.
 """
 
+import time
 from collections.abc import Callable
 from typing import Literal
 
@@ -77,7 +78,7 @@ def offset(
 
     steps, started = len(suspects) // batch, 0
     for epoch in range(epochs):
-        total = torch.zeros((), device=device)
+        began, total = time.monotonic(), torch.zeros((), device=device)
         for rows_B in torch.randperm(len(suspects), generator=rng)[: steps * batch].view(steps, batch):
             base = torch.randperm(len(trusted), generator=rng)[:batch].to(device)
             total += step(optimizers[0], trusted_x[base], trusted_y[base], lambda out, y: losses(minimise, out, y))
@@ -85,6 +86,7 @@ def offset(
             if len(chosen) >= 2:
                 step(optimizers[1], x_NCHW[chosen], y_N[chosen], raised)
                 started += 1
-        tell({"name": "asset", "epoch": epoch + 1, "epochs": epochs, "loss": float(parallel.sum_over(total)) / max(steps, 1)})
+        loss, speed = float(parallel.sum_over(total)) / steps, steps * batch / (time.monotonic() - began)
+        tell({"name": "asset", "epoch": epoch + 1, "epochs": epochs, "loss": loss, "images_per_second": speed})
     parallel.plain(model)
     return net.to("cpu").to(memory_format=torch.contiguous_format).eval(), started / max(steps * epochs, 1)

@@ -113,4 +113,5 @@ def _title(stage: Stage) -> str:
 
 
 def _note(facts: Mapping[str, Any]) -> str:
-    return f"loss {facts['loss']:.3f}, {facts['images_per_second']:.0f} images/s"
+    speed = facts.get("images_per_second")
+    return f"loss {facts['loss']:.3f}" + (f", {speed:.0f} images/s" if speed else "")

@@ -1,0 +1,121 @@
+"""What the input-aware attack is made of: its auto-encoders, its losses, and a loop that trains several networks at once."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from raybd import fit, parallel
+from raybd.types import Split, UserError
+
+
+class AutoEncoder(nn.Module):
+    """Images of 0..255 -> as many maps of -1..1 as `channels`: three levels down, three up, any image size."""
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.down = nn.ModuleList([_twice(3, width), _twice(width, 2 * width), _twice(2 * width, 4 * width)])
+        self.middle = _convolve(4 * width, 4 * width)
+        self.up = nn.ModuleList([_twice(4 * width, 2 * width), _twice(2 * width, width), _twice(width, width)])
+        self.last = nn.Sequential(nn.Conv2d(width, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.Tanh())
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Encode and decode."""
+        h_BCHW, sizes = (x_BCHW / 127.5 - 1).contiguous(memory_format=torch.channels_last), []
+        for level in self.down:
+            sizes.append(h_BCHW.shape[-2:])
+            h_BCHW = F.max_pool2d(level(h_BCHW), 2, ceil_mode=True)
+        h_BCHW = self.middle(h_BCHW)
+        for level in self.up:
+            h_BCHW = level(F.interpolate(h_BCHW, sizes.pop(), mode="bilinear", align_corners=True))
+        maps_BCHW: Tensor = self.last(h_BCHW)
+        return maps_BCHW
+
+
+def new_auto_encoder(width: int, channels: int, rng: Generator) -> AutoEncoder:
+    """A freshly initialised one."""
+    seed = int(torch.randint(2**31, (1,), generator=rng))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoEncoder(width, channels).to(memory_format=torch.channels_last)
+
+
+def stored_auto_encoder(width: int, channels: int, prefix: str, state: Mapping[str, Tensor]) -> AutoEncoder:
+    """One with the weights that stand in a state under names that begin with the prefix, where this process computes."""
+    with torch.device("meta"):
+        network = AutoEncoder(width, channels)
+    weights = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    network.load_state_dict(weights, assign=True)
+    return network.to(parallel.device()).eval()
+
+
+def soft_threshold(maps_B1HW: Tensor) -> Tensor:
+    """The mask network's output as nearly binary masks in 0..1."""
+    return (torch.tanh(20 * maps_B1HW - 10) + 1) / 2
+
+
+def wear(x_BCHW: Tensor, pattern_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
+    """The images (0..255, float) with a pattern (-1..1) where the mask is 1."""
+    return x_BCHW + (127.5 * (pattern_BCHW + 1) - x_BCHW) * mask_B1HW
+
+
+def diversity_losses(x_BCHW: Tensor, other_BCHW: Tensor, made_BCHW: Tensor, made_other_BCHW: Tensor) -> Tensor:
+    """For each pair: the distance of two images over the distance of what was made of them; low = made for its image only."""
+    return _distance(x_BCHW / 127.5, other_BCHW / 127.5) / (_distance(made_BCHW, made_other_BCHW) + 1e-7)
+
+
+def train_together(
+    name: str,
+    split: Split,
+    epochs: int,
+    batch_size: int,
+    optimizers: Sequence[torch.optim.Optimizer],
+    objective: Callable[[Tensor, Tensor], Tensor],
+    rng: Generator,
+) -> None:
+    """Minimise `objective(x_BCHW, y_B)` over randomly flipped batches; the learning rates fall along a cosine.
+
+    The objective gets the whole global batch and returns this worker's part of the loss: the parts add up to it.
+    """
+    device = parallel.device()
+    n, batch = len(split), min(batch_size, len(split))
+    steps = n // batch
+    schedulers = [CosineAnnealingLR(optimizer, epochs * steps) for optimizer in optimizers]
+    x_NCHW, y_N = split.x_NCHW.to(device), split.y_N.to(device)
+    for epoch in range(epochs):
+        began, total = time.monotonic(), torch.zeros((), device=device)
+        for rows_B in torch.randperm(n, generator=rng)[: steps * batch].view(steps, batch).to(device):
+            flip_B = torch.randint(2, (batch, 1, 1, 1), generator=rng).to(device)
+            x_BCHW = x_NCHW[rows_B].float()
+            loss = objective(torch.where(flip_B > 0, x_BCHW.flip(-1), x_BCHW), y_N[rows_B])
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            (loss * parallel.world()).backward()
+            for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
+                optimizer.step()
+                scheduler.step()
+            total += loss.detach()
+        mean = float(parallel.sum_over(total)) / steps
+        if not math.isfinite(mean):
+            raise UserError(
+                f"{name}: the loss is {mean} after epoch {epoch + 1} of {epochs}", "Lower the learning rates.", exit_code=1
+            )
+        speed = steps * batch / (time.monotonic() - began)
+        fit.tell({"name": name, "epoch": epoch + 1, "epochs": epochs, "loss": mean, "images_per_second": speed})
+
+
+def _convolve(channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, out_channels, 3, padding=1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU())
+
+
+def _twice(channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(_convolve(channels, out_channels), _convolve(out_channels, out_channels))
+
+
+def _distance(a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:
+    """Root of the mean square, for each pair of images."""
+    return ((a_BCHW - b_BCHW).square().mean((1, 2, 3)) + 1e-12).sqrt()
