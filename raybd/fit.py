@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +23,20 @@ from torch.optim.lr_scheduler import LambdaLR
 from raybd import parallel
 from raybd.types import Config, Network, Report, Split, UserError, Victim
 
-Augment = Literal["crop_flip", "flip", "none"]
+Augment = Literal["crop_flip", "crop", "flip", "none"]
 Facts = dict[str, Any]
+
+
+class Stateful(Protocol):
+    """What can be taken up again."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers and texts."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take it up."""
+
+
 Objective = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 """(model, x_BCHW uint8, y_B, rows_B) -> losses_B, one per image."""
 
@@ -55,7 +67,7 @@ class Recipe(Config):
     clip: float | None = Field(None, gt=0)
     """Largest norm of the gradient."""
     augment: Augment = "crop_flip"
-    """Random crop (padding of an eighth of the side) and flip, flip only, or none; drawn for each image."""
+    """Random crop (padding of an eighth of the side) and flip, either alone, or none; drawn for each image."""
     precision: Literal["auto", "fp32"] = "auto"
     """auto: bf16 autocast where the hardware has it."""
     channels_last: bool = True
@@ -132,10 +144,12 @@ def fit(
     objective: Objective = cross_entropy,
     name: str = "training",
     frozen: Sequence[nn.Module] = (),
+    beside: Stateful | None = None,
 ) -> Victim:
     """Train the victim in place, all but its `frozen` parts, and return it on the CPU, in eval mode.
 
-    Resumes from the runtime's checkpoint of this name. Raises UserError when the loss is no longer finite.
+    Resumes from the runtime's checkpoint of this name, which keeps what the objective learns `beside` the victim, too. Raises
+    UserError when the loss is no longer finite.
     """
     runtime, device = _runtime.get(), parallel.device()
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
@@ -151,7 +165,7 @@ def fit(
     scheduler = LambdaLR(optimizer, lambda step: _lr_factor(recipe, step / (steps * recipe.epochs)))
     x_NCHW, y_N = split.x_NCHW.to(device), split.y_N.to(device)
 
-    history, saved_at = _resume(runtime, name, victim, optimizer, scheduler, rng), time.monotonic()
+    history, saved_at = _resume(runtime, name, victim, optimizer, scheduler, rng, beside), time.monotonic()
     for epoch in range(len(history), recipe.epochs):
         began, total = time.monotonic(), torch.zeros((), device=device)
         order_N = torch.randperm(n, generator=rng)
@@ -184,7 +198,7 @@ def fit(
         if parallel.rank() == 0:
             tell(history[-1])
             if runtime.save and epoch + 1 < recipe.epochs and time.monotonic() - saved_at >= runtime.every_seconds:
-                runtime.save(name, _checkpoint(history, victim, optimizer, scheduler, rng))
+                runtime.save(name, _checkpoint(history, victim, optimizer, scheduler, rng, beside))
                 saved_at = time.monotonic()
     parallel.plain(model)
     for part in frozen:
@@ -247,8 +261,8 @@ def _draw_augmentation(kind: Augment, n: int, side: int, rng: Generator) -> Tens
     """Per image: offset of the crop in rows and columns, and whether it is flipped; int64, 3 x n."""
     if kind == "none":
         return None
-    flip = torch.randint(2, (1, n), generator=rng)
-    pad = side // 8 if kind == "crop_flip" else 0
+    flip = torch.randint(2, (1, n), generator=rng) * (kind != "crop")
+    pad = side // 8 if kind in ("crop_flip", "crop") else 0
     return torch.cat([torch.randint(-pad, pad + 1, (2, n), generator=rng), flip])
 
 
@@ -277,7 +291,12 @@ def _channel_moments(x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _checkpoint(
-    history: list[Facts], victim: Victim, optimizer: torch.optim.Optimizer, scheduler: LambdaLR, rng: Generator
+    history: list[Facts],
+    victim: Victim,
+    optimizer: torch.optim.Optimizer,
+    scheduler: LambdaLR,
+    rng: Generator,
+    beside: Stateful | None,
 ) -> bytes:
     buffer = io.BytesIO()
     state = {
@@ -286,13 +305,20 @@ def _checkpoint(
         "optimizer": optimizer.state_dict(),
         "step": scheduler.last_epoch,
         "rng": rng.get_state(),
+        "beside": beside.state_dict() if beside is not None else None,
     }
     torch.save(state, buffer)
     return buffer.getvalue()
 
 
 def _resume(
-    runtime: Runtime, name: str, victim: Victim, optimizer: torch.optim.Optimizer, scheduler: LambdaLR, rng: Generator
+    runtime: Runtime,
+    name: str,
+    victim: Victim,
+    optimizer: torch.optim.Optimizer,
+    scheduler: LambdaLR,
+    rng: Generator,
+    beside: Stateful | None,
 ) -> list[Facts]:
     """Take up the last checkpoint, if there is one; what was reported of the epochs that it has behind it."""
     if runtime.load is None:
@@ -306,6 +332,8 @@ def _resume(
     optimizer.load_state_dict(state["optimizer"])
     scheduler.last_epoch = state["step"]
     rng.set_state(state["rng"])
+    if beside is not None:
+        beside.load_state_dict(state["beside"])
     history: list[Facts] = state["history"]
     for facts in history:
         tell(facts)

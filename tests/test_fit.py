@@ -154,3 +154,10 @@ def test_channel_moments_are_those_of_the_pixels() -> None:
     pixels = x.double() / 255
     assert torch.allclose(mean.double(), pixels.mean((0, 2, 3)), atol=1e-6)
     assert torch.allclose(deviation.double(), pixels.std((0, 2, 3), correction=0), atol=1e-5)
+
+
+def test_a_crop_alone_never_mirrors() -> None:
+    draw = fitting._draw_augmentation("crop", 200, 32, torch.Generator().manual_seed(0))
+    assert draw is not None
+    assert int(draw[2].sum()) == 0
+    assert draw[:2].min() == -4 and draw[:2].max() == 4
