@@ -73,7 +73,7 @@ class Asset(Config):
     """Learning rate of the step that lowers."""
     lr_max: float = Field(1e-3, gt=0, json_schema_extra=searched(low=3e-5, high=3e-3, log=True))
     """Learning rate of the step that raises."""
-    epochs: int = Field(5, ge=1, json_schema_extra=searched(low=1, high=10))
+    epochs: int = Field(3, ge=1, json_schema_extra=searched(low=1, high=10))
     """Passes over the suspects."""
     batch_size: int = Field(256, ge=8, json_schema_extra=searched(choices=[128, 256, 512]))
     """Suspects, and trusted images, in a step."""
