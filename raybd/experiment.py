@@ -7,7 +7,7 @@ content of the data, the seed. Where data lies and how a stage is run play no pa
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import product
 from typing import Any, Literal, cast
@@ -16,10 +16,19 @@ import torch
 from pydantic import Field
 
 from raybd.registry import Method, method_class
-from raybd.types import Attack, Config, DatasetMethod, Infeasible, TrainingAttack, TwinAttack
+from raybd.types import Attack, Config, DatasetMethod, EncoderAttack, Infeasible, TrainingAttack, TwinAttack
 
-StageName = Literal["poison", "victim", "score", "removal", "repair", "defended"]
-STAGE_VERSIONS: dict[StageName, int] = {"poison": 1, "victim": 2, "score": 1, "removal": 2, "repair": 2, "defended": 1}
+StageName = Literal["poison", "encoder", "victim", "score", "control", "removal", "repair", "defended"]
+STAGE_VERSIONS: dict[StageName, int] = {
+    "poison": 1,
+    "encoder": 1,
+    "victim": 2,
+    "score": 1,
+    "control": 1,
+    "removal": 2,
+    "repair": 2,
+    "defended": 1,
+}
 """Raise one when stages.py computes something else under the same name."""
 
 
@@ -110,6 +119,8 @@ class Cell:
     last: Stage
     """Where its path ends: the victim itself, or what the defense does."""
     infeasible: str | None = None
+    control: Stage | None = None
+    """The same detector on the clean twin, held against the same triggered inputs."""
 
     @property
     def defense_name(self) -> str:
@@ -124,7 +135,7 @@ class Cell:
 
     def stages(self) -> tuple[Stage, ...]:
         """Its path through the graph, in order; each stage once."""
-        return tuple({stage.key: stage for end in (self.victim, self.last) for stage in end.path()}.values())
+        return tuple({stage.key: stage for end in (self.victim, self.last, self.control) if end for stage in end.path()}.values())
 
     def __str__(self) -> str:
         parts = (self.dataset, self.attack, self.trainer)
@@ -133,10 +144,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Pretraining:
-    """Where transfer learning begins: a victim of another experiment in miniature, on the same network."""
+    """What a training starts from: the victim, or the encoder, of another experiment in miniature, on the same network."""
 
-    dataset: Method
-    attack: Method
+    dataset: Method | None
+    """None: that of the cell."""
+    attack: Method | None
+    """None: the attack of the cell acts here, on the encoder, and what is trained on top of it sees clean data."""
     training: "Training"
 
 
@@ -169,11 +182,11 @@ class Experiment:
         """The product of the lists. Opens the data sets (labels and content hash, no images) and finds what is infeasible."""
         cells, opened = [], cache(_open)
         for dataset in self.datasets:
-            _, labels_N, num_classes = opened(dataset)
-            for attack in self.attacks:
-                infeasible = _infeasible(attack, labels_N, num_classes)
-                for training, seed in product(self.trainings, self.seeds):
+            for attack, training in product(self.attacks, self.trainings):
+                infeasible = _infeasible(opened, dataset, attack, training)
+                for seed in self.seeds:
                     victim = _victim_stage(opened, dataset, attack, training, seed)
+                    twin = _victim_stage(opened, dataset, _no_attack(), training, seed)
                     cells += [
                         Cell(
                             experiment=self.name,
@@ -186,8 +199,10 @@ class Experiment:
                             victim=victim,
                             last=self._last_stage(victim, defense),
                             infeasible=infeasible,
+                            control=_control(victim, twin, defense),
                         )
                         for defense in (None, *self.defenses)
+                        if not (defense and defense.role == "trainers" and _encoder_of(victim))
                     ]
         return tuple(cells)
 
@@ -195,10 +210,12 @@ class Experiment:
         """How a stage of this experiment runs."""
         special = {
             "poison": self.resources.trainers,
+            "encoder": self.resources.trainers,
             "victim": self.resources.trainers,
             "defended": self.resources.trainers,
             "removal": self.resources.trainers,
             "score": self.resources.detectors,
+            "control": self.resources.detectors,
             "repair": self.resources.repairs,
         }.get(stage.name)
         if stage.name == "poison" and not stage.needs and stage.network is None:
@@ -212,7 +229,11 @@ class Experiment:
             fields = method.config.model_dump(mode="json")
             hidden = {name: getattr(method.config, name) for name, f in type(method.config).model_fields.items() if f.exclude}
             label = {"name": method.name} if method.name != method.kind else {}
-            return {"kind": method.kind, **label, **{k: str(v) for k, v in hidden.items() if v is not None}, **fields}
+            trusted = {}
+            if method.trusted is not None:
+                own = {"dataset": entry(method.trusted.dataset)} if method.trusted.dataset else {}
+                trusted = {"trusted": {**own, "poisoned": method.trusted.poisoned}}
+            return {**trusted, "kind": method.kind, **label, **{k: str(v) for k, v in hidden.items() if v is not None}, **fields}
 
         def trained(training: Training) -> dict[str, Any]:
             described = {**entry(training.trainer), "network": entry(training.network)}
@@ -221,7 +242,9 @@ class Experiment:
                 return described
             inner = trained(source.training)
             inner.pop("network")
-            return {**described, "source": {"dataset": entry(source.dataset), "attack": entry(source.attack), "trainer": inner}}
+            named = {"dataset": source.dataset, "attack": source.attack}
+            start = {**{role: entry(method) for role, method in named.items() if method}, "trainer": inner}
+            return {**described, "encoder" if source.attack is None else "source": start}
 
         return {
             "name": self.name,
@@ -242,6 +265,9 @@ class Experiment:
             return _after(victim, "repair", defense)
         if defense.role == "trainers":
             return _after(victim.need("poison"), "defended", defense, victim.network)
+        encoder = _encoder_of(victim)
+        if encoder and getattr(defense.config, "pool", None) == "train":
+            return replace(_after(victim, "score", defense), dataset=encoder.dataset, data=encoder.data)
         score = _after(victim, "score", defense)
         if self.removal and getattr(defense.config, "pool", None) == "train":
             return _after(score, "removal", victim.method, victim.network)
@@ -259,17 +285,42 @@ _Opened = tuple[str, torch.Tensor, int]
 
 def _victim_stage(opened: Callable[[Method], _Opened], dataset: Method, attack: Method, training: Training, seed: int) -> Stage:
     """A victim with all that it stands on: its poison, the clean twin where the attack wants one, what it was pretrained on."""
-    trainer, network, data = training.trainer, training.network, opened(dataset)[0]
+    trainer, network, data, source = training.trainer, training.network, opened(dataset)[0], training.source
+    if source is not None and source.attack is None:
+        encoder = _encoder_stage(opened, source.dataset or dataset, attack, source.training, seed)
+        return Stage("victim", trainer, seed, dataset, data, (encoder,), network)
     needs: tuple[Stage, ...] = ()
     if isinstance(attack.config, TwinAttack):
         needs = (_victim_stage(opened, dataset, _no_attack(), training, seed),)
     controls = isinstance(attack.config, TrainingAttack)
     poison = Stage("poison", attack, seed, dataset, data, needs, network if controls else None)
-    source = training.source
-    if source is None:
+    if source is None or source.attack is None:
         return _after(poison, "victim", trainer, network)
-    start = _victim_stage(opened, source.dataset, source.attack, source.training, seed)
+    start = _victim_stage(opened, source.dataset or dataset, source.attack, source.training, seed)
     return Stage("victim", trainer, seed, dataset, data, (start, poison), network)
+
+
+def _encoder_stage(opened: Callable[[Method], _Opened], dataset: Method, attack: Method, training: Training, seed: int) -> Stage:
+    """An encoder that the attack acts on: by its training data, or by changing the clean one."""
+    needs: tuple[Stage, ...] = ()
+    infects = isinstance(attack.config, EncoderAttack)
+    if infects:
+        needs = (_encoder_stage(opened, dataset, _no_attack(), training, seed),)
+    poison = Stage("poison", attack, seed, dataset, opened(dataset)[0], needs, training.network if infects else None)
+    return _after(poison, "encoder", training.trainer, training.network)
+
+
+def _control(victim: Stage, twin: Stage, defense: Method | None) -> Stage | None:
+    """A detector of test inputs on an encoder has to find more than it finds when there is no backdoor, only the trigger."""
+    watches = defense is not None and getattr(defense.config, "pool", None) == "test"
+    if defense is None or not watches or not _encoder_of(victim) or victim.key == twin.key:
+        return None
+    return replace(_after(twin, "control", defense), needs=(twin, victim.need("poison")))
+
+
+def _encoder_of(victim: Stage) -> Stage | None:
+    """The encoder that a victim is a probe of, if it is one."""
+    return next((need for need in victim.needs if need.name == "encoder"), None)
 
 
 @cache
@@ -290,7 +341,15 @@ def _open(dataset: Method) -> _Opened:
     return _hash(dataset.describe(), source.fingerprint), source.train_y_N[rows], len(source.class_names)
 
 
-def _infeasible(attack: Method, labels_N: torch.Tensor, num_classes: int) -> str | None:
+def _infeasible(opened: Callable[[Method], _Opened], dataset: Method, attack: Method, training: Training) -> str | None:
+    """Why an attack can't be mounted on this training, if so."""
+    on_encoder = training.source is not None and training.source.attack is None
+    if isinstance(attack.config, EncoderAttack) and not on_encoder:
+        return f"{attack.kind} attacks an encoder: name one in the trainer, encoder: {{trainer: {{kind: simclr}}}}"
+    if isinstance(attack.config, (TwinAttack, TrainingAttack)) and on_encoder:
+        return f"{attack.kind} attacks a classifier, and this victim is a probe on an encoder"
+    attacked = training.source.dataset or dataset if training.source is not None and on_encoder else dataset
+    _, labels_N, num_classes = opened(attacked)
     try:
         cast(Attack, attack.config).choose(labels_N, num_classes, random_stream("poison", 0))
     except Infeasible as error:

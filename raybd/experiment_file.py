@@ -5,6 +5,7 @@ A list's name is a folder, `kind` is a file in it, the other keys are the method
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from raybd.experiment import AllResources, Experiment, Pretraining, Training
-from raybd.registry import Method, Role, did_you_mean, method_class
+from raybd.registry import Method, Role, Trusted, did_you_mean, method_class
 from raybd.types import Config, UserError
 
 DEFAULT_NETWORK = "resnet18"
@@ -39,6 +40,20 @@ class _Source(Config):
     dataset: dict[str, Any]
     attack: dict[str, Any] = Field(default_factory=lambda: {"kind": "none"})
     trainer: dict[str, Any]
+
+
+class _Encoder(Config):
+    """The encoder that the attack of the cell acts on; the network is that of the entry around it."""
+
+    dataset: dict[str, Any] | None = None
+    trainer: dict[str, Any]
+
+
+class _Trusted(Config):
+    """What a detector is told that it may trust."""
+
+    dataset: dict[str, Any] | None = None
+    poisoned: float = Field(0.0, ge=0, le=1)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -70,6 +85,7 @@ def parse(raw: Mapping[str, Any], where: str = "experiment") -> Experiment:
     def methods(role: Role) -> tuple[Method, ...]:
         return tuple(_method(role, entry, f"{where}: {role}[{i}]") for i, entry in enumerate(getattr(file, role)))
 
+    detectors = tuple(_detector(entry, f"{where}: detectors[{i}]") for i, entry in enumerate(file.detectors))
     trainings, defending = [], []
     for i, entry in enumerate(file.trainers):
         at = f"{where}: trainers[{i}]"
@@ -83,7 +99,7 @@ def parse(raw: Mapping[str, Any], where: str = "experiment") -> Experiment:
         datasets=methods("datasets"),
         attacks=methods("attacks"),
         trainings=tuple(trainings),
-        defenses=methods("detectors") + methods("repairs") + tuple(defending),
+        defenses=detectors + methods("repairs") + tuple(defending),
         removal=file.removal,
         resources=file.resources,
     )
@@ -94,6 +110,21 @@ def parse(raw: Mapping[str, Any], where: str = "experiment") -> Experiment:
         )
     _refuse_repeats(experiment, where)
     return experiment
+
+
+def _detector(entry: Mapping[str, Any], at: str) -> Method:
+    """A detector's entry, which may say what its trusted images are."""
+    fields = dict(entry)
+    asked = fields.pop("trusted", None)
+    method = _method("detectors", fields, at)
+    if asked is None:
+        return method
+    try:
+        found = _Trusted.model_validate(asked)
+    except ValidationError as error:
+        raise _user_error(error, f"{at}.trusted", _Trusted) from error
+    dataset = _method("datasets", found.dataset, f"{at}.trusted.dataset") if found.dataset else None
+    return replace(method, trusted=Trusted(dataset, found.poisoned))
 
 
 def _defends(entry: Any) -> bool:
@@ -121,29 +152,37 @@ def _training(entry: Mapping[str, Any], at: str, network: Method | None = None) 
     if network is None:
         asked = fields.pop("network", DEFAULT_NETWORK)
         network = _method("networks", {"kind": asked} if isinstance(asked, str) else asked, f"{at}.network")
-    source = fields.pop("source", None)
+    starts = [name for name in ("source", "encoder") if name in fields]
+    start = fields.pop(starts[0]) if starts else None
     trainer = _method("trainers", fields, at)
     transfers = hasattr(trainer.config, "train_from")
-    if source is not None and not transfers:
-        raise UserError(f"{at}.source: {trainer.kind} does not start from another victim", "Remove it, or take `kind: transfer`.")
-    if transfers and source is None and not getattr(network.config, "pretrained", False):
+    if starts and not transfers:
+        raise UserError(
+            f"{at}.{starts[0]}: {trainer.kind} does not start from another victim",
+            "Remove it, or take `kind: transfer` or a probe.",
+        )
+    if transfers and not starts and not getattr(network.config, "pretrained", False):
         raise UserError(
             f"{at}: {trainer.kind} has nothing to start from",
-            "Name a victim, source: {dataset: {kind: ...}, trainer: {kind: ...}}, or take a network with `pretrained: true`.",
+            "Name a victim, source: {dataset: {kind: ...}, trainer: {kind: ...}}, or an encoder that the attack acts on, "
+            "encoder: {trainer: {kind: simclr}}, or take a network with `pretrained: true`.",
         )
-    return Training(trainer, network, None if source is None else _pretraining(source, f"{at}.source", network))
+    return Training(trainer, network, _pretraining(start, f"{at}.{starts[0]}", network, starts[0]) if starts else None)
 
 
-def _pretraining(source: Any, at: str, network: Method) -> Pretraining:
+def _pretraining(start: Any, at: str, network: Method, key: str) -> Pretraining:
+    model = _Source if key == "source" else _Encoder
     try:
-        asked = _Source.model_validate(source)
+        asked = model.model_validate(start)
     except ValidationError as error:
-        raise _user_error(error, at, _Source) from error
-    return Pretraining(
-        dataset=_method("datasets", asked.dataset, f"{at}.dataset"),
-        attack=_method("attacks", asked.attack, f"{at}.attack"),
-        training=_training(asked.trainer, f"{at}.trainer", network),
-    )
+        raise _user_error(error, at, model) from error
+    training = _training(asked.trainer, f"{at}.trainer", network)
+    if isinstance(asked, _Source):
+        attack = _method("attacks", asked.attack, f"{at}.attack")
+        return Pretraining(_method("datasets", asked.dataset, f"{at}.dataset"), attack, training)
+    if training.source is not None:
+        raise UserError(f"{at}.trainer: an encoder can't start from another victim", "Take a trainer like simclr.")
+    return Pretraining(_method("datasets", asked.dataset, f"{at}.dataset") if asked.dataset else None, None, training)
 
 
 def _method(role: Role, entry: Any, where: str) -> Method:
@@ -208,7 +247,7 @@ def _user_error(error: ValidationError, where: str, model: type[Config]) -> User
     at = f"{where}.{place}" if "[" in where else f"{where}: {place}"
     if first["type"] == "extra_forbidden":
         known = (*model.model_fields, "kind", "name", *(("network",) if "epochs" in model.model_fields else ()))
-        is_method = model not in (_File, _Source)
+        is_method = model not in (_File, _Source, _Encoder, _Trusted)
         return UserError(f"{at}: unknown field", did_you_mean(field, known if is_method else model.model_fields))
     if first["type"] == "missing":
         return UserError(f"{at}: missing", "Add it; configs/ has examples.")

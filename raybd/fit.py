@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from raybd import parallel
 from raybd.types import Config, Network, Report, Split, UserError, Victim
 
 Augment = Literal["crop_flip", "crop", "flip", "none"]
+Trained = TypeVar("Trained", bound=nn.Module)
 Facts = dict[str, Any]
 
 
@@ -137,7 +138,7 @@ def cross_entropy(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor)
 
 
 def fit(
-    victim: Victim,
+    victim: Trained,
     split: Split,
     recipe: Recipe,
     rng: Generator,
@@ -145,7 +146,7 @@ def fit(
     name: str = "training",
     frozen: Sequence[nn.Module] = (),
     beside: Stateful | None = None,
-) -> Victim:
+) -> Trained:
     """Train the victim in place, all but its `frozen` parts, and return it on the CPU, in eval mode.
 
     Resumes from the runtime's checkpoint of this name, which keeps what the objective learns `beside` the victim, too. Raises
@@ -292,7 +293,7 @@ def _channel_moments(x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
 
 def _checkpoint(
     history: list[Facts],
-    victim: Victim,
+    victim: nn.Module,
     optimizer: torch.optim.Optimizer,
     scheduler: LambdaLR,
     rng: Generator,
@@ -314,7 +315,7 @@ def _checkpoint(
 def _resume(
     runtime: Runtime,
     name: str,
-    victim: Victim,
+    victim: nn.Module,
     optimizer: torch.optim.Optimizer,
     scheduler: LambdaLR,
     rng: Generator,

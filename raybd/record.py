@@ -31,6 +31,9 @@ def record(cell: Cell, store: Store) -> dict[str, Any]:
     if "n_scores" in score:
         row |= {name: score[name] for name in (*DETECTION, "n_scores", "n_flagged")}
         _record_scores(cell, cast(Stage, judged), store)
+    if cell.control is not None:
+        row["control_auroc"] = control = manifests[cell.control.key]["auroc"]
+        row["auroc_over_control"] = None if control is None else row["auroc"] - control
     row |= {
         "oracle": bool(score.get("oracle", False)),
         "warning": _warning(victim, score),
@@ -65,7 +68,7 @@ def _names(cell: Cell) -> dict[str, Any]:
         "trainer": cell.trainer.describe(),
         "network": cell.network.describe(),
         "defense": cell.defense.describe() if cell.defense else None,
-        **({"source": _source(cell.victim.needs[0])} if len(cell.victim.needs) > 1 else {}),
+        **{need.name if need.name == "encoder" else "source": _source(need) for need in cell.victim.needs if need.name != "poison"},
         "stages": {stage.name: stage.key for stage in cell.stages()},
     }
     return {
@@ -87,7 +90,7 @@ def _names(cell: Cell) -> dict[str, Any]:
 
 
 def _source(victim: Stage) -> dict[str, Any]:
-    """What a victim was pretrained on."""
+    """What a victim started from."""
     methods = {"dataset": victim.dataset, "attack": victim.need("poison").method, "trainer": victim.method}
     return {name: method.describe() for name, method in methods.items()}
 

@@ -30,10 +30,27 @@ class Method:
     config: "Config"
     name: str
     """What stands in the tables: the kind, unless the experiment gives another name."""
+    trusted: "Trusted | None" = None
+    """Of a detector: where its trusted images come from, if not from the clean part of the data set."""
 
     def describe(self) -> dict[str, Any]:
         """Kind, version and every field, defaults filled in, as JSON; fields marked `exclude` (paths) play no part in a result."""
-        return {"kind": self.kind, "version": type(self.config).version, **self.config.model_dump(mode="json")}
+        trusted = {"trusted": self.trusted.describe()} if self.trusted is not None else {}
+        return {"kind": self.kind, "version": type(self.config).version, **self.config.model_dump(mode="json"), **trusted}
+
+
+@dataclass(frozen=True)
+class Trusted:
+    """Images that a detector trusts although they may be other, or worse, than it thinks."""
+
+    dataset: Method | None
+    """Their data set (its training part); none: the clean part of the cell's."""
+    poisoned: float
+    """Share of them that wears the attack's trigger."""
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"dataset": self.dataset.describe() if self.dataset is not None else None, "poisoned": self.poisoned}
 
 
 def names(role: Role) -> tuple[str, ...]:

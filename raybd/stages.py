@@ -10,7 +10,7 @@ from functools import cache, partial
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raybd import fit, metrics, parallel
 from raybd.experiment import Cell, Resources, Stage, random_stream
@@ -26,6 +26,7 @@ from raybd.types import (
     DatasetMethod,
     DefendingTrainer,
     Detector,
+    EncoderAttack,
     Infeasible,
     Network,
     Poisoned,
@@ -37,6 +38,7 @@ from raybd.types import (
     TrainingAttack,
     TransferTrainer,
     TwinAttack,
+    UserError,
     Victim,
 )
 
@@ -143,6 +145,9 @@ def _poison(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Fact
         assert stage.network is not None
         network = cast(Network, stage.network.config)
         poisoned, victim = attack.poison_and_train(dataset.train, dataset.num_classes, network, rng)
+    elif isinstance(attack, EncoderAttack):
+        encoder = load_victim(stage.need("encoder"), store)
+        poisoned, victim = attack.infect(encoder, dataset.train, dataset.num_classes, rng)
     elif isinstance(attack, TwinAttack):
         twin = load_victim(stage.need("victim"), store)
         poisoned = attack.poison_with_twin(dataset.train, dataset.num_classes, twin, rng)
@@ -174,11 +179,22 @@ def _poison(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Fact
     return tensors, facts
 
 
+def _encoder(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
+    poison = stage.need("poison")
+    if isinstance(poison.method.config, EncoderAttack):
+        encoder = load_victim(poison, store)
+    else:
+        encoder = _train(stage, load_poisoned(poison, store).over(dataset.train), dataset, store)
+    return _weights(encoder), _shape_of(dataset)
+
+
 def _victim(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
     poison = stage.need("poison")
     poisoned = load_poisoned(poison, store)
-    controlled = isinstance(poison.method.config, TrainingAttack)
-    victim = load_victim(poison, store) if controlled else _train(stage, poisoned.over(dataset.train), dataset, store)
+    if isinstance(poison.method.config, TrainingAttack):
+        victim = load_victim(poison, store)
+    else:
+        victim = _train(stage, _labelled(stage, poisoned, dataset), dataset, store)
     return _weights(victim), {**_shape_of(dataset), **measure(victim, dataset, poisoned)}
 
 
@@ -189,9 +205,30 @@ def _score(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts
     pool = make_pool(detector, victim, dataset, poisoned)
     rng = random_stream("score", stage.seed)
     order = torch.randperm(len(pool.suspects), generator=rng)
-    verdict = detector.score(victim, pool.suspects.select(order), dataset.clean, rng)
+    verdict = detector.score(victim, pool.suspects.select(order), _trusted(stage, dataset, poisoned), rng)
     tensors, facts = _judge(stage, verdict, pool, order)
     return tensors, {**facts, "pool": detector.pool}
+
+
+def _trusted(stage: Stage, dataset: Dataset, poisoned: Poisoned) -> Split:
+    """What the detector is told that it may trust: the clean part, unless the experiment says otherwise."""
+    asked = stage.method.trusted
+    if asked is None:
+        return dataset.clean
+    split = dataset.clean if asked.dataset is None else cast(DatasetMethod, asked.dataset.config).load().train
+    if split.x_NCHW.shape[1:] != dataset.train.x_NCHW.shape[1:]:
+        raise UserError(
+            f"{stage.method.name}: its trusted images have the shape {tuple(split.x_NCHW.shape[1:])}, "
+            f"the data set has {tuple(dataset.train.x_NCHW.shape[1:])}",
+            "Give the trusted data set the same `size`.",
+            exit_code=1,
+        )
+    rows = torch.randperm(len(split), generator=random_stream("trusted", stage.seed))[: round(asked.poisoned * len(split))]
+    if not len(rows):
+        return split
+    x_NCHW = split.x_NCHW.clone()
+    x_NCHW[rows] = poisoned.trigger(split.x_NCHW[rows])
+    return Split(x_NCHW, split.y_N)
 
 
 def _judge(stage: Stage, verdict: Suspicion, pool: Pool, order: Tensor) -> tuple[Tensors, Facts]:
@@ -222,7 +259,7 @@ def _removal(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Fac
     score = store.load("score", stage.need("score").key).tensors
     keep_N = score["score_N"] <= score["threshold_N"]
     poisoned = load_poisoned(stage.need("poison"), store)
-    suspects = poisoned.over(dataset.train)
+    suspects = _labelled(stage, poisoned, dataset)
     facts = {**_shape_of(dataset), "n_removed": int((~keep_N).sum())}
     if keep_N.all():
         victim = load_victim(stage.need("victim"), store)
@@ -237,7 +274,7 @@ def _repair(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Fact
     repair = cast(Repair, stage.method.config)
     poisoned = load_poisoned(stage.need("poison"), store)
     victim = load_victim(stage.need("victim"), store)
-    repaired = repair.repair(victim, poisoned.over(dataset.train), dataset.clean, random_stream("repair", stage.seed))
+    repaired = repair.repair(victim, _labelled(stage, poisoned, dataset), dataset.clean, random_stream("repair", stage.seed))
     return _weights(repaired), {**_shape_of(dataset), **measure(repaired, dataset, poisoned)}
 
 
@@ -256,10 +293,18 @@ def _defended(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Fa
     return {**tensors, **_weights(defended.victim)}, {**facts, **judged, "pool": "train", "warning": "; ".join(warnings) or None}
 
 
+def _labelled(stage: Stage, poisoned: Poisoned, dataset: Dataset) -> Split:
+    """What a victim is trained on: poisoned, unless it is a probe, whose poison is in the encoder below."""
+    is_probe = any(need.name == "encoder" for need in stage.need("victim").needs)
+    return dataset.train if is_probe else poisoned.over(dataset.train)
+
+
 _COMPUTE: Mapping[str, Callable[[Stage, Store, Dataset], tuple[Tensors, Facts]]] = {
     "poison": _poison,
+    "encoder": _encoder,
     "victim": _victim,
     "score": _score,
+    "control": _score,
     "removal": _removal,
     "repair": _repair,
     "defended": _defended,
@@ -292,8 +337,15 @@ def load_victim(stage: Stage, store: Store) -> Victim:
     config = stage.network.config
     if "pretrained" in type(config).model_fields:  # the weights come from the store, not from where training began
         config = config.model_copy(update={"pretrained": False})
+    head: nn.Module | None
     with torch.random.fork_rng(devices=[]):
         encoder, head = cast(Network, config).build(artifact.manifest["num_classes"], artifact.manifest["image_size"])
+    head_state = {name.removeprefix("head."): tensor for name, tensor in weights.items() if name.startswith("head.")}
+    head_for = getattr(stage.method.config, "head_for", None)
+    if not head_state:
+        head = None
+    elif head_for is not None:
+        head = head_for(head_state)
     victim = Victim(encoder, head, torch.zeros(3), torch.ones(3))
     victim.load_state_dict(weights)
     return victim.eval()
@@ -320,7 +372,7 @@ def _train(stage: Stage, split: Split, dataset: Dataset, store: Store) -> Victim
     network, rng = cast(Network, stage.network.config), random_stream(stage.name, stage.seed)
     trainer = stage.method.config
     if isinstance(trainer, TransferTrainer):
-        source = next((need for need in stage.need("victim").needs if need.name == "victim"), None)
+        source = next((need for need in stage.need("victim").needs if need.name in ("victim", "encoder")), None)
         start = load_victim(source, store) if source is not None else None
         return trainer.train_from(start, split, dataset.num_classes, network, rng)
     return cast(Trainer, trainer).train(split, dataset.num_classes, network, rng)

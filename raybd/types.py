@@ -243,6 +243,14 @@ class TrainingAttack(Attack, Protocol):
         """The victim that the attacker hands out, and its poison as an overlay, which defenses and retraining get to see."""
 
 
+@runtime_checkable
+class EncoderAttack(Attack, Protocol):
+    """An attack that turns a clean encoder into a backdoored one."""
+
+    def infect(self, encoder: Victim, train: Split, num_classes: int, rng: Generator) -> tuple[Poisoned, Victim]:
+        """The encoder that the attacker hands out, and its trigger, as an overlay that changes no training image."""
+
+
 class Trainer(Protocol):
     """A way to train a victim: trainers/NAME.py."""
 
@@ -252,7 +260,10 @@ class Trainer(Protocol):
 
 @runtime_checkable
 class TransferTrainer(Protocol):
-    """A trainer that goes on from a network that was trained on other data."""
+    """A trainer that goes on from a network that is trained already: fine-tuning, or a probe.
+
+    One whose heads are not linear has `head_for(state)` too: an empty head of the shape of its stored tensors.
+    """
 
     def train_from(self, start: Victim | None, split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
         """Train on a (poisoned) split from `start`, or from the network's own pretrained weights where it is None."""

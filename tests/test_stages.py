@@ -15,7 +15,7 @@ from raybd.experiment import Cell, random_stream
 from raybd.experiment_file import parse
 from raybd.plan import make_plan
 from raybd.store import Store
-from raybd.types import Dataset, Infeasible, Split, Victim
+from raybd.types import Dataset, Infeasible, Split, UserError, Victim
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -216,3 +216,81 @@ def test_transfer_starts_from_a_victim_of_other_data_and_keeps_its_encoder(tmp_p
     stages.run_cell(every, store)
     tuned = stages.load_victim(every.victim, store)
     assert not torch.equal(tuned.encoder.state_dict()["0.weight"], start.encoder.state_dict()["0.weight"])
+
+
+def on_encoder(probe: str, **encoder: Any) -> dict[str, Any]:
+    trainer = {"kind": "supcon", "epochs": 1, "batch_size": 32}
+    return {"kind": probe, "network": SMALL, "encoder": {"trainer": trainer, **encoder}}
+
+
+@pytest.mark.parametrize("probe", ["linear_probe", "mlp_probe", "knn_probe"])
+def test_a_probe_stands_on_an_encoder_that_the_attack_acts_on(probe: str, tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    experiment = parse({**TINY, "trainers": [on_encoder(probe)], "detectors": [{"kind": "spectral"}], "repairs": []})
+    cell = next(cell for cell in experiment.cells() if cell.defense_name == "spectral")
+    row = stages.run_cell(cell, store)
+    assert [stage.name for stage in cell.stages()] == ["poison", "encoder", "victim", "score"]
+    assert row["status"] == "ok" and row["clean_accuracy"] is not None and row["attack_success"] is not None
+    assert store.scores()["role"].value_counts()["poison"] == 30
+    encoder, victim = (stages.load_victim(cell.last.need(name), store) for name in ("encoder", "victim"))  # type: ignore[arg-type]
+    assert encoder.head is None and victim.head is not None
+    assert torch.equal(encoder.encoder[0].weight, victim.encoder[0].weight)  # type: ignore[index]
+    assert json.loads(row["config"])["encoder"]["trainer"]["kind"] == "supcon"
+    assert [c.id for c in parse(experiment.describe()).cells()] == [c.id for c in experiment.cells()]
+
+
+def test_an_encoder_of_other_data_is_attacked_there_and_probed_here(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    other = on_encoder("knn_probe", dataset={"kind": "digits", "limit": 200, "clean": 20})
+    cells = parse({**TINY, "trainers": [other], "detectors": [{"kind": "spectral"}, {"kind": "strip", "overlays": 2}]}).cells()
+    rows = {cell.defense_name: stages.run_cell(cell, store) for cell in cells}
+    assert rows["spectral"]["n_scores"] == 200, "the training set that is poisoned is the encoder's"
+    assert rows["strip"]["n_scores"] > 50, "test inputs are those of the probe"
+    assert rows["none"]["clean_accuracy"] == rows["strip"]["clean_accuracy"]
+
+
+def test_attacks_are_infeasible_on_what_they_do_not_act_on() -> None:
+    attacks = [{"kind": "trojannn"}, {"kind": "badnets"}]
+    cells = parse({**TINY, "attacks": attacks, "trainers": [on_encoder("knn_probe")]}).cells()
+    found = {cell.attack.kind: cell.infeasible for cell in cells}
+    assert found["badnets"] is None
+    assert "attacks a classifier" in str(found["trojannn"])
+
+
+def test_a_detector_on_an_encoder_is_held_against_itself_on_the_clean_twin(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    attacks = [{"kind": "none"}, {"kind": "badnets"}]
+    experiment = parse(
+        {**TINY, "attacks": attacks, "trainers": [on_encoder("linear_probe")], "detectors": [{"kind": "strip", "overlays": 2}]}
+    )
+    cells = {cell.attack.kind: cell for cell in experiment.cells() if cell.defense_name == "strip"}
+    assert cells["none"].control is None
+    control = cells["badnets"].control
+    assert control is not None
+    assert control.need("victim").key == cells["none"].victim.key
+    assert control.need("poison").method.kind == "badnets"
+    row = stages.run_cell(cells["badnets"], store)
+    assert row["control_auroc"] == store.manifest("control", control.key)["auroc"]
+    assert row["auroc_over_control"] == pytest.approx(row["auroc"] - row["control_auroc"])
+
+
+def test_trusted_images_can_be_poisoned_or_come_from_elsewhere(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    detector = {"kind": "spectral", "reference": "trusted"}
+    detectors = [
+        detector,
+        {**detector, "name": "poisoned", "trusted": {"poisoned": 0.5}},
+        {**detector, "name": "other", "trusted": {"dataset": {"kind": "digits", "limit": 100, "clean": 0.1}}},
+    ]
+    experiment = parse({**TINY, "detectors": detectors, "removal": False})
+    rows = {cell.defense_name: stages.run_cell(cell, store) for cell in experiment.cells()}
+    assert len({rows[name]["auroc"] for name in ("spectral", "poisoned", "other")}) == 3
+    assert json.loads(rows["poisoned"]["config"])["defense"]["trusted"] == {"dataset": None, "poisoned": 0.5}
+    assert [cell.id for cell in parse(experiment.describe()).cells()] == [cell.id for cell in experiment.cells()]
+    cell = next(cell for cell in experiment.cells() if cell.defense_name == "poisoned")
+    dataset = cell.dataset.config.load()  # type: ignore[attr-defined]
+    trusted = stages._trusted(cell.last, dataset, stages.load_poisoned(cell.last.need("poison"), store))
+    assert int((trusted.x_NCHW != dataset.clean.x_NCHW).flatten(1).any(1).sum()) == 20
+    assert (dataset.clean.x_NCHW[:, :, -1, -1] == 255).all(1).sum() == 0, "the clean part itself is left alone"
+    with pytest.raises(UserError, match="poisonedd: unknown field"):
+        parse({**TINY, "detectors": [{**detector, "trusted": {"poisonedd": 1}}]})

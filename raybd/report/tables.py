@@ -20,7 +20,7 @@ class Metric:
 
     name: str
     title: str
-    group: Literal["victim", "detection", "defended"]
+    group: Literal["victim", "detection", "clean twin", "defended"]
     help: str
     good: Literal["high", "low"] | None = None
     """Which end is good for a defender; none: a fact about the victim, not coloured."""
@@ -36,6 +36,8 @@ METRICS = (
     Metric("tpr", "TPR", "detection", "Share of poison that is flagged, at the detector's own threshold", "high"),
     Metric("fpr", "FPR", "detection", "Share of clean samples that is flagged, at the detector's own threshold", "low"),
     Metric("tpr_at_fpr_1", "TPR@1%", "detection", "Share of poison found where 1 % of clean samples is flagged", "high"),
+    Metric("control_auroc", "AUROC", "clean twin", "AUROC of the same detector on the clean twin, which sees the trigger alone"),
+    Metric("auroc_over_control", "gap", "clean twin", "AUROC on the victim less that on its twin: what the backdoor adds"),
     Metric("defended_clean_accuracy", "clean accuracy", "defended", "Clean accuracy after the defense", "high"),
     Metric("defended_attack_success", "attack success", "defended", "Attack success after the defense", "low"),
     Metric("defended_robust_accuracy", "robust accuracy", "defended", "Robust accuracy after the defense", "high"),

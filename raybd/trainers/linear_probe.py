@@ -1,0 +1,52 @@
+"""Linear probe: one linear layer on the embeddings of a frozen encoder, the usual measure of a self-supervised one.
+
+Chen, Kornblith, Norouzi and Hinton 2020, arXiv 2002.05709, appendix B.8 (logistic regression by L-BFGS); embeddings
+standardised per dimension as in Saha, Tejankar, Koohpayegani and Pirsiavash 2022, arXiv 2105.10123.
+Differs: embeddings keep their lengths, so that standardisation and classifier are one linear layer; no augmentation.
+"""
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from raybd import parallel
+from raybd.trainers._frozen import frozen
+from raybd.types import Config, Network, Split, Victim, searched
+
+
+class LinearProbe(Config):
+    """Logistic regression on the embeddings of the victim which `source` names, or of the network's own pretrained weights."""
+
+    penalty: float = Field(1e-4, ge=0, json_schema_extra=searched(low=1e-6, high=1e-1, log=True))
+    """Half of it weighs the squared length of the weights, beside the mean cross-entropy."""
+    iterations: int = Field(200, ge=1)
+    """Of L-BFGS, at most."""
+
+    def train_from(self, start: Victim | None, split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
+        """The frozen encoder under a linear head."""
+        victim, z_ND = frozen(start, split, num_classes, network, rng)
+        mean_D, deviation_D = z_ND.mean(0), z_ND.std(0, correction=0).clamp_min(1e-6)
+        weight_KD, bias_K = parallel.from_first(lambda: self._regress((z_ND - mean_D) / deviation_D, split.y_N, num_classes))
+        head = nn.Linear(z_ND.shape[1], num_classes)
+        with torch.no_grad():
+            head.weight.copy_(weight_KD / deviation_D)
+            head.bias.copy_(bias_K - head.weight @ mean_D)
+        return Victim(victim.encoder, head, victim.mean_C, victim.std_C).eval()
+
+    def _regress(self, z_ND: Tensor, y_N: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+        """Weights and biases with the least penalised cross-entropy."""
+        device = parallel.device()
+        z_ND, y_N = z_ND.to(device), y_N.to(device)
+        weight_KD = torch.zeros(num_classes, z_ND.shape[1], device=device, requires_grad=True)
+        bias_K = torch.zeros(num_classes, device=device, requires_grad=True)
+        solver = torch.optim.LBFGS([weight_KD, bias_K], max_iter=self.iterations, history_size=20, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            solver.zero_grad()
+            value = F.cross_entropy(F.linear(z_ND, weight_KD, bias_K), y_N) + self.penalty / 2 * weight_KD.square().sum()
+            value.backward()
+            return value
+
+        solver.step(loss)
+        return weight_KD.detach().cpu(), bias_K.detach().cpu()
