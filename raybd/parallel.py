@@ -47,6 +47,22 @@ def gather_rows(part: Tensor, n: int) -> Tensor:
     return torch.stack(parts, dim=1).flatten(0, 1)[:n]
 
 
+def over_batch(z_BD: Tensor, batch: int) -> Tensor:
+    """This process's rows -> those of the whole batch, on every process, for a loss that every process computes: see `of_batch`."""
+    if world() == 1:
+        return z_BD
+    whole_BD = gather_rows(z_BD.detach().float(), batch).clone()
+    # The processes' gradients are averaged; those of this one's rows are complete here and absent elsewhere.
+    whole_BD[shard(torch.arange(batch)).to(z_BD.device)] = _scale_gradient(z_BD.float(), world())
+    return whole_BD
+
+
+def of_batch(loss: Tensor, batch: int) -> Tensor:
+    """A loss of the whole batch as losses of this process's rows, for fit.fit."""
+    share = len(shard(torch.arange(batch)))
+    return _scale_gradient(loss, batch / (share * world())).expand(share)
+
+
 def sum_over(value: Tensor) -> Tensor:
     """The sum over all processes."""
     if world() > 1:
@@ -88,6 +104,10 @@ def use_threads(cpus: float) -> None:
 
 def _grouped() -> bool:
     return dist.is_available() and dist.is_initialized()
+
+
+def _scale_gradient(value: Tensor, factor: float) -> Tensor:
+    return value if factor == 1 else value.detach() + (value - value.detach()) * factor
 
 
 class _NormaliseOverGroup(torch.autograd.Function):

@@ -96,12 +96,3 @@ def largest_singular_value(weight_DD: Tensor, left_D: Tensor, iterations: int) -
         right_D = F.normalize(weight_DD.T @ left_D, dim=0)
         left_D = F.normalize(weight_DD @ right_D, dim=0)
     return left_D @ weight_DD @ F.normalize(weight_DD.T @ left_D, dim=0), left_D
-
-
-def over_group(z_BD: Tensor, batch: int) -> Tensor:
-    """The embeddings of the whole batch on every worker; gradients flow through this worker's own rows."""
-    if parallel.world() == 1:
-        return z_BD
-    whole_BD = parallel.gather_rows(z_BD.detach(), batch).clone()
-    whole_BD[parallel.shard(torch.arange(batch)).to(z_BD.device)] = z_BD
-    return whole_BD

@@ -62,7 +62,7 @@ class OverBatch(nn.Module):
 
     def forward(self, z_BD: Tensor) -> Tensor:
         """First the first view of all images in the order of the batch, then the second."""
-        p_BD: Tensor = self.head(torch.cat([over_batch(part_BD, self.batch) for part_BD in z_BD.chunk(self.views)]))
+        p_BD: Tensor = self.head(torch.cat([parallel.over_batch(part_BD, self.batch) for part_BD in z_BD.chunk(self.views)]))
         return p_BD
 
 
@@ -91,29 +91,13 @@ class Momentum(nn.Module):
     @torch.no_grad()
     def project(self, x_BCHW: Tensor, batch: int) -> Tensor:
         """Preprocessed two views of this worker's share -> projections of the whole batch."""
-        p_BD: Tensor = self.head(torch.cat([over_batch(part_BD, batch) for part_BD in self.encoder(x_BCHW).chunk(2)]))
+        p_BD: Tensor = self.head(torch.cat([parallel.over_batch(part_BD, batch) for part_BD in self.encoder(x_BCHW).chunk(2)]))
         return p_BD
 
 
 def momentum_at(keep: float, step: int, steps: int) -> float:
     """Share of itself that a copy keeps at a step: from `keep` to 1 over all steps by a cosine."""
     return 1 - (1 - keep) * (math.cos(math.pi * min(1.0, step / steps)) + 1) / 2
-
-
-def over_batch(z_BD: Tensor, batch: int) -> Tensor:
-    """The embeddings of the whole batch on every worker, for a loss that every worker computes: see `of_batch`."""
-    if parallel.world() == 1:
-        return z_BD
-    whole_BD = parallel.gather_rows(z_BD.detach().float(), batch).clone()
-    # The workers' gradients are averaged; those of this worker's images are complete here and absent elsewhere.
-    whole_BD[parallel.shard(torch.arange(batch)).to(z_BD.device)] = _scale_gradient(z_BD.float(), parallel.world())
-    return whole_BD
-
-
-def of_batch(loss: Tensor, batch: int) -> Tensor:
-    """A loss of the whole batch as losses of this worker's images, for fit.fit."""
-    share = len(parallel.shard(torch.arange(batch)))
-    return _scale_gradient(loss, batch / (share * parallel.world())).expand(share)
 
 
 def exact(device: torch.device) -> torch.autocast:
@@ -148,7 +132,3 @@ def pretrain(
     """Train the encoder under a head that is thrown away. All that the head holds is kept in checkpoints."""
     training = fit(Victim(victim.encoder, head, victim.mean_C, victim.std_C), split, recipe, rng, objective, name, beside=beside)
     return Victim(training.encoder, None, training.mean_C, training.std_C).eval()
-
-
-def _scale_gradient(value: Tensor, factor: float) -> Tensor:
-    return value if factor == 1 else value.detach() + (value - value.detach()) * factor

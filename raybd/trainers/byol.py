@@ -11,7 +11,8 @@ from typing import Literal
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from raybd.trainers._ssl import Momentum, OverBatch, SelfSupervised, exact, of_batch, pretrain, seeded, width
+from raybd import parallel
+from raybd.trainers._ssl import Momentum, OverBatch, SelfSupervised, exact, pretrain, seeded, width
 from raybd.types import Network, Split, Victim, searched
 
 
@@ -42,7 +43,7 @@ class BYOL(SelfSupervised):
             target_BD = heads.target.project(victim.preprocess(views_BCHW), batch)
             p_BD = model(views_BCHW)
             with exact(p_BD.device):
-                return of_batch(distance(p_BD.float(), target_BD.float().roll(batch, 0)), batch)
+                return parallel.of_batch(distance(p_BD.float(), target_BD.float().roll(batch, 0)), batch)
 
         return pretrain(victim, OverBatch(heads, batch), split, self, rng, objective, "byol")
 

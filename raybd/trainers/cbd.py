@@ -19,7 +19,7 @@ from torch import Generator, Tensor, nn
 
 from raybd import parallel
 from raybd.fit import Recipe, fit, new_victim
-from raybd.trainers._dependency import Dependency, over_group
+from raybd.trainers._dependency import Dependency
 from raybd.trainers._shortcut import TINY, Combine, Loss, Snapshots, losses, low_mode, lowest, weights
 from raybd.types import Defended, Network, Split, Suspicion, UserError, Victim
 
@@ -195,11 +195,10 @@ class _Independent:
     def _depend(self, dependency: Dependency, x_BCHW: Tensor, z_BD: Tensor) -> Tensor:
         """The dependency of the whole batch, its gradient scaled for a loss that is the mean over all workers' images."""
         with torch.no_grad():
-            r_BD = over_group(self.first.embed(x_BCHW).float(), self.batch)
-        z_BD = over_group(z_BD, self.batch)
+            r_BD = parallel.over_batch(self.first.embed(x_BCHW).float(), self.batch)
+        z_BD = parallel.over_batch(z_BD, self.batch)
         dependency.learn(r_BD, z_BD)
-        gap = dependency.measure(r_BD, z_BD)
-        return gap.detach() + (gap - gap.detach()) * (self.batch / len(x_BCHW))
+        return parallel.of_batch(dependency.measure(r_BD, z_BD), self.batch)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training needs."""

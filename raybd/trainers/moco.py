@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from raybd import parallel
-from raybd.trainers._ssl import Momentum, OverBatch, SelfSupervised, exact, of_batch, pretrain, seeded, width
+from raybd.trainers._ssl import Momentum, OverBatch, SelfSupervised, exact, pretrain, seeded, width
 from raybd.types import Network, Split, Victim, searched
 
 
@@ -45,7 +45,7 @@ class MoCo(SelfSupervised):
             key_BD = heads.target.project(victim.preprocess(views_BCHW), batch)
             query_BD = model(views_BCHW)
             with exact(query_BD.device):
-                return of_batch(contrast(query_BD.float(), key_BD.float().roll(batch, 0)), batch)
+                return parallel.of_batch(contrast(query_BD.float(), key_BD.float().roll(batch, 0)), batch)
 
         head = OverBatch(heads, batch)
         return pretrain(victim, head, split, self, rng, objective, "moco", beside=_Queue(contrast.memory_bank))

@@ -11,7 +11,8 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from raybd.trainers._ssl import OverBatch, SelfSupervised, exact, of_batch, pretrain, seeded, width
+from raybd import parallel
+from raybd.trainers._ssl import OverBatch, SelfSupervised, exact, pretrain, seeded, width
 from raybd.types import Network, Split, Victim, searched
 
 
@@ -37,6 +38,6 @@ class SimCLR(SelfSupervised):
             p_BD: Tensor = model(self.views.pair(x_BCHW, batch, rng))
             with exact(p_BD.device):
                 first_BD, second_BD = torch.chunk(p_BD.float(), 2)
-                return of_batch(contrast(first_BD, second_BD), batch)
+                return parallel.of_batch(contrast(first_BD, second_BD), batch)
 
         return pretrain(victim, OverBatch(head, batch), split, self, rng, objective, "simclr")

@@ -8,7 +8,8 @@ Differs: the predictor's rate falls like the others'; Nesterov momentum; batch s
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from raybd.trainers._ssl import OverBatch, SelfSupervised, exact, of_batch, pretrain, seeded, width
+from raybd import parallel
+from raybd.trainers._ssl import OverBatch, SelfSupervised, exact, pretrain, seeded, width
 from raybd.types import Network, Split, Victim, searched
 
 
@@ -34,7 +35,7 @@ class SimSiam(SelfSupervised):
             z_BD, p_BD = model(self.views.pair(x_BCHW, batch, rng))
             with exact(p_BD.device):
                 z_BD = z_BD.detach().float().roll(batch, 0)
-                return of_batch(distance(p_BD.float(), z_BD), batch)
+                return parallel.of_batch(distance(p_BD.float(), z_BD), batch)
 
         head = OverBatch(seeded(lambda: _Heads(values, self.hidden, self.output), rng), batch)
         return pretrain(victim, head, split, self, rng, objective, "simsiam")

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from raybd import parallel
-from raybd.trainers._ssl import OverBatch, SelfSupervised, exact, of_batch, pretrain, seeded, width
+from raybd.trainers._ssl import OverBatch, SelfSupervised, exact, pretrain, seeded, width
 from raybd.types import Network, Split, Victim, searched
 
 
@@ -38,7 +38,7 @@ class SupCon(SelfSupervised):
             with exact(p_BD.device):
                 y_B = parallel.gather_rows(y_B, batch).repeat(2)
                 loss = self.contrast * _contrast(p_BD.float(), y_B, self.temperature)
-                return of_batch(loss + self.cross_entropy * F.cross_entropy(logits_BK.float(), y_B), batch)
+                return parallel.of_batch(loss + self.cross_entropy * F.cross_entropy(logits_BK.float(), y_B), batch)
 
         head = OverBatch(seeded(lambda: _Heads(values, self.output, num_classes), rng), batch)
         return pretrain(victim, head, split, self, rng, objective, "supcon")
