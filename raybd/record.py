@@ -31,8 +31,10 @@ def record(cell: Cell, store: Store) -> dict[str, Any]:
     if "n_scores" in score:
         row |= {name: score[name] for name in (*DETECTION, "n_scores", "n_flagged")}
         _record_scores(cell, cast(Stage, judged), store)
+    row["auroc_outside_trigger"] = score.get("auroc_outside_trigger")
     if cell.control is not None:
         row["control_auroc"] = control = manifests[cell.control.key]["auroc"]
+        row["control_auroc_outside_trigger"] = manifests[cell.control.key]["auroc_outside_trigger"]
         row["auroc_over_control"] = None if control is None else row["auroc"] - control
     row |= {
         "oracle": bool(score.get("oracle", False)),

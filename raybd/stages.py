@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from raybd import fit, metrics, parallel
 from raybd.experiment import Cell, Resources, Stage, random_stream
@@ -207,7 +208,25 @@ def _score(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts
     order = torch.randperm(len(pool.suspects), generator=rng)
     verdict = detector.score(victim, pool.suspects.select(order), _trusted(stage, dataset, poisoned), rng)
     tensors, facts = _judge(stage, verdict, pool, order)
-    return tensors, {**facts, "pool": detector.pool}
+    pictures = {f"picture.{name}": tensor.cpu() for name, tensor in verdict.pictures.items() if name != "rows"}
+    if pictures:
+        pictures["picture.role"] = pool.role_N[order[verdict.pictures["rows"]]]
+    outside = _outside_trigger(verdict, pool, order, dataset) if detector.pool == "test" else None
+    return {**tensors, **pictures}, {**facts, "pool": detector.pool, "auroc_outside_trigger": outside}
+
+
+def _outside_trigger(verdict: Suspicion, pool: Pool, order: Tensor, dataset: Dataset) -> float | None:
+    """AUROC where only that part of the score counts that lies where the trigger changes no pixel: an analysis, no defense."""
+    triggered = pool.role_N == POISON
+    if verdict.parts_NHW is None or not triggered.any():
+        return None
+    before, after = dataset.test.x_NCHW[pool.index_N[triggered]], pool.suspects.x_NCHW[triggered]
+    touched_HW = (before != after).any(1).any(0).float()
+    outside_HW = functional.adaptive_max_pool2d(touched_HW[None], verdict.parts_NHW.shape[1:])[0] == 0
+    if not outside_HW.any():
+        return None
+    score_N = (verdict.parts_NHW.cpu() * outside_HW).sum((1, 2))
+    return metrics.detection(score_N, torch.zeros(len(score_N)), pool.role_N[order])["auroc"]
 
 
 def _trusted(stage: Stage, dataset: Dataset, poisoned: Poisoned) -> Split:

@@ -63,7 +63,8 @@ SCORES = pa.schema(
 _TEXT = ("cell", "experiment", "dataset", "attack", "trainer", "network", "defense", "defense_role", "status", "error", "warning")
 QUALITY = ("clean_accuracy", "attack_success", "robust_accuracy")
 DETECTION = ("auroc", "average_precision", "tpr", "fpr", "f1", "tpr_at_fpr_1", "tpr_at_fpr_5")
-_METRICS = (*QUALITY, *(f"defended_{name}" for name in QUALITY), *DETECTION, "control_auroc", "auroc_over_control")
+CONTROL = ("control_auroc", "auroc_over_control", "auroc_outside_trigger", "control_auroc_outside_trigger")
+_METRICS = (*QUALITY, *(f"defended_{name}" for name in QUALITY), *DETECTION, *CONTROL)
 CELLS = pa.schema(
     [(name, pa.string()) for name in _TEXT]
     + [("rate", pa.float64()), ("seed", pa.int64())]

@@ -180,6 +180,10 @@ class Suspicion:
     """Why this verdict should not be trusted, found without any ground truth."""
     facts: Mapping[str, float] = field(default_factory=dict)
     """Numbers that the method has about itself, found without any ground truth."""
+    parts_NHW: Tensor | None = None
+    """How the score is made up over the image, on a grid of any size; it sums to the score."""
+    pictures: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the method saw of a few images, uint8, each n x C x H x W; under `rows` which of the suspects they are."""
 
 
 @dataclass(frozen=True)

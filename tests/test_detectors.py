@@ -22,8 +22,14 @@ from raybd.types import Dataset, Detector, Poisoned, Split, Suspicion, Victim
 from tests.groups import in_group
 
 KINDS = names("detectors")
+SMALL: dict[str, dict[str, Any]] = {
+    "asset": {"epochs": 2, "steps": 10, "batch_size": 32},
+    "asset_inner": {"steps": 20, "batch_size": 32},
+    "dede": {"epochs": 5, "width": 32, "encoder_depth": 1, "decoder_depth": 1},
+}
+"""Fields that make a detector quick."""
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    *((kind, {}) for kind in KINDS),
+    *((kind, SMALL.get(kind, {})) for kind in KINDS),
     ("spectral", {"reference": "trusted"}),
     ("activation_clustering", {"reduction": "pca", "suspect": "fewer_clean"}),
     ("strip", {"pool": "train"}),

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from raybd import stages
 from raybd.attacks._poisoning import AllToAll, AllToOne
 from raybd.attacks.badnets import BadNets
+from raybd.detectors.strip import Strip
 from raybd.experiment import Cell, random_stream
 from raybd.experiment_file import parse
 from raybd.plan import make_plan
 from raybd.store import Store
-from raybd.types import Dataset, Infeasible, Split, UserError, Victim
+from raybd.types import Dataset, Infeasible, Split, Suspicion, UserError, Victim
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -294,3 +295,17 @@ def test_trusted_images_can_be_poisoned_or_come_from_elsewhere(tmp_path: Path) -
     assert (dataset.clean.x_NCHW[:, :, -1, -1] == 255).all(1).sum() == 0, "the clean part itself is left alone"
     with pytest.raises(UserError, match="poisonedd: unknown field"):
         parse({**TINY, "detectors": [{**detector, "trusted": {"poisonedd": 1}}]})
+
+
+def test_what_the_trigger_covers_can_be_left_out_of_a_score() -> None:
+    victim, dataset = by_hand()
+    poisoned = BadNets(size=1, rate=0.3).poison(dataset.train, 4, random_stream("poison", 0))
+    pool = stages.make_pool(Strip(), victim, dataset, poisoned)
+    n, order = len(pool.suspects), torch.arange(len(pool.suspects))
+    parts = torch.zeros(n, 2, 2)
+    parts[pool.role_N == 1, 1, 1] = 9  # the trigger itself
+    parts[:, 0, 0] = torch.linspace(1, 0, n)  # triggered ones stand last
+    found = stages._outside_trigger(Suspicion(parts.sum((1, 2)), torch.tensor(0.0), parts_NHW=parts), pool, order, dataset)
+    assert found == 0.0
+    everywhere = Suspicion(parts.sum((1, 2)), torch.tensor(0.0), parts_NHW=parts.sum((1, 2)).view(n, 1, 1))
+    assert stages._outside_trigger(everywhere, pool, order, dataset) is None

@@ -17,7 +17,17 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from raybd import thresholds
-from raybd.detectors._concentration import Discriminator, Layer, Pooling, cross_fitted, features, once, outlyingness, standardised
+from raybd.detectors._concentration import (
+    Discriminator,
+    Layer,
+    Pooling,
+    by_content,
+    cross_fitted,
+    features,
+    once,
+    outlyingness,
+    standardised,
+)
 from raybd.detectors._offset import Loss, Select, losses, offset
 from raybd.fit import fresh_copy, infer
 from raybd.types import Config, Pool, Split, Suspicion, Victim, searched
@@ -93,7 +103,8 @@ class Asset(Config):
 
     def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
         """Suspicion of each image: the loss that the trained network has on it."""
-        order = torch.randperm(len(clean), generator=rng)
+        canonical = by_content(suspects.x_NCHW)
+        suspects, order = suspects.select(canonical), torch.randperm(len(clean), generator=rng)
         held_out = len(clean) // 2 if self.threshold == "conformal" else 0
         held, trusted = clean.select(order[:held_out]), clean.select(order[held_out:])
         select = self._selector(victim, suspects, trusted, rng)
@@ -115,9 +126,8 @@ class Asset(Config):
         score_N = losses(self.suspicion, infer(net, suspects.x_NCHW), suspects.y_N)
         held_M = losses(self.suspicion, infer(net, held.x_NCHW), held.y_N) if held_out else score_N
         warning = None if started else "the detector did not start: nothing was ever selected, raise top or lower cut"
-        return Suspicion(
-            score_N, torch.tensor(self._cut(score_N, held_M)), warning=warning, facts={"share_of_steps_raised": started}
-        )
+        cut, facts = torch.tensor(self._cut(score_N, held_M)), {"share_of_steps_raised": started}
+        return Suspicion(score_N[canonical.argsort()], cut, warning=warning, facts=facts)
 
     def _cut(self, score_N: Tensor, held_M: Tensor) -> float:
         if self.threshold == "conformal":

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Generator
 
 from raybd import thresholds
-from raybd.detectors._concentration import Discriminator, Layer, Pooling, cross_fitted, features, standardised
+from raybd.detectors._concentration import Discriminator, Layer, Pooling, by_content, cross_fitted, features, standardised
 from raybd.types import Config, Pool, Split, Suspicion, Victim, searched
 
 
@@ -39,9 +39,10 @@ class AssetInner(Config):
     def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
         """Suspicion of each image; labels play no part."""
         order, half = torch.randperm(len(clean), generator=rng), len(clean) // 2
-        parts = (suspects.x_NCHW, clean.x_NCHW[order[half:]], clean.x_NCHW[order[:half]])
+        canonical = by_content(suspects.x_NCHW)
+        parts = (suspects.x_NCHW[canonical], clean.x_NCHW[order[half:]], clean.x_NCHW[order[:half]])
         suspects_ND, trusted_MD, held_LD = (features(victim, x, self.layer, self.pooling) for x in parts)
         suspects_ND, held_LD = standardised(suspects_ND, trusted_MD), standardised(held_LD, trusted_MD)
         how = Discriminator(self.width, self.lr, self.steps, alternate=False, batch=self.batch_size)
         score_N, held_L = cross_fitted(how, suspects_ND, standardised(trusted_MD, trusted_MD), held_LD, self.folds, rng)
-        return Suspicion(score_N, torch.tensor(thresholds.conformal(held_L, self.alpha)))
+        return Suspicion(score_N[canonical.argsort()], torch.tensor(thresholds.conformal(held_L, self.alpha)))

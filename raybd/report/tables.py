@@ -20,7 +20,7 @@ class Metric:
 
     name: str
     title: str
-    group: Literal["victim", "detection", "clean twin", "defended"]
+    group: Literal["victim", "detection", "clean twin", "outside trigger", "defended"]
     help: str
     good: Literal["high", "low"] | None = None
     """Which end is good for a defender; none: a fact about the victim, not coloured."""
@@ -38,6 +38,10 @@ METRICS = (
     Metric("tpr_at_fpr_1", "TPR@1%", "detection", "Share of poison found where 1 % of clean samples is flagged", "high"),
     Metric("control_auroc", "AUROC", "clean twin", "AUROC of the same detector on the clean twin, which sees the trigger alone"),
     Metric("auroc_over_control", "gap", "clean twin", "AUROC on the victim less that on its twin: what the backdoor adds"),
+    Metric("auroc_outside_trigger", "AUROC", "outside trigger", "AUROC where what the trigger covers does not count"),
+    Metric(
+        "control_auroc_outside_trigger", "on twin", "outside trigger", "The same on the clean twin; .5 is what an innocent one has"
+    ),
     Metric("defended_clean_accuracy", "clean accuracy", "defended", "Clean accuracy after the defense", "high"),
     Metric("defended_attack_success", "attack success", "defended", "Attack success after the defense", "low"),
     Metric("defended_robust_accuracy", "robust accuracy", "defended", "Robust accuracy after the defense", "high"),
