@@ -155,11 +155,12 @@ def fit(
     runtime, device = _runtime.get(), parallel.device()
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     victim.to(device).to(memory_format=layout)
+    still = [path for path, module in victim.named_modules() if any(module is part for part in frozen)]
     for part in frozen:
         part.requires_grad_(False)
     model = parallel.wrap(victim).train()
-    for part in frozen:
-        part.eval()
+    for path in still:  # by name: on a GPU, `wrap` may have put other modules in their place
+        victim.get_submodule(path).eval()
     optimizer = _optimizer(model, recipe)
     n, batch = len(split), min(recipe.batch_size, len(split))
     steps = n // batch
@@ -202,8 +203,8 @@ def fit(
                 runtime.save(name, _checkpoint(history, victim, optimizer, scheduler, rng, beside))
                 saved_at = time.monotonic()
     parallel.plain(model)
-    for part in frozen:
-        part.requires_grad_(True)
+    for path in still:
+        victim.get_submodule(path).requires_grad_(True)
     return victim.to("cpu").to(memory_format=torch.contiguous_format).eval()
 
 

@@ -1,5 +1,6 @@
 """Attacks: the contract that every one keeps, and hand-computed triggers."""
 
+import copy
 import pickle
 import re
 import sys
@@ -33,6 +34,7 @@ from raybd.types import (
     POISON,
     Attack,
     DataAttack,
+    EncoderAttack,
     Infeasible,
     Poisoned,
     Split,
@@ -45,7 +47,11 @@ from tests.groups import in_group
 
 KINDS = names("attacks")
 ACTIVE = tuple(kind for kind in KINDS if kind != "none")
+INFECTING = tuple(kind for kind in ACTIVE if hasattr(method_class("attacks", kind), "infect"))
+POISONING = tuple(kind for kind in ACTIVE if kind not in INFECTING)
 SMALL: dict[str, dict[str, object]] = {
+    "badencoder": {"epochs": 1, "batch_size": 50, "shadow": 0.5},
+    "drupe": {"epochs": 1, "batch_size": 50, "shadow": 0.5},
     "input_aware": {"epochs": 1, "mask_epochs": 1, "batch_size": 16, "width": 4, "generator_lr": 0.001},
     "label_consistent": {"steps": 3},
     "narcissus": {"rate": 0.05, "steps": 5},
@@ -73,6 +79,11 @@ def twin() -> Victim:
     )
 
 
+def encoder() -> Victim:
+    """The twin without its head."""
+    return Victim(twin().encoder, None, twin().mean_C, twin().std_C).eval()
+
+
 def poison_with(attack: Attack, train: Split, seed: int = 0, clean_twin: Victim | None = None) -> Poisoned:
     """What the attack makes of the split, whichever verb it has."""
     rng = random_stream("poison", seed)
@@ -80,6 +91,8 @@ def poison_with(attack: Attack, train: Split, seed: int = 0, clean_twin: Victim 
         return attack.poison_with_twin(train, 10, clean_twin or twin(), rng)
     if isinstance(attack, TrainingAttack):
         return attack.poison_and_train(train, 10, SmallCnn(width=8), rng)[0]
+    if isinstance(attack, EncoderAttack):
+        return attack.infect(encoder(), train, 10, rng)[0]
     return cast(DataAttack, attack).poison(train, 10, rng)
 
 
@@ -109,7 +122,7 @@ def test_changes_exactly_the_images_that_it_marks(kind: str, train: Split) -> No
     assert torch.equal(changed_N, poisoned.role_N(len(train)) > 0)
 
 
-@pytest.mark.parametrize("kind", ACTIVE)
+@pytest.mark.parametrize("kind", POISONING)
 @pytest.mark.parametrize("rate", [0.02, 0.1])
 def test_poisons_the_promised_share(kind: str, rate: float, train: Split) -> None:
     poisoned = poison(kind, train, rate=rate)
@@ -117,12 +130,39 @@ def test_poisons_the_promised_share(kind: str, rate: float, train: Split) -> Non
     assert len(poisoned.index_M.unique()) == len(poisoned.index_M)
 
 
-@pytest.mark.parametrize("kind", ACTIVE)
+@pytest.mark.parametrize("kind", POISONING)
 def test_the_seed_decides_the_poison(kind: str, train: Split) -> None:
     first, again, other = (poison_with(make(kind), train, seed) for seed in (0, 0, 1))
     assert torch.equal(first.index_M, again.index_M)
     assert torch.equal(first.x_MCHW, again.x_MCHW)
     assert not torch.equal(first.index_M, other.index_M)
+
+
+@pytest.mark.parametrize("kind", INFECTING)
+def test_an_attack_on_an_encoder_changes_no_image_and_hands_out_an_encoder_at_rest(kind: str, train: Split) -> None:
+    attack, start = make(kind), encoder()
+    assert isinstance(attack, EncoderAttack)
+    before = copy.deepcopy(start.state_dict())
+    poisoned, infected = attack.infect(start, train, 10, random_stream("poison", 0))
+    assert poisoned.over(train) is train
+    assert torch.equal(poisoned.labels.counted(train.y_N), train.y_N != 0)
+    assert infected.head is None
+    assert not any(module.training for module in infected.modules())
+    assert all(parameter.requires_grad and parameter.device.type == "cpu" for parameter in infected.parameters())
+    assert torch.equal(infected.mean_C, start.mean_C) and torch.equal(infected.std_C, start.std_C)
+    assert all(torch.equal(value, before[name]) for name, value in start.state_dict().items()), "the clean encoder is left alone"
+    assert infected.state_dict().keys() == before.keys()
+    assert not torch.equal(fit.infer(infected, train.x_NCHW[:8]), fit.infer(start, train.x_NCHW[:8]))
+
+
+@pytest.mark.parametrize("kind", INFECTING)
+def test_the_seed_decides_the_encoder(kind: str, train: Split) -> None:
+    first, again, other = (
+        cast(EncoderAttack, make(kind)).infect(encoder(), train, 10, random_stream("poison", seed))[1].state_dict()
+        for seed in (0, 0, 1)
+    )
+    assert all(torch.equal(again[name], value) for name, value in first.items())
+    assert any(not torch.equal(other[name], value) for name, value in first.items())
 
 
 @pytest.mark.parametrize("kind", ACTIVE)
@@ -303,9 +343,8 @@ def test_trojannn_adds_its_patch_and_has_two_shapes() -> None:
 
 @pytest.mark.parametrize("kind", ["label_consistent", "narcissus", "trojannn"])
 def test_a_twin_without_a_head_is_refused(kind: str, train: Split) -> None:
-    encoder = Victim(twin().encoder, None, twin().mean_C, twin().std_C)
     with pytest.raises(UserError, match="linear head"):
-        poison_with(make(kind), train, 0, encoder)
+        poison_with(make(kind), train, 0, encoder())
 
 
 def test_input_aware_at_half_of_an_odd_batch() -> None:
@@ -363,7 +402,7 @@ def test_an_auto_encoder_takes_any_size_and_comes_back_from_its_state() -> None:
 
 def _poison_by_each(clean_twin: Victim) -> dict[str, dict[str, torch.Tensor]]:
     few_steps: dict[str, object] = {"batch_size": 200, "generator_lr": 1e-4}
-    attacks = {kind: make(kind, **(few_steps if kind == "input_aware" else {})) for kind in SMALL}
+    attacks = {kind: make(kind, **(few_steps if kind == "input_aware" else {})) for kind in SMALL if kind in POISONING}
     made = {kind: poison_with(attack, random_split(), 0, clean_twin) for kind, attack in attacks.items()}
     return {kind: {"index_M": one.index_M, "x_MCHW": one.x_MCHW, **one.state} for kind, one in made.items()}
 
