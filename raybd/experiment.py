@@ -1,35 +1,26 @@
-"""Experiment -> cells -> stage keys: what is to be done, and by what name each part of it is known.
+"""Experiment -> cells: what is to be done. Each cell is a path through the graph of stages."""
 
-A key is a hash of everything that a result depends on: the method with all its fields, its version, the keys it stands on, the
-content of the data, the seed. Where data lies and how a stage is run play no part.
-"""
-
-import hashlib
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import product
-from typing import Any, Literal, cast
+from typing import Any
 
-import torch
 from pydantic import Field
 
-from raybd.registry import Method, method_class
-from raybd.types import Attack, Config, DatasetMethod, EncoderAttack, Infeasible, TrainingAttack, TwinAttack
-
-StageName = Literal["poison", "encoder", "victim", "score", "control", "removal", "repair", "defended"]
-STAGE_VERSIONS: dict[StageName, int] = {
-    "poison": 1,
-    "encoder": 1,
-    "victim": 2,
-    "score": 1,
-    "control": 1,
-    "removal": 2,
-    "repair": 2,
-    "defended": 1,
-}
-"""Raise one when stages.py computes something else under the same name."""
+from raybd.graph import (
+    Stage,
+    Training,
+    content_hash,
+    control_stage,
+    encoder_of,
+    infeasible,
+    last_stage,
+    no_attack,
+    open_labels,
+    victim_stage,
+)
+from raybd.registry import Method
+from raybd.types import Config
 
 
 class Resources(Config):
@@ -54,53 +45,6 @@ class AllResources(Resources):
     """For scoring."""
     repairs: Resources | None = None
     """For repairs."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One cached step."""
-
-    name: StageName
-    method: Method
-    seed: int
-    dataset: Method
-    data: str
-    """Hash of the data set's content and split."""
-    needs: tuple["Stage", ...] = ()
-    network: Method | None = None
-
-    @cached_property
-    def key(self) -> str:
-        """The name of its artefact."""
-        return _hash(
-            self.name,
-            STAGE_VERSIONS[self.name],
-            self.method.describe(),
-            self.network and self.network.describe(),
-            self.seed,
-            self.data,
-            [need.key for need in self.needs],
-        )
-
-    def need(self, name: StageName) -> "Stage":
-        """The nearest stage of this name: itself, or one that it stands on, directly or not. (A clean twin is farther away.)"""
-        level: tuple[Stage, ...] = (self,)
-        while level:
-            for stage in level:
-                if stage.name == name:
-                    return stage
-            level = tuple(need for stage in level for need in stage.needs)
-        raise KeyError(f"{self.name} stage stands on no {name} stage")
-
-    def path(self) -> Iterator["Stage"]:
-        """All stages that it stands on and itself, in the order in which they can run; each once."""
-        seen: set[str] = set()
-        for need in self.needs:
-            for stage in need.path():
-                if stage.key not in seen:
-                    seen.add(stage.key)
-                    yield stage
-        yield self
 
 
 @dataclass(frozen=True)
@@ -131,7 +75,7 @@ class Cell:
     def id(self) -> str:
         """The name of its files."""
         names = [method.name for method in (self.dataset, self.attack, self.trainer, self.network)]
-        return _hash(self.experiment, names, self.defense_name, self.last.key)[:16]
+        return content_hash(self.experiment, names, self.defense_name, self.last.key)[:16]
 
     def stages(self) -> tuple[Stage, ...]:
         """Its path through the graph, in order; each stage once."""
@@ -140,26 +84,6 @@ class Cell:
     def __str__(self) -> str:
         parts = (self.dataset, self.attack, self.trainer)
         return " x ".join([*(method.name for method in parts), self.defense_name, f"seed {self.seed}"])
-
-
-@dataclass(frozen=True)
-class Pretraining:
-    """What a training starts from: the victim, or the encoder, of another experiment in miniature, on the same network."""
-
-    dataset: Method | None
-    """None: that of the cell."""
-    attack: Method | None
-    """None: the attack of the cell acts here, on the encoder, and what is trained on top of it sees clean data."""
-    training: "Training"
-
-
-@dataclass(frozen=True)
-class Training:
-    """A trainer with what it trains."""
-
-    trainer: Method
-    network: Method
-    source: Pretraining | None = None
 
 
 @dataclass(frozen=True)
@@ -180,13 +104,13 @@ class Experiment:
 
     def cells(self) -> tuple[Cell, ...]:
         """The product of the lists. Opens the data sets (labels and content hash, no images) and finds what is infeasible."""
-        cells, opened = [], cache(_open)
+        cells, opened = [], cache(open_labels)
         for dataset in self.datasets:
             for attack, training in product(self.attacks, self.trainings):
-                infeasible = _infeasible(opened, dataset, attack, training)
+                reason = infeasible(opened, dataset, attack, training)
                 for seed in self.seeds:
-                    victim = _victim_stage(opened, dataset, attack, training, seed)
-                    twin = _victim_stage(opened, dataset, _no_attack(), training, seed)
+                    victim = victim_stage(opened, dataset, attack, training, seed)
+                    twin = victim_stage(opened, dataset, no_attack(), training, seed)
                     cells += [
                         Cell(
                             experiment=self.name,
@@ -197,12 +121,12 @@ class Experiment:
                             defense=defense,
                             seed=seed,
                             victim=victim,
-                            last=self._last_stage(victim, defense),
-                            infeasible=infeasible,
-                            control=_control(victim, twin, defense),
+                            last=last_stage(victim, defense, self.removal),
+                            infeasible=reason,
+                            control=control_stage(victim, twin, defense),
                         )
                         for defense in (None, *self.defenses)
-                        if not (defense and defense.role == "trainers" and _encoder_of(victim))
+                        if not (defense and defense.role == "trainers" and encoder_of(victim))
                     ]
         return tuple(cells)
 
@@ -257,105 +181,3 @@ class Experiment:
             "removal": self.removal,
             "resources": self.resources.model_dump(mode="json", exclude_none=True),
         }
-
-    def _last_stage(self, victim: Stage, defense: Method | None) -> Stage:
-        if defense is None:
-            return victim
-        if defense.role == "repairs":
-            return _after(victim, "repair", defense)
-        if defense.role == "trainers":
-            return _after(victim.need("poison"), "defended", defense, victim.network)
-        encoder = _encoder_of(victim)
-        if encoder and getattr(defense.config, "pool", None) == "train":
-            return replace(_after(victim, "score", defense), dataset=encoder.dataset, data=encoder.data)
-        score = _after(victim, "score", defense)
-        if self.removal and getattr(defense.config, "pool", None) == "train":
-            return _after(score, "removal", victim.method, victim.network)
-        return score
-
-
-def _after(need: Stage, name: StageName, method: Method, network: Method | None = None) -> Stage:
-    """A stage that stands on one other."""
-    return Stage(name, method, need.seed, need.dataset, need.data, (need,), network)
-
-
-_Opened = tuple[str, torch.Tensor, int]
-"""Of a data set: content key, labels of the training split, number of classes."""
-
-
-def _victim_stage(opened: Callable[[Method], _Opened], dataset: Method, attack: Method, training: Training, seed: int) -> Stage:
-    """A victim with all that it stands on: its poison, the clean twin where the attack wants one, what it was pretrained on."""
-    trainer, network, data, source = training.trainer, training.network, opened(dataset)[0], training.source
-    if source is not None and source.attack is None:
-        encoder = _encoder_stage(opened, source.dataset or dataset, attack, source.training, seed)
-        return Stage("victim", trainer, seed, dataset, data, (encoder,), network)
-    needs: tuple[Stage, ...] = ()
-    if isinstance(attack.config, TwinAttack):
-        needs = (_victim_stage(opened, dataset, _no_attack(), training, seed),)
-    controls = isinstance(attack.config, TrainingAttack)
-    poison = Stage("poison", attack, seed, dataset, data, needs, network if controls else None)
-    if source is None or source.attack is None:
-        return _after(poison, "victim", trainer, network)
-    start = _victim_stage(opened, source.dataset or dataset, source.attack, source.training, seed)
-    return Stage("victim", trainer, seed, dataset, data, (start, poison), network)
-
-
-def _encoder_stage(opened: Callable[[Method], _Opened], dataset: Method, attack: Method, training: Training, seed: int) -> Stage:
-    """An encoder that the attack acts on: by its training data, or by changing the clean one."""
-    needs: tuple[Stage, ...] = ()
-    infects = isinstance(attack.config, EncoderAttack)
-    if infects:
-        needs = (_encoder_stage(opened, dataset, _no_attack(), training, seed),)
-    poison = Stage("poison", attack, seed, dataset, opened(dataset)[0], needs, training.network if infects else None)
-    return _after(poison, "encoder", training.trainer, training.network)
-
-
-def _control(victim: Stage, twin: Stage, defense: Method | None) -> Stage | None:
-    """A detector of test inputs on an encoder has to find more than it finds when there is no backdoor, only the trigger."""
-    watches = defense is not None and getattr(defense.config, "pool", None) == "test"
-    if defense is None or not watches or not _encoder_of(victim) or victim.key == twin.key:
-        return None
-    return replace(_after(twin, "control", defense), needs=(twin, victim.need("poison")))
-
-
-def _encoder_of(victim: Stage) -> Stage | None:
-    """The encoder that a victim is a probe of, if it is one."""
-    return next((need for need in victim.needs if need.name == "encoder"), None)
-
-
-@cache
-def _no_attack() -> Method:
-    return Method("attacks", "none", method_class("attacks", "none")(), "none")
-
-
-def random_stream(stage: str, seed: int) -> torch.Generator:
-    """The stream of random numbers of a stage: it depends on the stage's name and the seed alone, so variants share it."""
-    digest = hashlib.sha256(f"{stage}:{seed}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-
-def _open(dataset: Method) -> _Opened:
-    config = cast(DatasetMethod, dataset.config)
-    source = config.source()
-    _, rows = config.split(source)["train"]
-    return _hash(dataset.describe(), source.fingerprint), source.train_y_N[rows], len(source.class_names)
-
-
-def _infeasible(opened: Callable[[Method], _Opened], dataset: Method, attack: Method, training: Training) -> str | None:
-    """Why an attack can't be mounted on this training, if so."""
-    on_encoder = training.source is not None and training.source.attack is None
-    if isinstance(attack.config, EncoderAttack) and not on_encoder:
-        return f"{attack.kind} attacks an encoder: name one in the trainer, encoder: {{trainer: {{kind: simclr}}}}"
-    if isinstance(attack.config, (TwinAttack, TrainingAttack)) and on_encoder:
-        return f"{attack.kind} attacks a classifier, and this victim is a probe on an encoder"
-    attacked = training.source.dataset or dataset if training.source is not None and on_encoder else dataset
-    _, labels_N, num_classes = opened(attacked)
-    try:
-        cast(Attack, attack.config).choose(labels_N, num_classes, random_stream("poison", 0))
-    except Infeasible as error:
-        return str(error)
-    return None
-
-
-def _hash(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:20]

@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
-from raybd.experiment import AllResources, Experiment, Pretraining, Training
+from raybd.experiment import AllResources, Experiment
+from raybd.graph import Pretraining, Training
 from raybd.registry import Method, Role, Trusted, did_you_mean, method_class
 from raybd.types import Config, UserError
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from raybd.experiment import Cell, Experiment, Stage
+from raybd.experiment import Cell, Experiment
+from raybd.graph import Stage
 from raybd.store import Damaged, Store
 
 log = logging.getLogger("raybd.plan")

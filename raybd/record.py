@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from raybd.experiment import Cell, Stage
+from raybd.experiment import Cell
+from raybd.graph import Stage
 from raybd.provenance import commit, versions
 from raybd.store import DETECTION, QUALITY, Store
 from raybd.types import ROLES

@@ -5,21 +5,21 @@ Truth (roles, the trigger, test labels) stays in this file; a defense gets the v
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from raybd import fit, metrics, parallel
-from raybd.experiment import Cell, Resources, Stage, random_stream
+from raybd.artifacts import load_poisoned, load_victim, shape_of, weights
+from raybd.experiment import Cell, Resources
+from raybd.graph import Stage, random_stream
+from raybd.pools import GALLERY, judge, make_pool, outside_trigger, training_pool, trusted_images
 from raybd.provenance import commit, device_name, peak_memory_bytes, reset_peak_memory, versions
 from raybd.record import describe_error, record, record_failure
 from raybd.store import Store
 from raybd.types import (
-    CLEAN,
     POISON,
     Attack,
     DataAttack,
@@ -34,33 +34,15 @@ from raybd.types import (
     Repair,
     Report,
     Split,
-    Suspicion,
     Trainer,
     TrainingAttack,
     TransferTrainer,
     TwinAttack,
-    UserError,
     Victim,
 )
 
-GALLERY = 16
-"""How many images of a stage are kept for the report."""
-
-_VICTIM = "victim."
-"""Weights of a model stand in an artefact under names that begin so."""
-
 Tensors = dict[str, Tensor]
 Facts = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Pool:
-    """What a detector scores, and, for stages.py alone, the truth about it."""
-
-    suspects: Split
-    index_N: Tensor
-    true_y_N: Tensor
-    role_N: Tensor
 
 
 def run_stage(
@@ -166,10 +148,10 @@ def _poison(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Fact
         "gallery_before": dataset.train.x_NCHW[shown],
         "gallery_after": poisoned.x_MCHW[:GALLERY],
         **{f"state.{name}": tensor for name, tensor in poisoned.state.items()},
-        **(_weights(victim) if victim is not None else {}),
+        **(weights(victim) if victim is not None else {}),
     }
     facts: Facts = {
-        **_shape_of(dataset),
+        **shape_of(dataset),
         "n_train": len(dataset.train),
         "n_poison": int((poisoned.role_M == POISON).sum()),
         "n_cross": int((poisoned.role_M > POISON).sum()),
@@ -186,7 +168,7 @@ def _encoder(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Fac
         encoder = load_victim(poison, store)
     else:
         encoder = _train(stage, load_poisoned(poison, store).over(dataset.train), dataset, store)
-    return _weights(encoder), _shape_of(dataset)
+    return weights(encoder), shape_of(dataset)
 
 
 def _victim(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
@@ -196,7 +178,7 @@ def _victim(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Fact
         victim = load_victim(poison, store)
     else:
         victim = _train(stage, _labelled(stage, poisoned, dataset), dataset, store)
-    return _weights(victim), {**_shape_of(dataset), **measure(victim, dataset, poisoned)}
+    return weights(victim), {**shape_of(dataset), **measure(victim, dataset, poisoned)}
 
 
 def _score(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
@@ -206,72 +188,13 @@ def _score(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts
     pool = make_pool(detector, victim, dataset, poisoned)
     rng = random_stream("score", stage.seed)
     order = torch.randperm(len(pool.suspects), generator=rng)
-    verdict = detector.score(victim, pool.suspects.select(order), _trusted(stage, dataset, poisoned), rng)
-    tensors, facts = _judge(stage, verdict, pool, order)
+    verdict = detector.score(victim, pool.suspects.select(order), trusted_images(stage, dataset, poisoned), rng)
+    tensors, facts = judge(stage, verdict, pool, order)
     pictures = {f"picture.{name}": tensor.cpu() for name, tensor in verdict.pictures.items() if name != "rows"}
     if pictures:
         pictures["picture.role"] = pool.role_N[order[verdict.pictures["rows"]]]
-    outside = _outside_trigger(verdict, pool, order, dataset) if detector.pool == "test" else None
+    outside = outside_trigger(verdict, pool, order, dataset) if detector.pool == "test" else None
     return {**tensors, **pictures}, {**facts, "pool": detector.pool, "auroc_outside_trigger": outside}
-
-
-def _outside_trigger(verdict: Suspicion, pool: Pool, order: Tensor, dataset: Dataset) -> float | None:
-    """AUROC where only that part of the score counts that lies where the trigger changes no pixel: an analysis, no defense."""
-    triggered = pool.role_N == POISON
-    if verdict.parts_NHW is None or not triggered.any():
-        return None
-    before, after = dataset.test.x_NCHW[pool.index_N[triggered]], pool.suspects.x_NCHW[triggered]
-    touched_HW = (before != after).any(1).any(0).float()
-    outside_HW = functional.adaptive_max_pool2d(touched_HW[None], verdict.parts_NHW.shape[1:])[0] == 0
-    if not outside_HW.any():
-        return None
-    score_N = (verdict.parts_NHW.cpu() * outside_HW).sum((1, 2))
-    return metrics.detection(score_N, torch.zeros(len(score_N)), pool.role_N[order])["auroc"]
-
-
-def _trusted(stage: Stage, dataset: Dataset, poisoned: Poisoned) -> Split:
-    """What the detector is told that it may trust: the clean part, unless the experiment says otherwise."""
-    asked = stage.method.trusted
-    if asked is None:
-        return dataset.clean
-    split = dataset.clean if asked.dataset is None else cast(DatasetMethod, asked.dataset.config).load().train
-    if split.x_NCHW.shape[1:] != dataset.train.x_NCHW.shape[1:]:
-        raise UserError(
-            f"{stage.method.name}: its trusted images have the shape {tuple(split.x_NCHW.shape[1:])}, "
-            f"the data set has {tuple(dataset.train.x_NCHW.shape[1:])}",
-            "Give the trusted data set the same `size`.",
-            exit_code=1,
-        )
-    rows = torch.randperm(len(split), generator=random_stream("trusted", stage.seed))[: round(asked.poisoned * len(split))]
-    if not len(rows):
-        return split
-    x_NCHW = split.x_NCHW.clone()
-    x_NCHW[rows] = poisoned.trigger(split.x_NCHW[rows])
-    return Split(x_NCHW, split.y_N)
-
-
-def _judge(stage: Stage, verdict: Suspicion, pool: Pool, order: Tensor) -> tuple[Tensors, Facts]:
-    """Hold a verdict on the pool in this order against the truth."""
-    back = torch.argsort(order)
-    score_N = verdict.score_N.float().cpu()[back]
-    threshold_N = verdict.threshold_N.float().cpu().expand(len(score_N))[back]
-    if not torch.isfinite(score_N).all():
-        raise ValueError(f"{stage.method.name} gave {int((~torch.isfinite(score_N)).sum())} scores that are not finite")
-    flagged_N = score_N > threshold_N
-    top = torch.argsort(score_N, descending=True, stable=True)[:GALLERY]
-    tensors = {
-        "score_N": score_N,
-        "threshold_N": threshold_N,
-        "index_N": pool.index_N,
-        "label_N": pool.suspects.y_N,
-        "true_label_N": pool.true_y_N,
-        "role_N": pool.role_N,
-        "gallery": pool.suspects.x_NCHW[top],
-        "gallery_row": top,
-    }
-    counts = {"n_scores": len(score_N), "n_flagged": int(flagged_N.sum())}
-    said = {"oracle": verdict.oracle, "warning": verdict.warning, "facts": dict(verdict.facts)}
-    return tensors, {**metrics.detection(score_N, flagged_N, pool.role_N), **counts, **said}
 
 
 def _removal(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
@@ -279,14 +202,14 @@ def _removal(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Fac
     keep_N = score["score_N"] <= score["threshold_N"]
     poisoned = load_poisoned(stage.need("poison"), store)
     suspects = _labelled(stage, poisoned, dataset)
-    facts = {**_shape_of(dataset), "n_removed": int((~keep_N).sum())}
+    facts = {**shape_of(dataset), "n_removed": int((~keep_N).sum())}
     if keep_N.all():
         victim = load_victim(stage.need("victim"), store)
     else:
         if not keep_N.any():
             raise ValueError("the detector flagged the whole training set; nothing is left to train on")
         victim = _train(stage, suspects.select(keep_N), dataset, store)
-    return _weights(victim), {**facts, **measure(victim, dataset, poisoned)}
+    return weights(victim), {**facts, **measure(victim, dataset, poisoned)}
 
 
 def _repair(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
@@ -294,7 +217,7 @@ def _repair(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Fact
     poisoned = load_poisoned(stage.need("poison"), store)
     victim = load_victim(stage.need("victim"), store)
     repaired = repair.repair(victim, _labelled(stage, poisoned, dataset), dataset.clean, random_stream("repair", stage.seed))
-    return _weights(repaired), {**_shape_of(dataset), **measure(repaired, dataset, poisoned)}
+    return weights(repaired), {**shape_of(dataset), **measure(repaired, dataset, poisoned)}
 
 
 def _defended(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
@@ -302,14 +225,14 @@ def _defended(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Fa
     trainer, network = cast(DefendingTrainer, stage.method.config), cast(Network, stage.network.config)
     poisoned, rng = load_poisoned(stage.need("poison"), store), random_stream("victim", stage.seed)
     n = len(dataset.train)
-    pool = _training_pool(dataset, poisoned)
+    pool = training_pool(dataset, poisoned)
     defended = trainer.defend(pool.suspects, dataset.num_classes, network, dataset.clean, rng)
-    facts: Facts = {**_shape_of(dataset), **measure(defended.victim, dataset, poisoned), "oracle": False}
+    facts: Facts = {**shape_of(dataset), **measure(defended.victim, dataset, poisoned), "oracle": False}
     if defended.verdict is None:
-        return _weights(defended.victim), {**facts, "warning": defended.warning}
-    tensors, judged = _judge(stage, defended.verdict, pool, torch.arange(n))
+        return weights(defended.victim), {**facts, "warning": defended.warning}
+    tensors, judged = judge(stage, defended.verdict, pool, torch.arange(n))
     warnings = [warning for warning in (defended.warning, defended.verdict.warning) if warning]
-    return {**tensors, **_weights(defended.victim)}, {**facts, **judged, "pool": "train", "warning": "; ".join(warnings) or None}
+    return {**tensors, **weights(defended.victim)}, {**facts, **judged, "pool": "train", "warning": "; ".join(warnings) or None}
 
 
 def _labelled(stage: Stage, poisoned: Poisoned, dataset: Dataset) -> Split:
@@ -348,44 +271,6 @@ def measure(victim: Victim, dataset: Dataset, poisoned: Poisoned) -> dict[str, f
     }
 
 
-def load_victim(stage: Stage, store: Store) -> Victim:
-    """A trained victim from the store."""
-    assert stage.network is not None
-    artifact = store.load(stage.name, stage.key)
-    weights = {name.removeprefix(_VICTIM): t for name, t in artifact.tensors.items() if name.startswith(_VICTIM)}
-    config = stage.network.config
-    if "pretrained" in type(config).model_fields:  # the weights come from the store, not from where training began
-        config = config.model_copy(update={"pretrained": False})
-    head: nn.Module | None
-    with torch.random.fork_rng(devices=[]):
-        encoder, head = cast(Network, config).build(artifact.manifest["num_classes"], artifact.manifest["image_size"])
-    head_state = {name.removeprefix("head."): tensor for name, tensor in weights.items() if name.startswith("head.")}
-    head_for = getattr(stage.method.config, "head_for", None)
-    if not head_state:
-        head = None
-    elif head_for is not None:
-        head = head_for(head_state)
-    victim = Victim(encoder, head, torch.zeros(3), torch.ones(3))
-    victim.load_state_dict(weights)
-    return victim.eval()
-
-
-def load_poisoned(stage: Stage, store: Store) -> Poisoned:
-    """A poisoned overlay from the store, with its trigger."""
-    attack = cast(Attack, stage.method.config)
-    tensors = store.load(stage.name, stage.key).tensors
-    state = {name.removeprefix("state."): tensor for name, tensor in tensors.items() if name.startswith("state.")}
-    return Poisoned(
-        index_M=tensors["index_M"],
-        x_MCHW=tensors["x_MCHW"],
-        y_M=tensors["y_M"],
-        role_M=tensors["role_M"],
-        trigger=partial(attack.stamp, state=state),
-        labels=attack.label_map,
-        state=state,
-    )
-
-
 def _train(stage: Stage, split: Split, dataset: Dataset, store: Store) -> Victim:
     assert stage.network is not None
     network, rng = cast(Network, stage.network.config), random_stream(stage.name, stage.seed)
@@ -395,34 +280,6 @@ def _train(stage: Stage, split: Split, dataset: Dataset, store: Store) -> Victim
         start = load_victim(source, store) if source is not None else None
         return trainer.train_from(start, split, dataset.num_classes, network, rng)
     return cast(Trainer, trainer).train(split, dataset.num_classes, network, rng)
-
-
-def make_pool(detector: Detector, victim: Victim, dataset: Dataset, poisoned: Poisoned) -> Pool:
-    """The training set as the victim saw it; or all test images, clean, and those that count once more with the trigger."""
-    if detector.pool == "train":
-        return _training_pool(dataset, poisoned)
-    test = dataset.test
-    counted = torch.nonzero(poisoned.labels.counted(test.y_N)).flatten()
-    x_NCHW = torch.cat([test.x_NCHW, poisoned.trigger(test.x_NCHW[counted])]) if len(counted) else test.x_NCHW
-    index_N = torch.cat([torch.arange(len(test)), counted])
-    role_N = torch.full((len(index_N),), CLEAN, dtype=torch.int8)
-    role_N[len(test) :] = POISON
-    predicted_N = metrics.predictions(fit.infer(victim, x_NCHW))
-    return Pool(Split(x_NCHW, predicted_N), index_N, test.y_N[index_N], role_N)
-
-
-def _training_pool(dataset: Dataset, poisoned: Poisoned) -> Pool:
-    n = len(dataset.train)
-    return Pool(poisoned.over(dataset.train), torch.arange(n), dataset.train.y_N, poisoned.role_N(n))
-
-
-def _shape_of(dataset: Dataset) -> Facts:
-    """What a victim's network has to be built for."""
-    return {"num_classes": dataset.num_classes, "image_size": dataset.train.x_NCHW.shape[-1]}
-
-
-def _weights(victim: Victim) -> Tensors:
-    return {f"{_VICTIM}{name}": tensor.detach().cpu() for name, tensor in victim.state_dict().items()}
 
 
 def _read_if_there(store: Store, path: str) -> bytes | None:

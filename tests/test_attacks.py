@@ -26,7 +26,7 @@ from raybd.attacks.sig import Sig
 from raybd.attacks.tact import TaCT
 from raybd.attacks.trojannn import TrojanNN
 from raybd.attacks.wanet import WaNet
-from raybd.experiment import random_stream
+from raybd.graph import random_stream
 from raybd.networks.small_cnn import SmallCnn
 from raybd.registry import method_class, names
 from raybd.types import (

@@ -26,7 +26,8 @@ def test_cells_are_distinct_and_a_dry_run_succeeds(
 ) -> None:
     monkeypatch.setenv("RAYBD_DATA", str(data_root))
     asked = load(path)
-    needed = {dataset.kind for dataset in asked.datasets} - {"digits"}
+    sources = [training.source.dataset for training in asked.trainings if training.source and training.source.dataset]
+    needed = {dataset.kind for dataset in (*asked.datasets, *sources)} - {"digits"}
     missing = {kind for kind in needed if not (data_root / kind / "train.parquet").exists()}
     if missing:
         pytest.skip(f"{path.name} needs {', '.join(sorted(missing))} under RAYBD_DATA")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from raybd import experiment
+from raybd import graph
 from raybd.experiment import Cell
 from raybd.experiment_file import load, parse
 from raybd.types import UserError
@@ -100,7 +100,7 @@ def test_where_the_data_lies_moves_nothing_and_what_it_holds_moves_everything(tm
 
 
 def test_variants_share_their_randomness_and_seeds_do_not() -> None:
-    draws = [experiment.random_stream(*of).initial_seed() for of in (("poison", 0), ("poison", 0), ("poison", 1), ("victim", 0))]
+    draws = [graph.random_stream(*of).initial_seed() for of in (("poison", 0), ("poison", 0), ("poison", 1), ("victim", 0))]
     assert draws[0] == draws[1]
     assert len(set(draws)) == 3
 
@@ -125,7 +125,7 @@ def test_what_was_asked_can_be_asked_again() -> None:
 
 
 def test_a_user_s_own_file_is_loaded_by_its_dotted_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = (Path(experiment.__file__).parent / "attacks" / "badnets.py").read_text()
+    source = (Path(graph.__file__).parent / "attacks" / "badnets.py").read_text()
     (tmp_path / "my_attack.py").write_text(source.replace("class BadNets", "class MyAttack"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "my_attack.py").rename(tmp_path / "mine" / "my_attack.py")

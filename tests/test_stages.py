@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raybd import stages
+from raybd import pools, stages
 from raybd.attacks._poisoning import AllToAll, AllToOne
 from raybd.attacks.badnets import BadNets
 from raybd.detectors.strip import Strip
-from raybd.experiment import Cell, random_stream
+from raybd.experiment import Cell
 from raybd.experiment_file import parse
+from raybd.graph import random_stream
 from raybd.plan import make_plan
 from raybd.store import Store
 from raybd.types import Dataset, Infeasible, Split, Suspicion, UserError, Victim
@@ -290,7 +291,7 @@ def test_trusted_images_can_be_poisoned_or_come_from_elsewhere(tmp_path: Path) -
     assert [cell.id for cell in parse(experiment.describe()).cells()] == [cell.id for cell in experiment.cells()]
     cell = next(cell for cell in experiment.cells() if cell.defense_name == "poisoned")
     dataset = cell.dataset.config.load()  # type: ignore[attr-defined]
-    trusted = stages._trusted(cell.last, dataset, stages.load_poisoned(cell.last.need("poison"), store))
+    trusted = pools.trusted_images(cell.last, dataset, stages.load_poisoned(cell.last.need("poison"), store))
     assert int((trusted.x_NCHW != dataset.clean.x_NCHW).flatten(1).any(1).sum()) == 20
     assert (dataset.clean.x_NCHW[:, :, -1, -1] == 255).all(1).sum() == 0, "the clean part itself is left alone"
     with pytest.raises(UserError, match="poisonedd: unknown field"):
@@ -305,7 +306,7 @@ def test_what_the_trigger_covers_can_be_left_out_of_a_score() -> None:
     parts = torch.zeros(n, 2, 2)
     parts[pool.role_N == 1, 1, 1] = 9  # the trigger itself
     parts[:, 0, 0] = torch.linspace(1, 0, n)  # triggered ones stand last
-    found = stages._outside_trigger(Suspicion(parts.sum((1, 2)), torch.tensor(0.0), parts_NHW=parts), pool, order, dataset)
+    found = pools.outside_trigger(Suspicion(parts.sum((1, 2)), torch.tensor(0.0), parts_NHW=parts), pool, order, dataset)
     assert found == 0.0
     everywhere = Suspicion(parts.sum((1, 2)), torch.tensor(0.0), parts_NHW=parts.sum((1, 2)).view(n, 1, 1))
-    assert stages._outside_trigger(everywhere, pool, order, dataset) is None
+    assert pools.outside_trigger(everywhere, pool, order, dataset) is None

@@ -15,7 +15,8 @@ from raybd import parallel, stages
 from raybd.engine.cluster import Offer, gpus_of
 from raybd.engine.data import load_dataset, unpack
 from raybd.engine.progress import Progress
-from raybd.experiment import Cell, Experiment, Resources, Stage
+from raybd.experiment import Cell, Experiment, Resources
+from raybd.graph import Stage
 from raybd.plan import Plan
 from raybd.record import describe_error, record, record_failure
 from raybd.store import Store

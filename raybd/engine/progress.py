@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from raybd.experiment import Cell, Stage
+from raybd.experiment import Cell
+from raybd.graph import Stage
 from raybd.plan import Plan
 
 _LINE_SECONDS = 15.0

@@ -11,7 +11,8 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from raybd import parallel, stages
 from raybd.engine.data import unpack
-from raybd.experiment import Resources, Stage
+from raybd.experiment import Resources
+from raybd.graph import Stage
 from raybd.store import Store
 
 _RESTARTS = 2

@@ -1,0 +1,201 @@
+"""The graph of stages: each cached step by its key, and how a victim, its twin and what a defense does stand on each other.
+
+A key is a hash of everything that a result depends on: the method with all its fields, its version, the keys it stands on, the
+content of the data, the seed. Where data lies and how a stage is run play no part.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from typing import Any, Literal, cast
+
+import torch
+
+from raybd.registry import Method, method_class
+from raybd.types import Attack, DatasetMethod, EncoderAttack, Infeasible, TrainingAttack, TwinAttack
+
+StageName = Literal["poison", "encoder", "victim", "score", "control", "removal", "repair", "defended"]
+STAGE_VERSIONS: dict[StageName, int] = {
+    "poison": 1,
+    "encoder": 1,
+    "victim": 2,
+    "score": 1,
+    "control": 1,
+    "removal": 2,
+    "repair": 2,
+    "defended": 1,
+}
+"""Raise one when stages.py computes something else under the same name."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One cached step."""
+
+    name: StageName
+    method: Method
+    seed: int
+    dataset: Method
+    data: str
+    """Hash of the data set's content and split."""
+    needs: tuple["Stage", ...] = ()
+    network: Method | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """The name of its artefact."""
+        return content_hash(
+            self.name,
+            STAGE_VERSIONS[self.name],
+            self.method.describe(),
+            self.network and self.network.describe(),
+            self.seed,
+            self.data,
+            [need.key for need in self.needs],
+        )
+
+    def need(self, name: StageName) -> "Stage":
+        """The nearest stage of this name: itself, or one that it stands on, directly or not. (A clean twin is farther away.)"""
+        level: tuple[Stage, ...] = (self,)
+        while level:
+            for stage in level:
+                if stage.name == name:
+                    return stage
+            level = tuple(need for stage in level for need in stage.needs)
+        raise KeyError(f"{self.name} stage stands on no {name} stage")
+
+    def path(self) -> Iterator["Stage"]:
+        """All stages that it stands on and itself, in the order in which they can run; each once."""
+        seen: set[str] = set()
+        for need in self.needs:
+            for stage in need.path():
+                if stage.key not in seen:
+                    seen.add(stage.key)
+                    yield stage
+        yield self
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """What a training starts from: the victim, or the encoder, of another experiment in miniature, on the same network."""
+
+    dataset: Method | None
+    """None: that of the cell."""
+    attack: Method | None
+    """None: the attack of the cell acts here, on the encoder, and what is trained on top of it sees clean data."""
+    training: "Training"
+
+
+@dataclass(frozen=True)
+class Training:
+    """A trainer with what it trains."""
+
+    trainer: Method
+    network: Method
+    source: Pretraining | None = None
+
+
+def _after(need: Stage, name: StageName, method: Method, network: Method | None = None) -> Stage:
+    """A stage that stands on one other."""
+    return Stage(name, method, need.seed, need.dataset, need.data, (need,), network)
+
+
+def last_stage(victim: Stage, defense: Method | None, removal: bool) -> Stage:
+    """Where the path of a cell ends."""
+    if defense is None:
+        return victim
+    if defense.role == "repairs":
+        return _after(victim, "repair", defense)
+    if defense.role == "trainers":
+        return _after(victim.need("poison"), "defended", defense, victim.network)
+    encoder = encoder_of(victim)
+    if encoder and getattr(defense.config, "pool", None) == "train":
+        return replace(_after(victim, "score", defense), dataset=encoder.dataset, data=encoder.data)
+    score = _after(victim, "score", defense)
+    if removal and getattr(defense.config, "pool", None) == "train":
+        return _after(score, "removal", victim.method, victim.network)
+    return score
+
+
+Opened = tuple[str, torch.Tensor, int]
+"""Of a data set: content key, labels of the training split, number of classes."""
+
+
+def victim_stage(opened: Callable[[Method], Opened], dataset: Method, attack: Method, training: Training, seed: int) -> Stage:
+    """A victim with all that it stands on: its poison, the clean twin where the attack wants one, what it was pretrained on."""
+    trainer, network, data, source = training.trainer, training.network, opened(dataset)[0], training.source
+    if source is not None and source.attack is None:
+        encoder = _encoder_stage(opened, source.dataset or dataset, attack, source.training, seed)
+        return Stage("victim", trainer, seed, dataset, data, (encoder,), network)
+    needs: tuple[Stage, ...] = ()
+    if isinstance(attack.config, TwinAttack):
+        needs = (victim_stage(opened, dataset, no_attack(), training, seed),)
+    controls = isinstance(attack.config, TrainingAttack)
+    poison = Stage("poison", attack, seed, dataset, data, needs, network if controls else None)
+    if source is None or source.attack is None:
+        return _after(poison, "victim", trainer, network)
+    start = victim_stage(opened, source.dataset or dataset, source.attack, source.training, seed)
+    return Stage("victim", trainer, seed, dataset, data, (start, poison), network)
+
+
+def _encoder_stage(opened: Callable[[Method], Opened], dataset: Method, attack: Method, training: Training, seed: int) -> Stage:
+    """An encoder that the attack acts on: by its training data, or by changing the clean one."""
+    needs: tuple[Stage, ...] = ()
+    infects = isinstance(attack.config, EncoderAttack)
+    if infects:
+        needs = (_encoder_stage(opened, dataset, no_attack(), training, seed),)
+    poison = Stage("poison", attack, seed, dataset, opened(dataset)[0], needs, training.network if infects else None)
+    return _after(poison, "encoder", training.trainer, training.network)
+
+
+def control_stage(victim: Stage, twin: Stage, defense: Method | None) -> Stage | None:
+    """A detector of test inputs on an encoder has to find more than it finds when there is no backdoor, only the trigger."""
+    watches = defense is not None and getattr(defense.config, "pool", None) == "test"
+    if defense is None or not watches or not encoder_of(victim) or victim.key == twin.key:
+        return None
+    return replace(_after(twin, "control", defense), needs=(twin, victim.need("poison")))
+
+
+def encoder_of(victim: Stage) -> Stage | None:
+    """The encoder that a victim is a probe of, if it is one."""
+    return next((need for need in victim.needs if need.name == "encoder"), None)
+
+
+@cache
+def no_attack() -> Method:
+    return Method("attacks", "none", method_class("attacks", "none")(), "none")
+
+
+def random_stream(stage: str, seed: int) -> torch.Generator:
+    """The stream of random numbers of a stage: it depends on the stage's name and the seed alone, so variants share it."""
+    digest = hashlib.sha256(f"{stage}:{seed}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def open_labels(dataset: Method) -> Opened:
+    config = cast(DatasetMethod, dataset.config)
+    source = config.source()
+    _, rows = config.split(source)["train"]
+    return content_hash(dataset.describe(), source.fingerprint), source.train_y_N[rows], len(source.class_names)
+
+
+def infeasible(opened: Callable[[Method], Opened], dataset: Method, attack: Method, training: Training) -> str | None:
+    """Why an attack can't be mounted on this training, if so."""
+    on_encoder = training.source is not None and training.source.attack is None
+    if isinstance(attack.config, EncoderAttack) and not on_encoder:
+        return f"{attack.kind} attacks an encoder: name one in the trainer, encoder: {{trainer: {{kind: simclr}}}}"
+    if isinstance(attack.config, (TwinAttack, TrainingAttack)) and on_encoder:
+        return f"{attack.kind} attacks a classifier, and this victim is a probe on an encoder"
+    attacked = training.source.dataset or dataset if training.source is not None and on_encoder else dataset
+    _, labels_N, num_classes = opened(attacked)
+    try:
+        cast(Attack, attack.config).choose(labels_N, num_classes, random_stream("poison", 0))
+    except Infeasible as error:
+        return str(error)
+    return None
+
+
+def content_hash(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:20]

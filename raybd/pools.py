@@ -1,0 +1,103 @@
+"""What a detector scores, what it is told that it may trust, and its verdict held against the truth."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from raybd import fit, metrics
+from raybd.graph import Stage, random_stream
+from raybd.types import CLEAN, POISON, Dataset, DatasetMethod, Detector, Poisoned, Split, Suspicion, UserError, Victim
+
+GALLERY = 16
+"""How many images of a stage are kept for the report."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What a detector scores, and, for stages.py alone, the truth about it."""
+
+    suspects: Split
+    index_N: Tensor
+    true_y_N: Tensor
+    role_N: Tensor
+
+
+def make_pool(detector: Detector, victim: Victim, dataset: Dataset, poisoned: Poisoned) -> Pool:
+    """The training set as the victim saw it; or all test images, clean, and those that count once more with the trigger."""
+    if detector.pool == "train":
+        return training_pool(dataset, poisoned)
+    test = dataset.test
+    counted = torch.nonzero(poisoned.labels.counted(test.y_N)).flatten()
+    x_NCHW = torch.cat([test.x_NCHW, poisoned.trigger(test.x_NCHW[counted])]) if len(counted) else test.x_NCHW
+    index_N = torch.cat([torch.arange(len(test)), counted])
+    role_N = torch.full((len(index_N),), CLEAN, dtype=torch.int8)
+    role_N[len(test) :] = POISON
+    predicted_N = metrics.predictions(fit.infer(victim, x_NCHW))
+    return Pool(Split(x_NCHW, predicted_N), index_N, test.y_N[index_N], role_N)
+
+
+def training_pool(dataset: Dataset, poisoned: Poisoned) -> Pool:
+    n = len(dataset.train)
+    return Pool(poisoned.over(dataset.train), torch.arange(n), dataset.train.y_N, poisoned.role_N(n))
+
+
+def trusted_images(stage: Stage, dataset: Dataset, poisoned: Poisoned) -> Split:
+    """What the detector is told that it may trust: the clean part, unless the experiment says otherwise."""
+    asked = stage.method.trusted
+    if asked is None:
+        return dataset.clean
+    split = dataset.clean if asked.dataset is None else cast(DatasetMethod, asked.dataset.config).load().train
+    if split.x_NCHW.shape[1:] != dataset.train.x_NCHW.shape[1:]:
+        raise UserError(
+            f"{stage.method.name}: its trusted images have the shape {tuple(split.x_NCHW.shape[1:])}, "
+            f"the data set has {tuple(dataset.train.x_NCHW.shape[1:])}",
+            "Give the trusted data set the same `size`.",
+            exit_code=1,
+        )
+    rows = torch.randperm(len(split), generator=random_stream("trusted", stage.seed))[: round(asked.poisoned * len(split))]
+    if not len(rows):
+        return split
+    x_NCHW = split.x_NCHW.clone()
+    x_NCHW[rows] = poisoned.trigger(split.x_NCHW[rows])
+    return Split(x_NCHW, split.y_N)
+
+
+def judge(stage: Stage, verdict: Suspicion, pool: Pool, order: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Hold a verdict on the pool in this order against the truth."""
+    back = torch.argsort(order)
+    score_N = verdict.score_N.float().cpu()[back]
+    threshold_N = verdict.threshold_N.float().cpu().expand(len(score_N))[back]
+    if not torch.isfinite(score_N).all():
+        raise ValueError(f"{stage.method.name} gave {int((~torch.isfinite(score_N)).sum())} scores that are not finite")
+    flagged_N = score_N > threshold_N
+    top = torch.argsort(score_N, descending=True, stable=True)[:GALLERY]
+    tensors = {
+        "score_N": score_N,
+        "threshold_N": threshold_N,
+        "index_N": pool.index_N,
+        "label_N": pool.suspects.y_N,
+        "true_label_N": pool.true_y_N,
+        "role_N": pool.role_N,
+        "gallery": pool.suspects.x_NCHW[top],
+        "gallery_row": top,
+    }
+    counts = {"n_scores": len(score_N), "n_flagged": int(flagged_N.sum())}
+    said = {"oracle": verdict.oracle, "warning": verdict.warning, "facts": dict(verdict.facts)}
+    return tensors, {**metrics.detection(score_N, flagged_N, pool.role_N), **counts, **said}
+
+
+def outside_trigger(verdict: Suspicion, pool: Pool, order: Tensor, dataset: Dataset) -> float | None:
+    """AUROC where only that part of the score counts that lies where the trigger changes no pixel: an analysis, no defense."""
+    triggered = pool.role_N == POISON
+    if verdict.parts_NHW is None or not triggered.any():
+        return None
+    before, after = dataset.test.x_NCHW[pool.index_N[triggered]], pool.suspects.x_NCHW[triggered]
+    touched_HW = (before != after).any(1).any(0).float()
+    outside_HW = functional.adaptive_max_pool2d(touched_HW[None], verdict.parts_NHW.shape[1:])[0] == 0
+    if not outside_HW.any():
+        return None
+    score_N = (verdict.parts_NHW.cpu() * outside_HW).sum((1, 2))
+    return metrics.detection(score_N, torch.zeros(len(score_N)), pool.role_N[order])["auroc"]
