@@ -21,55 +21,55 @@ from raybd import parallel
 from raybd.fit import Recipe, fit, new_victim
 from raybd.trainers._dependency import Dependency
 from raybd.trainers._shortcut import TINY, Combine, Loss, Snapshots, losses, low_mode, lowest, weights
-from raybd.types import Defended, Network, Split, Suspicion, UserError, Victim
+from raybd.types import Defended, Network, Split, Suspicion, UserError, Victim, searched
 
 
 class CBD(Recipe):
     """Train a network whose losses are weighted down where a briefly trained one knows the image; needs no trusted images."""
 
-    batch_size: int = Field(64, ge=2, json_schema_extra={"search": {"low": 64, "high": 256, "log": True}})
+    batch_size: int = Field(64, ge=2, json_schema_extra=searched(low=64, high=256, log=True))
     """Images per step over all workers, in both stages."""
-    epochs: int = Field(100, ge=1, json_schema_extra={"search": {"low": 30, "high": 200, "log": True}})
+    epochs: int = Field(100, ge=1, json_schema_extra=searched(low=30, high=200, log=True))
     """Passes over the training images, of the second network."""
-    lr: float = Field(0.1, gt=0, json_schema_extra={"search": {"low": 0.01, "high": 0.1, "log": True}})
+    lr: float = Field(0.1, gt=0, json_schema_extra=searched(low=0.01, high=0.1, log=True))
     """Highest learning rate of the second network."""
-    weight_decay: float = Field(1e-4, ge=0, json_schema_extra={"search": {"low": 1e-4, "high": 5e-4, "log": True}})
+    weight_decay: float = Field(1e-4, ge=0, json_schema_extra=searched(low=1e-4, high=5e-4, log=True))
     """L2 penalty (SGD) or decoupled decay (Adam), in both stages."""
     schedule: Literal["cosine", "step", "constant"] = "step"
     """How the learning rate of the second network falls; that of the first stays."""
     milestones: tuple[float, ...] = (0.2, 0.7)
     """Where a step schedule falls, as shares of the training."""
-    first_steps: int = Field(3910, ge=1, json_schema_extra={"search": {"low": 500, "high": 8000, "log": True}})
+    first_steps: int = Field(3910, ge=1, json_schema_extra=searched(low=500, high=8000, log=True))
     """Steps of the first network; 5 epochs of 50,000 images, as published. After too few the weights promote the backdoor."""
-    first_lr: float = Field(0.1, gt=0, json_schema_extra={"search": {"low": 0.01, "high": 0.1, "log": True}})
+    first_lr: float = Field(0.1, gt=0, json_schema_extra=searched(low=0.01, high=0.1, log=True))
     """Learning rate of the first network."""
-    first_loss: Loss = Field("ce", json_schema_extra={"search": {"choices": ["ce", "gce", "lga"]}})
+    first_loss: Loss = Field("ce", json_schema_extra=searched(choices=["ce", "gce", "lga"]))
     """Cross-entropy (paper); generalised, q = 0.7, or with ascent below 0.5: both favour what is easily learned."""
-    first_augment: Literal["same", "none"] = Field("same", json_schema_extra={"search": {"choices": ["same", "none"]}})
+    first_augment: Literal["same", "none"] = Field("same", json_schema_extra=searched(choices=["same", "none"]))
     """Whether the first network sees augmented images; without, it learns a patch faster."""
     snapshots: int = Field(5, ge=1, le=50)
     """At how many steps, spread evenly over the first stage, the losses of all images are taken; 1: the last step, as published."""
     combine: Combine = "median"
     """How the losses of the snapshots become one."""
     weights_from: Literal["online", "first_only", "ema"] = Field(
-        "online", json_schema_extra={"search": {"choices": ["online", "first_only", "ema"]}}
+        "online", json_schema_extra=searched(choices=["online", "first_only", "ema"])
     )
     """What the first loss is held against: the second network's in this batch (paper), the median first loss, or a running mean."""
     ema: float = Field(0.7, ge=0, lt=1)
     """`weights_from: ema`: share that the past keeps, each time that an image is seen."""
     floor: bool = False
     """Hold the second network's loss from below at the median of the label, so that what it has learned early gains no weight."""
-    power: float = Field(1.0, gt=0, json_schema_extra={"search": {"low": 0.5, "high": 4.0}})
+    power: float = Field(1.0, gt=0, json_schema_extra=searched(low=0.5, high=4.0))
     """Exponent of the weights; above 1 they are sharper."""
-    dependency: float = Field(0.01, ge=0, json_schema_extra={"search": {"low": 1e-3, "high": 1.0, "log": True}})
+    dependency: float = Field(0.01, ge=0, json_schema_extra=searched(low=1e-3, high=1.0, log=True))
     """Factor of the Wasserstein dependency on the first network's embedding; 0 trains no critic."""
-    critic_lr: float = Field(1e-3, gt=0, json_schema_extra={"search": {"low": 1e-4, "high": 1e-2, "log": True}})
+    critic_lr: float = Field(1e-3, gt=0, json_schema_extra=searched(low=1e-4, high=1e-2, log=True))
     """Adam's rate for the critic; the authors' 0.2 is far beyond where Adam works."""
-    critic_steps: int = Field(1, ge=1, json_schema_extra={"search": {"low": 1, "high": 5}})
+    critic_steps: int = Field(1, ge=1, json_schema_extra=searched(low=1, high=5))
     """Steps of the critic for each batch."""
     critic_dropout: float = Field(0.2, ge=0, lt=1)
     """Share of the critic's inputs that is dropped while it learns."""
-    bottleneck: float = Field(0.0, ge=0, json_schema_extra={"search": {"low": 1e-6, "high": 1e-3, "log": True}})
+    bottleneck: float = Field(0.0, ge=0, json_schema_extra=searched(low=1e-6, high=1e-3, log=True))
     """Factor of half the squared length of the embedding, the bottleneck of an encoder without noise."""
     smallest_mode: float = Field(0.01, ge=0, lt=1)
     """Guard: the smallest share of images that the mode of low losses may hold."""
