@@ -1,6 +1,6 @@
 """What a detector scores, what it is told that it may trust, and its verdict held against the truth."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -62,7 +62,7 @@ def trusted_images(stage: Stage, dataset: Dataset, poisoned: Poisoned) -> Split:
         return split
     x_NCHW = split.x_NCHW.clone()
     x_NCHW[rows] = poisoned.trigger(split.x_NCHW[rows])
-    return Split(x_NCHW, split.y_N)
+    return replace(split, x_NCHW=x_NCHW)
 
 
 def judge(stage: Stage, verdict: Suspicion, pool: Pool, order: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:

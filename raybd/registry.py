@@ -17,8 +17,8 @@ from raybd.errors import UserError
 if TYPE_CHECKING:
     from raybd.types import Config
 
-Role = Literal["datasets", "networks", "attacks", "trainers", "detectors", "repairs"]
-ROLES: tuple[Role, ...] = ("datasets", "networks", "attacks", "trainers", "detectors", "repairs")
+Role = Literal["datasets", "networks", "attacks", "trainers", "detectors", "scanners", "repairs"]
+ROLES: tuple[Role, ...] = ("datasets", "networks", "attacks", "trainers", "detectors", "scanners", "repairs")
 
 
 @dataclass(frozen=True)

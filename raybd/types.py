@@ -5,7 +5,7 @@ Images outside of networks are uint8, 0..255; labels are int64. Suspicion is hig
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -43,13 +43,15 @@ class Split:
 
     x_NCHW: Tensor
     y_N: Tensor
+    class_names: tuple[str, ...] = ()
+    """What the labels are called, for methods that read; empty where nobody said."""
 
     def __len__(self) -> int:
         return len(self.y_N)
 
     def select(self, rows: Tensor) -> "Split":
         """A copy of some rows (indices or a mask)."""
-        return Split(self.x_NCHW[rows], self.y_N[rows])
+        return replace(self, x_NCHW=self.x_NCHW[rows], y_N=self.y_N[rows])
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class Poisoned:
             return train
         x_NCHW, y_N = train.x_NCHW.clone(), train.y_N.clone()
         x_NCHW[self.index_M], y_N[self.index_M] = self.x_MCHW, self.y_M
-        return Split(x_NCHW, y_N)
+        return replace(train, x_NCHW=x_NCHW, y_N=y_N)
 
     def role_N(self, n: int) -> Tensor:
         """The truth about each of the n training images, int8."""
@@ -290,6 +292,21 @@ class Detector(Protocol):
 
     def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
         """Score every suspect. In the test pool the suspects' labels are the victim's own predictions."""
+
+
+@runtime_checkable
+class StreamDetector(Protocol):
+    """A detector that learns from the victim and from trusted images alone, so that it can score any stream of inputs after that."""
+
+    def learn(self, victim: Victim, clean: Split, rng: Generator) -> Callable[[Split], Suspicion]:
+        """What scores a stream. `score` is this, called once with the suspects."""
+
+
+class Scanner(Protocol):
+    """A way to tell whether a whole model hides a backdoor: scanners/NAME.py."""
+
+    def scan(self, victim: Victim, clean: Split, rng: Generator) -> Suspicion:
+        """Suspicion of the model: one score, one threshold. Pictures show what was found, one image each; there are no `rows`."""
 
 
 class Repair(Protocol):

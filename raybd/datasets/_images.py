@@ -59,7 +59,10 @@ class Images(Config):
         """Read the images that the split needs, and no others."""
         source = self.source()
         y_N: dict[Pool, Tensor] = {"train": source.train_y_N, "test": source.test_y_N}
-        parts = {name: Split(source.read(pool, rows_M), y_N[pool][rows_M]) for name, (pool, rows_M) in self.split(source).items()}
+        parts = {
+            name: Split(source.read(pool, rows_M), y_N[pool][rows_M], source.class_names)
+            for name, (pool, rows_M) in self.split(source).items()
+        }
         shapes = {tuple(part.x_NCHW.shape[2:]) for part in parts.values()}
         if len(shapes) > 1:
             raise unequal_sizes("training and test part", *sorted(shapes)[:2])

@@ -28,8 +28,9 @@ def pack(dataset: Dataset) -> Packed:
 
 def unpack(packed: Packed) -> Dataset:
     """A view of the shared arrays; stages never write to a data set."""
-    parts = {name: Split(_view(packed[name][0]), _view(packed[name][1])) for name in ("train", "clean", "test")}
-    return Dataset(class_names=packed["class_names"], **parts)
+    names = packed["class_names"]
+    parts = {name: Split(*map(_view, packed[name]), names) for name in ("train", "clean", "test")}
+    return Dataset(class_names=names, **parts)
 
 
 def _view(array: NDArray[Any]) -> torch.Tensor:

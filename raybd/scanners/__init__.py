@@ -1,0 +1,1 @@
+"""Scanners: one file each; the file name is the registered name."""
