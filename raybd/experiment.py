@@ -43,6 +43,8 @@ class AllResources(Resources):
     """For victims, training that is a defense or an attack, and retraining after removal."""
     detectors: Resources | None = None
     """For scoring."""
+    scanners: Resources | None = None
+    """For scans."""
     repairs: Resources | None = None
     """For repairs."""
 
@@ -64,7 +66,7 @@ class Cell:
     """Where its path ends: the victim itself, or what the defense does."""
     infeasible: str | None = None
     control: Stage | None = None
-    """The same detector on the clean twin, held against the same triggered inputs."""
+    """The same on the clean twin: attack success without a backdoor, a detector held against the same inputs, a scan."""
 
     @property
     def defense_name(self) -> str:
@@ -80,6 +82,12 @@ class Cell:
     def stages(self) -> tuple[Stage, ...]:
         """Its path through the graph, in order; each stage once."""
         return tuple({stage.key: stage for end in (self.victim, self.last, self.control) if end for stage in end.path()}.values())
+
+    def keys(self) -> dict[str, str]:
+        """The key of each of its stages, by name: of the clean twin's only the last, as `control`, where its own have the name."""
+        ends = (self.control, self.victim, self.last)
+        own: dict[str, str] = {stage.name: stage.key for end in ends if end for stage in end.path()}
+        return {**own, **({"control": self.control.key} if self.control else {})}
 
     def __str__(self) -> str:
         parts = (self.dataset, self.attack, self.trainer)
@@ -97,9 +105,10 @@ class Experiment:
     trainings: tuple[Training, ...]
     """How undefended victims are trained."""
     defenses: tuple[Method, ...]
-    """Detectors, repairs, and trainers that are defenses: these train on the network of the victim that they stand beside."""
+    """Detectors, scanners, repairs, and trainers that are defenses: these use the network of the victim that they stand beside."""
     removal: bool
-    """After each detector of the training set: drop what it flags, train again, measure."""
+    """After each detector of the training set: drop what it flags, train again, measure. After one of test inputs on an encoder:
+    drop what it flags of the probe's training set, train the probe again, refuse the inputs that it flags, measure."""
     resources: AllResources
 
     def cells(self) -> tuple[Cell, ...]:
@@ -138,8 +147,11 @@ class Experiment:
             "victim": self.resources.trainers,
             "defended": self.resources.trainers,
             "removal": self.resources.trainers,
+            "purification": self.resources.trainers,
             "score": self.resources.detectors,
             "control": self.resources.detectors,
+            "baseline": self.resources.detectors,
+            "scan": self.resources.scanners,
             "repair": self.resources.repairs,
         }.get(stage.name)
         if stage.name == "poison" and not stage.needs and stage.network is None:
@@ -177,6 +189,7 @@ class Experiment:
             "attacks": [entry(method) for method in self.attacks],
             "trainers": [*map(trained, self.trainings), *(entry(method) for method in self.defenses if method.role == "trainers")],
             "detectors": [entry(method) for method in self.defenses if method.role == "detectors"],
+            "scanners": [entry(method) for method in self.defenses if method.role == "scanners"],
             "repairs": [entry(method) for method in self.defenses if method.role == "repairs"],
             "removal": self.removal,
             "resources": self.resources.model_dump(mode="json", exclude_none=True),

@@ -30,6 +30,7 @@ class _File(Config):
     attacks: tuple[dict[str, Any], ...] = Field(min_length=1)
     trainers: tuple[dict[str, Any], ...] = Field(min_length=1)
     detectors: tuple[dict[str, Any], ...] = ()
+    scanners: tuple[dict[str, Any], ...] = ()
     repairs: tuple[dict[str, Any], ...] = ()
     removal: bool = False
     resources: AllResources = AllResources()
@@ -100,7 +101,7 @@ def parse(raw: Mapping[str, Any], where: str = "experiment") -> Experiment:
         datasets=methods("datasets"),
         attacks=methods("attacks"),
         trainings=tuple(trainings),
-        defenses=detectors + methods("repairs") + tuple(defending),
+        defenses=detectors + methods("scanners") + methods("repairs") + tuple(defending),
         removal=file.removal,
         resources=file.resources,
     )

@@ -14,16 +14,21 @@ from typing import Any, Literal, cast
 import torch
 
 from raybd.registry import Method, method_class
-from raybd.types import Attack, DatasetMethod, EncoderAttack, Infeasible, TrainingAttack, TwinAttack
+from raybd.types import Attack, DatasetMethod, EncoderAttack, Infeasible, StreamDetector, TrainingAttack, TwinAttack
 
-StageName = Literal["poison", "encoder", "victim", "score", "control", "removal", "repair", "defended"]
+StageName = Literal[
+    "poison", "encoder", "victim", "baseline", "score", "control", "scan", "removal", "purification", "repair", "defended"
+]
 STAGE_VERSIONS: dict[StageName, int] = {
     "poison": 1,
     "encoder": 1,
     "victim": 2,
-    "score": 1,
-    "control": 1,
+    "baseline": 1,
+    "score": 2,
+    "control": 2,
+    "scan": 1,
     "removal": 2,
+    "purification": 1,
     "repair": 2,
     "defended": 1,
 }
@@ -106,17 +111,21 @@ def last_stage(victim: Stage, defense: Method | None, removal: bool) -> Stage:
     """Where the path of a cell ends."""
     if defense is None:
         return victim
-    if defense.role == "repairs":
-        return _after(victim, "repair", defense)
     if defense.role == "trainers":
         return _after(victim.need("poison"), "defended", defense, victim.network)
-    encoder = encoder_of(victim)
-    if encoder and getattr(defense.config, "pool", None) == "train":
+    if defense.role in ("scanners", "repairs"):
+        return _after(victim, "scan" if defense.role == "scanners" else "repair", defense)
+    return _detection(victim, defense, removal)
+
+
+def _detection(victim: Stage, defense: Method, removal: bool) -> Stage:
+    encoder, watches = encoder_of(victim), getattr(defense.config, "pool", None) == "test"
+    if encoder and not watches:
         return replace(_after(victim, "score", defense), dataset=encoder.dataset, data=encoder.data)
     score = _after(victim, "score", defense)
-    if removal and getattr(defense.config, "pool", None) == "train":
-        return _after(score, "removal", victim.method, victim.network)
-    return score
+    if not removal or (watches and not (encoder and isinstance(defense.config, StreamDetector))):
+        return score
+    return _after(score, "purification" if watches else "removal", victim.method, victim.network)
 
 
 Opened = tuple[str, torch.Tensor, int]
@@ -151,11 +160,16 @@ def _encoder_stage(opened: Callable[[Method], Opened], dataset: Method, attack: 
 
 
 def control_stage(victim: Stage, twin: Stage, defense: Method | None) -> Stage | None:
-    """A detector of test inputs on an encoder has to find more than it finds when there is no backdoor, only the trigger."""
-    watches = defense is not None and getattr(defense.config, "pool", None) == "test"
-    if defense is None or not watches or not encoder_of(victim) or victim.key == twin.key:
+    """What an attack on an encoder, or a defense of it, is held against: the same where there is no backdoor, only the trigger."""
+    if not encoder_of(victim) or victim.key == twin.key:
         return None
-    return replace(_after(twin, "control", defense), needs=(twin, victim.need("poison")))
+    if defense is not None and defense.role == "scanners":
+        return last_stage(twin, defense, removal=False)
+    both = (twin, victim.need("poison"))
+    if defense is None:
+        return replace(_after(twin, "baseline", victim.need("poison").method), needs=both)
+    watches = getattr(defense.config, "pool", None) == "test"
+    return replace(_after(twin, "control", defense), needs=both) if watches else None
 
 
 def encoder_of(victim: Stage) -> Stage | None:

@@ -1,5 +1,6 @@
 """What a detector scores, what it is told that it may trust, and its verdict held against the truth."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -13,6 +14,8 @@ from raybd.types import CLEAN, POISON, Dataset, DatasetMethod, Detector, Poisone
 
 GALLERY = 16
 """How many images of a stage are kept for the report."""
+PAIRS = 4
+"""How many images a detector's pictures show, each without and with the trigger."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,19 @@ def judge(stage: Stage, verdict: Suspicion, pool: Pool, order: Tensor) -> tuple[
     counts = {"n_scores": len(score_N), "n_flagged": int(flagged_N.sum())}
     said = {"oracle": verdict.oracle, "warning": verdict.warning, "facts": dict(verdict.facts)}
     return tensors, {**metrics.detection(score_N, flagged_N, pool.role_N), **counts, **said}
+
+
+def shown_pair(learned: Callable[[Split], Suspicion], verdict: Suspicion, pool: Pool) -> dict[str, Tensor]:
+    """What a detector sees of a few images without the trigger, and of the same ones with it."""
+    triggered = torch.nonzero(pool.role_N == POISON).flatten()[:PAIRS]
+    rows = torch.cat([torch.nonzero(pool.index_N == index).flatten() for index in pool.index_N[triggered]] or [torch.arange(PAIRS)])
+    if not verdict.pictures:
+        return {}
+    rows = rows[torch.argsort(pool.role_N[rows], stable=True)]
+    seen = learned(pool.suspects.select(rows))
+    at = torch.argsort(seen.pictures["rows"])
+    pictures = {f"picture.{name}": tensor.cpu()[at] for name, tensor in seen.pictures.items() if name != "rows"}
+    return {**pictures, "picture.role": pool.role_N[rows], "picture.score": seen.score_N.cpu()}
 
 
 def outside_trigger(verdict: Suspicion, pool: Pool, order: Tensor, dataset: Dataset) -> float | None:

@@ -13,7 +13,7 @@ from raybd.types import ROLES
 
 WEAK_ATTACK = 0.5
 """Attack success below which an attack counts as failed: what a defense does against it says nothing."""
-_MEASURED_AGAIN = ("removal", "repair", "defended")
+_MEASURED_AGAIN = ("removal", "purification", "repair", "defended")
 
 
 def record(cell: Cell, store: Store) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def record(cell: Cell, store: Store) -> dict[str, Any]:
     row = {**_names(cell), "status": "ok", "error": None}
     row |= {name: victim[name] for name in QUALITY}
     if cell.last.name in _MEASURED_AGAIN:
-        row |= {f"defended_{name}": last[name] for name in QUALITY}
+        row |= {f"defended_{name}": last.get(name) for name in (*QUALITY, "accuracy_on_kept")}
     own = [last] if cell.defense else [manifests[cell.victim.need("poison").key], victim]
     judged = _scored(cell)
     score = manifests[judged.key] if judged else {}
@@ -33,10 +33,9 @@ def record(cell: Cell, store: Store) -> dict[str, Any]:
         row |= {name: score[name] for name in (*DETECTION, "n_scores", "n_flagged")}
         _record_scores(cell, cast(Stage, judged), store)
     row["auroc_outside_trigger"] = score.get("auroc_outside_trigger")
+    row |= {name: score[name] for name in ("model_score", "model_threshold", "n_flagged") if name in score}
     if cell.control is not None:
-        row["control_auroc"] = control = manifests[cell.control.key]["auroc"]
-        row["control_auroc_outside_trigger"] = manifests[cell.control.key]["auroc_outside_trigger"]
-        row["auroc_over_control"] = None if control is None else row["auroc"] - control
+        row |= _beside_the_twin(cell.control.name, manifests[cell.control.key], row)
     row |= {
         "oracle": bool(score.get("oracle", False)),
         "warning": _warning(victim, score),
@@ -72,7 +71,7 @@ def _names(cell: Cell) -> dict[str, Any]:
         "network": cell.network.describe(),
         "defense": cell.defense.describe() if cell.defense else None,
         **{need.name if need.name == "encoder" else "source": _source(need) for need in cell.victim.needs if need.name != "poison"},
-        "stages": {stage.name: stage.key for stage in cell.stages()},
+        "stages": cell.keys(),
     }
     return {
         "cell": cell.id,
@@ -98,9 +97,20 @@ def _source(victim: Stage) -> dict[str, Any]:
     return {name: method.describe() for name, method in methods.items()}
 
 
+def _beside_the_twin(stage: str, twin: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """What the same stage says of the clean twin."""
+    if stage == "baseline":
+        return {"twin_clean_accuracy": twin["clean_accuracy"], "twin_attack_success": twin["attack_success"]}
+    if stage == "scan":
+        return {"control_model_score": twin["model_score"]}
+    gap = None if twin["auroc"] is None else row["auroc"] - twin["auroc"]
+    outside = twin["auroc_outside_trigger"]
+    return {"control_auroc": twin["auroc"], "auroc_over_control": gap, "control_auroc_outside_trigger": outside}
+
+
 def _scored(cell: Cell) -> Stage | None:
-    """The stage of a cell that gave scores, if any."""
-    return next((stage for stage in (cell.last, *cell.last.needs) if stage.name in ("score", "defended")), None)
+    """The stage of a cell that gave suspicion, if any."""
+    return next((stage for stage in (cell.last, *cell.last.needs) if stage.name in ("score", "scan", "defended")), None)
 
 
 def _warning(victim: Mapping[str, Any], score: Mapping[str, Any]) -> str | None:

@@ -3,8 +3,10 @@
 Truth (roles, the trigger, test labels) stays in this file; a defense gets the victim, the suspects and the clean part.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any, cast
 
@@ -14,8 +16,8 @@ from torch import Tensor
 from raybd import fit, metrics, parallel
 from raybd.artifacts import load_poisoned, load_victim, shape_of, weights
 from raybd.experiment import Cell, Resources
-from raybd.graph import Stage, random_stream
-from raybd.pools import GALLERY, judge, make_pool, outside_trigger, training_pool, trusted_images
+from raybd.graph import Stage, encoder_of, random_stream
+from raybd.pools import GALLERY, judge, make_pool, outside_trigger, shown_pair, training_pool, trusted_images
 from raybd.provenance import commit, device_name, peak_memory_bytes, reset_peak_memory, versions
 from raybd.record import describe_error, record, record_failure
 from raybd.store import Store
@@ -33,14 +35,18 @@ from raybd.types import (
     Poisoned,
     Repair,
     Report,
+    Scanner,
     Split,
+    StreamDetector,
     Trainer,
     TrainingAttack,
     TransferTrainer,
     TwinAttack,
+    UserError,
     Victim,
 )
 
+_NO_ANSWER = -1
 Tensors = dict[str, Tensor]
 Facts = dict[str, Any]
 
@@ -188,13 +194,35 @@ def _score(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts
     pool = make_pool(detector, victim, dataset, poisoned)
     rng = random_stream("score", stage.seed)
     order = torch.randperm(len(pool.suspects), generator=rng)
-    verdict = detector.score(victim, pool.suspects.select(order), trusted_images(stage, dataset, poisoned), rng)
+    clean = trusted_images(stage, dataset, poisoned)
+    if not isinstance(detector, StreamDetector) or detector.pool == "train":
+        tensors, facts = judge(stage, detector.score(victim, pool.suspects.select(order), clean, rng), pool, order)
+        return tensors, {**facts, "pool": detector.pool, "auroc_outside_trigger": None}
+    learned = detector.learn(victim, clean, rng)
+    verdict = learned(pool.suspects.select(order))
     tensors, facts = judge(stage, verdict, pool, order)
-    pictures = {f"picture.{name}": tensor.cpu() for name, tensor in verdict.pictures.items() if name != "rows"}
-    if pictures:
-        pictures["picture.role"] = pool.role_N[order[verdict.pictures["rows"]]]
-    outside = outside_trigger(verdict, pool, order, dataset) if detector.pool == "test" else None
-    return {**tensors, **pictures}, {**facts, "pool": detector.pool, "auroc_outside_trigger": outside}
+    tensors |= shown_pair(learned, verdict, pool)
+    if stage.name == "score" and encoder_of(stage.need("victim")):
+        predicted_N = metrics.predictions(fit.infer(victim, dataset.train.x_NCHW))
+        downstream = learned(replace(dataset.train, y_N=predicted_N))
+        tensors["train_flagged_N"] = (downstream.score_N > downstream.threshold_N).cpu()
+    return tensors, {**facts, "pool": detector.pool, "auroc_outside_trigger": outside_trigger(verdict, pool, order, dataset)}
+
+
+def _scan(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
+    scanner = cast(Scanner, stage.method.config)
+    verdict = scanner.scan(load_victim(stage.need("victim"), store), dataset.clean, random_stream("scan", stage.seed))
+    score, threshold = float(verdict.score_N), float(verdict.threshold_N)
+    if not math.isfinite(score):
+        raise ValueError(f"{stage.method.name} gave a score that is not finite")
+    said = {"oracle": verdict.oracle, "warning": verdict.warning, "facts": dict(verdict.facts)}
+    pictures = {f"picture.{name}": tensor.cpu() for name, tensor in verdict.pictures.items()}
+    return pictures, {"model_score": score, "model_threshold": threshold, "n_flagged": int(score > threshold), **said}
+
+
+def _baseline(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
+    """The clean twin held against the trigger."""
+    return {}, measure(load_victim(stage.need("victim"), store), dataset, load_poisoned(stage.needs[1], store))
 
 
 def _removal(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
@@ -210,6 +238,20 @@ def _removal(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Fac
             raise ValueError("the detector flagged the whole training set; nothing is left to train on")
         victim = _train(stage, suspects.select(keep_N), dataset, store)
     return weights(victim), {**facts, **measure(victim, dataset, poisoned)}
+
+
+def _purification(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
+    """Hou, Li and Yao 2025, arXiv 2411.16154: screen what the probe is trained on, and what it is asked."""
+    score = store.load("score", stage.need("score").key).tensors
+    keep_N = ~score["train_flagged_N"]
+    victim = load_victim(stage.need("victim"), store)
+    if not keep_N.any():
+        raise ValueError("the detector flagged the whole training set of the probe; nothing is left to train on")
+    if not keep_N.all():
+        victim = _train(stage, dataset.train.select(keep_N), dataset, store)
+    refused_N = score["score_N"] > score["threshold_N"]
+    facts = {**shape_of(dataset), "n_removed": int((~keep_N).sum()), "n_refused": int(refused_N.sum())}
+    return weights(victim), {**facts, **measure(victim, dataset, load_poisoned(stage.need("poison"), store), refused_N)}
 
 
 def _repair(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
@@ -237,8 +279,7 @@ def _defended(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Fa
 
 def _labelled(stage: Stage, poisoned: Poisoned, dataset: Dataset) -> Split:
     """What a victim is trained on: poisoned, unless it is a probe, whose poison is in the encoder below."""
-    is_probe = any(need.name == "encoder" for need in stage.need("victim").needs)
-    return dataset.train if is_probe else poisoned.over(dataset.train)
+    return dataset.train if encoder_of(stage.need("victim")) else poisoned.over(dataset.train)
 
 
 _COMPUTE: Mapping[str, Callable[[Stage, Store, Dataset], tuple[Tensors, Facts]]] = {
@@ -247,22 +288,42 @@ _COMPUTE: Mapping[str, Callable[[Stage, Store, Dataset], tuple[Tensors, Facts]]]
     "victim": _victim,
     "score": _score,
     "control": _score,
+    "scan": _scan,
+    "baseline": _baseline,
     "removal": _removal,
+    "purification": _purification,
     "repair": _repair,
     "defended": _defended,
 }
 
 
-def measure(victim: Victim, dataset: Dataset, poisoned: Poisoned) -> dict[str, float | None]:
-    """Clean accuracy on all test images; attack success and robust accuracy on those that count, with the trigger."""
+def measure(victim: Victim, dataset: Dataset, poisoned: Poisoned, refused_N: Tensor | None = None) -> dict[str, float | None]:
+    """Clean accuracy on all test images; attack success and robust accuracy on those that count, with the trigger.
+
+    Refused inputs (a mask over all test images and, behind them, the triggered ones) get no answer: that is never right, and no
+    success of the attack. How often the answers to clean images are right is said too, then.
+    """
+    if victim.head is None:
+        raise UserError(
+            "the victim is an encoder without a head, so it predicts nothing",
+            "Make it the encoder of a probe: {kind: linear_probe, network: ..., encoder: {trainer: {kind: simclr}}}.",
+            exit_code=1,
+        )
     test, labels = dataset.test, poisoned.labels
     counted = labels.counted(test.y_N)
-    true_y = test.y_N[counted]
+    true_y, n = test.y_N[counted], len(test)
     clean = metrics.predictions(fit.infer(victim, test.x_NCHW))
-    facts: dict[str, float | None] = {"clean_accuracy": metrics.clean_accuracy(clean, test.y_N)}
+    facts: dict[str, float | None] = {}
+    if refused_N is not None:
+        kept = ~refused_N[:n]
+        facts["accuracy_on_kept"] = metrics.clean_accuracy(clean[kept], test.y_N[kept]) if kept.any() else None
+        clean[refused_N[:n]] = _NO_ANSWER
+    facts["clean_accuracy"] = metrics.clean_accuracy(clean, test.y_N)
     if not counted.any():
         return {**facts, "attack_success": None, "robust_accuracy": None}
     triggered = metrics.predictions(fit.infer(victim, poisoned.trigger(test.x_NCHW[counted])))
+    if refused_N is not None:
+        triggered[refused_N[n:]] = _NO_ANSWER
     wanted = labels.wanted(true_y, dataset.num_classes)
     return {
         **facts,

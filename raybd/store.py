@@ -63,8 +63,11 @@ SCORES = pa.schema(
 _TEXT = ("cell", "experiment", "dataset", "attack", "trainer", "network", "defense", "defense_role", "status", "error", "warning")
 QUALITY = ("clean_accuracy", "attack_success", "robust_accuracy")
 DETECTION = ("auroc", "average_precision", "tpr", "fpr", "f1", "tpr_at_fpr_1", "tpr_at_fpr_5")
+DEFENDED = tuple(f"defended_{name}" for name in (*QUALITY, "accuracy_on_kept"))
 CONTROL = ("control_auroc", "auroc_over_control", "auroc_outside_trigger", "control_auroc_outside_trigger")
-_METRICS = (*QUALITY, *(f"defended_{name}" for name in QUALITY), *DETECTION, *CONTROL)
+TWIN = ("twin_clean_accuracy", "twin_attack_success")
+SCAN = ("model_score", "model_threshold", "control_model_score")
+_METRICS = (*QUALITY, *TWIN, *DEFENDED, *DETECTION, *CONTROL, *SCAN)
 CELLS = pa.schema(
     [(name, pa.string()) for name in _TEXT]
     + [("rate", pa.float64()), ("seed", pa.int64())]

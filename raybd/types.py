@@ -4,7 +4,7 @@ Shapes stand in the names: N samples, M changed samples, B batch, C channels, H 
 Images outside of networks are uint8, 0..255; labels are int64. Suspicion is higher = more suspicious, always.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -138,6 +138,26 @@ class Network(Protocol):
 
     def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
         """Freshly initialised (encoder, head): float x_BCHW -> z_BD, and z_BD -> logits_BK. Draws from torch's global stream."""
+
+
+@runtime_checkable
+class Captioned(Protocol):
+    """An encoder that reads, too: images and texts share one space of embeddings, as in CLIP."""
+
+    def reader(self) -> nn.Module:
+        """All of it that plays no part in embedding images."""
+
+    def captions(self, class_names: Sequence[str], templates: Sequence[str]) -> list[str]:
+        """Each name in each template, the templates of a name in a row. Raises UserError where there are no names."""
+
+    def describe(self, texts: Sequence[str]) -> Tensor:
+        """z_MD of texts, of any length, where the model lies; gradients flow."""
+
+    def factor(self) -> Tensor:
+        """What a cosine of an image with a text is multiplied by to be a logit."""
+
+    def contrast(self, z_BD: Tensor, texts: Sequence[str], y_B: Tensor) -> Tensor:
+        """How badly the embeddings of a whole batch of images fit their texts; alike are those of one label."""
 
 
 class Victim(nn.Module):
@@ -296,7 +316,7 @@ class Detector(Protocol):
 
 @runtime_checkable
 class StreamDetector(Protocol):
-    """A detector that learns from the victim and from trusted images alone, so that it can score any stream of inputs after that."""
+    """A detector that learns from the victim and from trusted images alone, and can then score any stream of inputs."""
 
     def learn(self, victim: Victim, clean: Split, rng: Generator) -> Callable[[Split], Suspicion]:
         """What scores a stream. `score` is this, called once with the suspects."""

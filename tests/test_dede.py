@@ -263,12 +263,13 @@ def test_a_decoder_may_work_at_a_smaller_size() -> None:
     assert torch.equal(resized(flat, 12), flat[..., ::2, ::2])
 
 
-def test_auxiliary_images_of_another_size_are_brought_to_that_of_the_suspects() -> None:
+def test_what_is_learned_once_scores_any_stream() -> None:
     victim, suspects, clean = tiny()
-    larger = Split(clean.x_NCHW.repeat_interleave(2, -1).repeat_interleave(2, -2), clean.y_N)
-    smaller = Split(resized(larger.x_NCHW, 16), clean.y_N)
-    one, two = (DeDe(**SMALL).score(victim, suspects, part, stream(3)).score_N for part in (larger, smaller))
-    assert torch.equal(one, two)
+    learned = DeDe(**SMALL, measure="relative").learn(victim, clean, stream(3))
+    whole = DeDe(**SMALL, measure="relative").score(victim, suspects, clean, stream(3))
+    parts = [learned(suspects.select(rows)) for rows in torch.arange(40).split(13)]
+    assert torch.allclose(torch.cat([part.score_N for part in parts]), whole.score_N, rtol=1e-4)
+    assert all(torch.equal(part.threshold_N, whole.threshold_N) for part in parts)
 
 
 @pytest.mark.parametrize("target", ["pixels", "normalised_patches", "low_passed"])

@@ -310,3 +310,81 @@ def test_what_the_trigger_covers_can_be_left_out_of_a_score() -> None:
     assert found == 0.0
     everywhere = Suspicion(parts.sum((1, 2)), torch.tensor(0.0), parts_NHW=parts.sum((1, 2)).view(n, 1, 1))
     assert pools.outside_trigger(everywhere, pool, order, dataset) is None
+
+
+def test_the_undefended_row_of_an_encoder_says_what_the_trigger_does_to_its_twin(tmp_path: Path) -> None:
+    store, attacks = Store(str(tmp_path)), [{"kind": "none"}, {"kind": "badnets"}]
+    experiment = parse({**TINY, "attacks": attacks, "trainers": [on_encoder("linear_probe")], "detectors": []})
+    clean, attacked = experiment.cells()
+    assert clean.control is None and attacked.control is not None
+    row, twin_row = stages.run_cell(attacked, store), stages.run_cell(clean, store)
+    assert row["twin_clean_accuracy"] == twin_row["clean_accuracy"]
+    assert 0 <= row["twin_attack_success"] <= 1
+    keys = json.loads(row["config"])["stages"]
+    assert keys["victim"] == attacked.victim.key and keys["control"] == attacked.control.key
+    assert keys["poison"] == attacked.victim.need("poison").key, "not the poison stage of the twin"
+
+
+def purified(tmp_path: Path, **fields: Any) -> tuple[dict[str, Any], dict[str, Any], Store, Cell]:
+    """Undefended row and that of a detector which flags white corners, of a probe on an encoder."""
+    store = Store(str(tmp_path))
+    detector = {"kind": "tests.methods.watches", "name": "watches", **fields}
+    undefended, cell = parse({**TINY, "trainers": [on_encoder("linear_probe")], "detectors": [detector]}).cells()
+    return stages.run_cell(undefended, store), stages.run_cell(cell, store), store, cell
+
+
+def test_refused_inputs_are_no_success_of_the_attack_and_count_against_accuracy(tmp_path: Path) -> None:
+    before, row, store, cell = purified(tmp_path)
+    assert cell.last.name == "purification"
+    assert row["tpr"] == 1 and row["fpr"] == 0
+    assert row["defended_attack_success"] == 0 and row["defended_robust_accuracy"] == 0
+    assert row["defended_clean_accuracy"] == row["defended_accuracy_on_kept"] == before["clean_accuracy"]
+    assert store.manifest("purification", cell.last.key)["n_removed"] == 0
+
+
+def test_a_probe_is_trained_again_without_what_the_detector_flags_of_its_images(tmp_path: Path) -> None:
+    _, row, store, cell = purified(tmp_path, darkest=78.0)
+    manifest = store.manifest("purification", cell.last.key)
+    dataset = cell.dataset.config.load()  # type: ignore[attr-defined]
+    dark_N = dataset.train.x_NCHW.float().mean((1, 2, 3)) < 78
+    assert manifest["n_removed"] == int(dark_N.sum()) > 0
+    kept = 1 - float((dataset.test.x_NCHW.float().mean((1, 2, 3)) < 78).float().mean())
+    assert 0 < kept < 1
+    assert row["defended_clean_accuracy"] == pytest.approx(row["defended_accuracy_on_kept"] * kept)
+    assert not torch.equal(
+        stages.load_victim(cell.last, store).head.weight,  # type: ignore[union-attr, arg-type]
+        stages.load_victim(cell.victim, store).head.weight,  # type: ignore[union-attr, arg-type]
+    )
+
+
+def test_a_detector_that_flags_all_images_of_the_probe_leaves_a_failed_row(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the whole training set of the probe"):
+        purified(tmp_path, darkest=256.0)
+
+
+def test_pictures_show_the_same_images_without_and_with_the_trigger(tmp_path: Path) -> None:
+    _, _, store, cell = purified(tmp_path)
+    tensors = store.load("score", cell.last.need("score").key).tensors
+    assert tensors["picture.role"].tolist() == [0] * pools.PAIRS + [1] * pools.PAIRS
+    clean, triggered = tensors["picture.input"].split(pools.PAIRS)
+    assert torch.equal(clean[..., :4, :4], triggered[..., :4, :4])
+    assert (triggered[..., -2:, -2:] == 255).all() and not (clean[..., -2:, -2:] == 255).all()
+
+
+def test_a_scan_says_one_thing_of_a_model_and_the_same_of_its_twin(tmp_path: Path) -> None:
+    store, attacks = Store(str(tmp_path)), [{"kind": "none"}, {"kind": "badnets"}]
+    scanner = {"kind": "tests.methods.scans", "name": "scans"}
+    asked = {**TINY, "attacks": attacks, "trainers": [on_encoder("linear_probe")], "detectors": [], "scanners": [scanner]}
+    rows = {(cell.attack.kind, cell.defense_name): stages.run_cell(cell, store) for cell in parse(asked).cells()}
+    scan, twin = rows["badnets", "scans"], rows["none", "scans"]
+    assert scan["defense_role"] == "scanner" and scan["n_flagged"] == 1
+    assert scan["control_model_score"] == twin["model_score"] != scan["model_score"]
+    assert parse(parse(asked).describe()).cells() == parse(asked).cells()
+    assert "picture.mask" in store.load("scan", store.files("artifacts/scan/*/manifest.json")[0].split("/")[2]).tensors
+
+
+def test_an_encoder_without_a_head_is_no_victim(tmp_path: Path) -> None:
+    trainer = {"kind": "supcon", "network": SMALL, "epochs": 1, "batch_size": 32}
+    (cell,) = parse({**TINY, "trainers": [trainer], "detectors": []}).cells()
+    with pytest.raises(UserError, match="encoder without a head"):
+        stages.run_cell(cell, Store(str(tmp_path)))

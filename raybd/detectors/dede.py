@@ -8,6 +8,7 @@ whose attention has biases; weight decay is decoupled; images are shuffled. For 
 4, or 3,136 tokens, and 32), or a smaller `side`.
 """
 
+from collections.abc import Callable
 from typing import Literal, Self
 
 import torch
@@ -98,14 +99,17 @@ class DeDe(Config):
         return self
 
     def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
-        """Suspicion of each image; labels play no part. Auxiliary images may be poisoned, of other classes or of another size."""
+        """Suspicion of each image; labels play no part."""
+        return self.learn(victim, clean, rng)(suspects)
+
+    def learn(self, victim: Victim, clean: Split, rng: Generator) -> Callable[[Split], Suspicion]:
+        """Train a decoder that scores any stream of inputs. The auxiliary images may be poisoned or of other classes."""
         order = torch.randperm(len(clean), generator=rng)
         held_out = max(2, round(self.held_out * len(clean)))
         if len(clean) < held_out + 2:
             raise UserError(f"dede: {len(clean)} auxiliary images", "Give it at least four, or lower held_out.", exit_code=1)
-        x_NCHW = resized(clean.x_NCHW, suspects.x_NCHW.shape[-1])
-        held = x_NCHW[order[:held_out]]
-        painter = self.painter(victim, Split(x_NCHW, clean.y_N).select(order[held_out:]), rng)
+        held = clean.x_NCHW[order[:held_out]]
+        painter = self.painter(victim, clean.select(order[held_out:]), rng)
 
         held_z = painter.embed(held)
         own_M, other_M = (painter.maps(held, z_ND).sum(1) for z_ND in (held_z, held_z.roll(1, 0)))
@@ -115,18 +119,21 @@ class DeDe(Config):
             "shuffled_over_true_error": float(other_M.mean() / own_M.mean()),
             "held_out_error": float(own_M.mean()) / painter.pixels,
         }
-        maps_NT = painter.maps(suspects.x_NCHW, painter.embed(suspects.x_NCHW)) / painter.unit(suspects.x_NCHW)[:, None]
+        return lambda suspects: self._suspicion(painter, suspects.x_NCHW, own_M / unit_M, facts)
+
+    def _suspicion(self, painter: Painter, x_NCHW: Tensor, held_M: Tensor, facts: dict[str, float]) -> Suspicion:
+        maps_NT = painter.maps(x_NCHW, painter.embed(x_NCHW)) / painter.unit(x_NCHW)[:, None]
         score_N, grid = maps_NT.sum(1), painter.side // self.patch
         extremes = score_N.argsort()[torch.tensor([0, 1, 2, 3, -4, -3, -2, -1]) % len(score_N)]
         blind = "the decoder hardly looks at the embedding: raise mask_ratio or epochs, or give it more auxiliary images"
         return Suspicion(
             score_N,
-            torch.tensor(self._cut(score_N, own_M / unit_M)),
+            torch.tensor(self._cut(score_N, held_M)),
             oracle=self.skip is not None or self.threshold == "pooled_median",
             warning=blind if facts["mismatch_auroc"] < 0.6 else None,
             facts=facts,
             parts_NHW=maps_NT.view(-1, grid, grid),
-            pictures={"rows": extremes, **painter.pictures(suspects.x_NCHW[extremes])},
+            pictures={"rows": extremes, **painter.pictures(x_NCHW[extremes])},
         )
 
     def painter(self, victim: Victim, auxiliary: Split, rng: Generator) -> Painter:

@@ -29,7 +29,7 @@ def pack(dataset: Dataset) -> Packed:
 def unpack(packed: Packed) -> Dataset:
     """A view of the shared arrays; stages never write to a data set."""
     names = packed["class_names"]
-    parts = {name: Split(*map(_view, packed[name]), names) for name in ("train", "clean", "test")}
+    parts = {name: Split(_view(packed[name][0]), _view(packed[name][1]), names) for name in ("train", "clean", "test")}
     return Dataset(class_names=names, **parts)
 
 

@@ -1,0 +1,35 @@
+"""A detector of test inputs that looks for a white corner, and finds dark images suspicious too."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Generator
+
+from raybd.types import Config, Split, Suspicion, Victim
+
+
+class Watches(Config):
+    """Flags a white lower right corner, and images darker than `darkest`."""
+
+    pool: Literal["test"] = "test"
+    """Scores a stream of test inputs."""
+    darkest: float = 0.0
+    """Mean value of a pixel below which an image is flagged."""
+
+    def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
+        """The same, in one call."""
+        return self.learn(victim, clean, rng)(suspects)
+
+    def learn(self, victim: Victim, clean: Split, rng: Generator) -> Callable[[Split], Suspicion]:
+        """There is nothing to learn."""
+        return self._look
+
+    def _look(self, suspects: Split) -> Suspicion:
+        x_NCHW = suspects.x_NCHW.float()
+        parts_NHW = torch.zeros(len(x_NCHW), *x_NCHW.shape[2:])
+        parts_NHW[:, -1, -1] = (x_NCHW[..., -3:, -3:] == 255).flatten(1).all(1).float()
+        parts_NHW[:, 0, 0] = (x_NCHW.mean((1, 2, 3)) < self.darkest).float()
+        score_N = parts_NHW.sum((1, 2))
+        rows = torch.argsort(score_N)[:8]
+        return Suspicion(score_N, torch.tensor(0.5), parts_NHW=parts_NHW, pictures={"rows": rows, "input": suspects.x_NCHW[rows]})
