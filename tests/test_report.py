@@ -43,8 +43,9 @@ def key(stage: str, *names: Any) -> str:
 
 def row(cell: str, attack: str, defense: str, role: str, seed: int, **values: Any) -> dict[str, Any]:
     stages = {"poison": key("poison", attack, seed), "victim": key("victim", attack, seed)}
-    if role == "detector":
-        stages["score"] = key("score", attack, defense, seed)
+    if role in ("detector", "scanner"):
+        stage = "score" if role == "detector" else "scan"
+        stages[stage] = key(stage, attack, defense, seed)
     kind = "none" if attack == "none" else "badnets"
     config = {
         "dataset": {"kind": "digits"},
@@ -98,6 +99,9 @@ def detect(store: Store, cell: str, attack: str, defense: str, seed: int, **valu
         "gallery_row": top,
     }
     flagged_N = score_N > threshold_N
+    if defense == "strip":
+        tensors |= {"picture.masked": images(4, 8), "picture.input": images(4, 9)}
+        tensors |= {"picture.role": role_N[:4], "picture.score": score_N[:4]}
     facts = {**metrics.detection(score_N, flagged_N, role_N), "n_scores": N, "n_flagged": int(flagged_N.sum())}
     store.save("score", key("score", attack, defense, seed), tensors, facts)
     constant = {
@@ -135,6 +139,9 @@ def store(tmp_path: Path) -> Store:
         detect(store, f"b{seed}", "none", "strip", seed, clean_accuracy=clean)
         after = {"defended_clean_accuracy": 0.85, "defended_attack_success": 0.03, "defended_robust_accuracy": 0.9}
         store.write_cell(row(f"r{seed}", "badnets", "fine_tune", "repair", seed, **victim, **after))
+        scan = {"model_score": 0.97 + seed / 100, "model_threshold": 0.9, "control_model_score": 0.5, "n_flagged": 1}
+        store.save("scan", key("scan", "badnets", "decree", seed), {"picture.mask": images(1, seed)}, scan)
+        store.write_cell(row(f"s{seed}", "badnets", "decree", "scanner", seed, **victim, **scan))
     store.write_cell(row("f0", "badnets", "strip", "detector", 0, status="failed", error=f"ValueError: {HOSTILE}"))
     store.write_cell(
         row("i0", "sig", "none", "none", 0, status="infeasible", error="rate 0.5 needs 700 images of class 0, there are 142")
@@ -201,7 +208,7 @@ def test_the_page_holds_every_cell(store: Store) -> None:
         assert all(name in found.text for name in frame[column].unique())
     ids = {attributes.get("id") for _, attributes in found.elements}
     assert {f"row-{cell}" for cell in ("u0", "d0", "w0", "b0", "r0", "f0", "i0")} <= ids
-    scored = frame[(frame.defense_role == "detector") & (frame.status == "ok")]["cell"]
+    scored = frame[frame.defense_role.isin(["detector", "scanner"]) & (frame.status == "ok")]["cell"]
     assert {f"cell-{cell}" for cell in scored} <= ids
     assert set(found.data["cells"]) == set(scored)
 
@@ -252,7 +259,8 @@ def test_two_pages_of_one_store_differ_in_their_time_only(store: Store) -> None:
 
 
 def test_every_score_is_in_the_histogram(store: Store) -> None:
-    for cell in page(store).data["cells"].values():
+    drawn = page(store).data["cells"]
+    for cell in (cell for name, cell in drawn.items() if not name.startswith("s")):
         assert sum(sum(counts) for counts in cell["histogram"]["counts"].values()) == N
 
 
@@ -270,7 +278,7 @@ def test_equal_scores_are_one_bin() -> None:
 
 def test_the_roc_curve_has_the_stored_area(store: Store) -> None:
     cells = store.cells().set_index("cell")
-    drawn = {cell: drawing for cell, drawing in page(store).data["cells"].items() if drawing["roc"]}
+    drawn = {cell: drawing for cell, drawing in page(store).data["cells"].items() if drawing.get("roc")}
     assert set(drawn) == {"d0", "d1", "w0", "w1"}
     for cell, drawing in drawn.items():
         assert np.trapezoid(drawing["roc"]["tpr"], drawing["roc"]["fpr"]) == pytest.approx(cells.auroc[cell], abs=0.01)
@@ -317,6 +325,25 @@ def test_the_gallery_shows_the_stored_pixels_in_order_of_suspicion(store: Store)
     assert [caption[3:5] for caption in cell["captions"]] == torch.stack(
         [stored["label_N"][top], stored["true_label_N"][top]], 1
     ).tolist()
+
+
+def test_what_a_detector_saw_is_shown_with_roles_and_scores(store: Store) -> None:
+    data = page(store).data
+    stored, cell = store.load("score", key("score", "weak", "strip", 0)).tensors, data["cells"]["w0"]
+    assert list(cell["seen"]) == ["input", "masked"]
+    for name, numbers in cell["seen"].items():
+        assert torch.equal(torch.stack([pixels(data["images"][number]) for number in numbers]), stored[f"picture.{name}"])
+    assert [role for role, _ in cell["seen_captions"]] == ["poison"] * 4
+    assert [score for _, score in cell["seen_captions"]] == pytest.approx(stored["picture.score"].tolist(), rel=1e-3)
+    assert data["cells"]["d0"]["seen"] == {}
+
+
+def test_a_scan_stands_in_the_table_beside_that_of_the_clean_twin(store: Store) -> None:
+    found = page(store)
+    cell = found.data["cells"]["s1"]
+    assert list(cell["seen"]) == ["mask"] and "histogram" not in cell and cell["missing"] == []
+    assert "suspicion 0.975, of the clean twin 0.500" in found.text
+    assert "called backdoored" in found.text
 
 
 def test_an_attack_is_shown_before_after_and_as_their_difference(store: Store) -> None:

@@ -18,9 +18,10 @@ SHOWN = ("clean_accuracy", "attack_success")
 
 
 def detector_drawing(store: Store, cell: Cell) -> dict[str, Any]:
-    """Histogram, ROC curve and most suspicious images of a detector's cell."""
-    drawing: dict[str, Any] = {"images": [], "captions": [], "missing": []}
-    scores = _score_columns(store, cell, drawing["missing"])
+    """Histogram, ROC curve and most suspicious images of a detector's cell, and what it, or a scanner, saw."""
+    drawing: dict[str, Any] = {"images": [], "captions": [], "seen": {}, "seen_captions": [], "missing": []}
+    scanned = scored_stage(cell) == "scan"
+    scores = None if scanned else _score_columns(store, cell, drawing["missing"])
     if scores is not None and len(scores["score"]):
         found = threshold(scores["threshold"])
         drawing |= {
@@ -29,11 +30,10 @@ def detector_drawing(store: Store, cell: Cell) -> dict[str, Any]:
             "roc": roc(scores["score"], scores["role"]),
             "point": None if cell["tpr"] is None or cell["fpr"] is None else [cell["fpr"], cell["tpr"]],
         }
-    artifact = _artifact(
-        store, scored_stage(cell), stage_key(cell, scored_stage(cell)), "the most suspicious images", drawing["missing"]
-    )
+    what = "what the scanner found" if scanned else "the most suspicious images"
+    artifact = _artifact(store, scored_stage(cell), stage_key(cell, scored_stage(cell)), what, drawing["missing"])
     if artifact is not None:
-        drawing |= _suspicious(artifact)
+        drawing |= _seen(artifact) | ({} if scanned else _suspicious(artifact))
     return drawing
 
 
@@ -74,6 +74,19 @@ def _suspicious(artifact: Artifact) -> dict[str, Any]:
         for role, score, limit, label, true_label, index in zip(*columns, strict=True)
     ]
     return {"images": data_uris(tensors["gallery"]), "captions": captions}
+
+
+def _seen(artifact: Artifact) -> dict[str, Any]:
+    """The pictures that the method made itself, by name, and [role, score] of each image."""
+    tensors = artifact.tensors
+    pictures = {name.removeprefix("picture."): x for name, x in tensors.items() if name.startswith("picture.") and x.dim() == 4}
+    roles, scores = (tensors.get(f"picture.{name}") for name in ("role", "score"))
+    captions = [] if roles is None or scores is None else zip(roles.tolist(), scores.tolist(), strict=True)
+    order = sorted(pictures, key=lambda name: ("input", "masked", "reconstruction", "mask", "pattern", name).index(name))
+    return {
+        "seen": {name: data_uris(pictures[name]) for name in order},
+        "seen_captions": [[ROLES[role], float(f"{score:.4g}")] for role, score in captions],
+    }
 
 
 def _score_columns(store: Store, cell: Cell, missing: list[str]) -> dict[str, Any] | None:

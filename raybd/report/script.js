@@ -75,6 +75,24 @@ function picture(parent, image, role, title) {
   return make("figcaption", "", null, figure);
 }
 
+function drawSeen(article, cell) {
+  const names = Object.keys(cell.seen);
+  if (!names.length) return;
+  const captions = cell.seen_captions;
+  make("h4", "", captions.length ? "What the detector sees: images without the trigger, and with it" : "What the scanner found", article);
+  if (captions.length) legend(article, ROLES.filter((role) => captions.some((caption) => caption[0] === role)));
+  const strip = make("div", "strip", null, article);
+  for (const name of names) {
+    make("span", "", name, strip);
+    const gallery = make("div", "gallery", null, strip);
+    cell.seen[name].forEach((image, i) => {
+      const [role, score] = captions[i] || ["", null];
+      const caption = picture(gallery, image, role, score === null ? name : `${name}, ${role}, score ${score}`);
+      if (score !== null && name === names[names.length - 1]) caption.textContent = String(score);
+    });
+  }
+}
+
 function drawCell(article) {
   const cell = data.cells[article.dataset.cell];
   for (const text of cell.missing) make("p", "missing", text, article);
@@ -85,6 +103,7 @@ function drawCell(article) {
     if (cell.roc) drawRoc(make("div", "plot", null, plots), cell);
     else make("p", "dim", "No ROC curve: it needs both poison and clean samples.", plots);
   }
+  drawSeen(article, cell);
   if (!cell.captions.length) return;
   make("h4", "", "Most suspicious", article);
   legend(article, ROLES.filter((role) => cell.captions.some((caption) => caption[0] === role)));

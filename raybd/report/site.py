@@ -72,7 +72,8 @@ def _render(store: Store, cells: Sequence[Cell], unreadable: int) -> str:
 
 def _data(store: Store, found: Sequence[Table]) -> dict[str, Any]:
     """What the page's script draws: {images, cells, attacks, defended}. An image is stored once, however often it is shown."""
-    scored = [cell for table in found for row in table.rows if row.scored for cell in row.cells if cell["status"] == "ok"]
+    judged = [row for table in found for row in table.rows if row.scored or row.scanned]
+    scored = [cell for row in judged for cell in row.cells if cell["status"] == "ok"]
     attacks = _attacked(found)
     images: dict[str, int] = {}
 
@@ -84,6 +85,7 @@ def _data(store: Store, found: Sequence[Table]) -> dict[str, Any]:
         drawn_attacks = dict(zip(attacks, pool.map(lambda key: attack_drawing(store, key), attacks), strict=True))
     for drawing in drawn_cells.values():
         drawing["images"] = numbered(drawing["images"])
+        drawing["seen"] = {name: numbered(uris) for name, uris in drawing["seen"].items()}
     for drawing in drawn_attacks.values():
         drawing["images"] = {name: numbered(uris) for name, uris in drawing["images"].items()}
     return {

@@ -20,7 +20,7 @@ class Metric:
 
     name: str
     title: str
-    group: Literal["victim", "detection", "clean twin", "outside trigger", "defended"]
+    group: Literal["victim", "clean twin", "detection", "same on clean twin", "outside trigger", "scan", "defended"]
     help: str
     good: Literal["high", "low"] | None = None
     """Which end is good for a defender; none: a fact about the victim, not coloured."""
@@ -32,17 +32,25 @@ METRICS = (
     Metric("clean_accuracy", "clean accuracy", "victim", "Clean accuracy of the victim"),
     Metric("attack_success", "attack success", "victim", "Attack success on the victim"),
     Metric("robust_accuracy", "robust accuracy", "victim", "Robust accuracy of the victim"),
+    Metric("twin_clean_accuracy", "clean accuracy", "clean twin", "Clean accuracy where the encoder was not attacked"),
+    Metric("twin_attack_success", "attack success", "clean twin", "What the trigger does where the encoder was not attacked"),
     Metric("auroc", "AUROC", "detection", "Area under the ROC curve", "high", 0.5),
     Metric("tpr", "TPR", "detection", "Share of poison that is flagged, at the detector's own threshold", "high"),
     Metric("fpr", "FPR", "detection", "Share of clean samples that is flagged, at the detector's own threshold", "low"),
     Metric("tpr_at_fpr_1", "TPR@1%", "detection", "Share of poison found where 1 % of clean samples is flagged", "high"),
-    Metric("control_auroc", "AUROC", "clean twin", "AUROC of the same detector on the clean twin, which sees the trigger alone"),
-    Metric("auroc_over_control", "gap", "clean twin", "AUROC on the victim less that on its twin: what the backdoor adds"),
+    Metric(
+        "control_auroc", "AUROC", "same on clean twin", "AUROC of the detector on the clean twin: of the trigger alone"
+    ),
+    Metric("auroc_over_control", "gap", "same on clean twin", "AUROC on the victim less that on its twin: what the backdoor adds"),
     Metric("auroc_outside_trigger", "AUROC", "outside trigger", "AUROC where what the trigger covers does not count"),
     Metric(
         "control_auroc_outside_trigger", "on twin", "outside trigger", "The same on the clean twin; .5 is what an innocent one has"
     ),
-    Metric("defended_clean_accuracy", "clean accuracy", "defended", "Clean accuracy after the defense", "high"),
+    Metric("model_score", "suspicion", "scan", "A scanner's one suspicion of the whole model"),
+    Metric("model_threshold", "threshold", "scan", "Above it the scanner calls the model backdoored"),
+    Metric("control_model_score", "of clean twin", "scan", "The same scanner's suspicion of the clean twin"),
+    Metric("defended_clean_accuracy", "clean accuracy", "defended", "Clean accuracy after the defense; no answer is wrong", "high"),
+    Metric("defended_accuracy_on_kept", "on kept", "defended", "Clean accuracy on the inputs that were not refused", "high"),
     Metric("defended_attack_success", "attack success", "defended", "Attack success after the defense", "low"),
     Metric("defended_robust_accuracy", "robust accuracy", "defended", "Robust accuracy after the defense", "high"),
 )
@@ -108,6 +116,11 @@ class Row:
         return bool(self["defense_role"] == "detector" and "ok" in self.statuses)
 
     @property
+    def scanned(self) -> bool:
+        """Whether there is a scan to draw."""
+        return bool(self["defense_role"] == "scanner" and "ok" in self.statuses)
+
+    @property
     def repaired(self) -> bool:
         """Whether the victim was measured again after a removal or repair."""
         return self.number("defended_clean_accuracy").n > 0
@@ -155,9 +168,8 @@ class Table:
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """The columns; a group in which no row has a number is left out."""
-        filled = {m.group for m in METRICS if any(row.number(m.name).n for row in self.rows)}
-        return tuple(metric for metric in METRICS if metric.group in filled)
+        """The columns; one in which no row has a number is left out."""
+        return tuple(metric for metric in METRICS if any(row.number(metric.name).n for row in self.rows))
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
@@ -212,8 +224,8 @@ def stage_key(cell: Cell, stage: str) -> str | None:
 
 
 def scored_stage(cell: Cell) -> str:
-    """The stage of a scored cell that holds its scores: a detector's, or a training that is a defense."""
-    return "defended" if cell["defense_role"] == "trainer" else "score"
+    """The stage of a cell that holds its suspicion: a detector's, a scanner's, or a training that is a defense."""
+    return {"trainer": "defended", "scanner": "scan"}.get(str(cell["defense_role"]), "score")
 
 
 def tint(metric: Metric, mean: float | None) -> tuple[Literal["good", "bad"], int] | None:
@@ -227,7 +239,7 @@ def tint(metric: Metric, mean: float | None) -> tuple[Literal["good", "bad"], in
 
 def _place(row: Row) -> tuple[Any, ...]:
     """Of each data set the benign control first, of each victim the undefended row first."""
-    role = {"none": 0, "detector": 1}.get(str(row["defense_role"]), 2)
+    role = {"none": 0, "detector": 1, "scanner": 2}.get(str(row["defense_role"]), 3)
     return (
         str(row["dataset"]),
         not row.benign,

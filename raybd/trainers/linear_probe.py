@@ -1,9 +1,12 @@
 """Linear probe: one linear layer on the embeddings of a frozen encoder, the usual measure of a self-supervised one.
 
-Chen, Kornblith, Norouzi and Hinton 2020, arXiv 2002.05709, appendix B.8 (logistic regression by L-BFGS); embeddings
-standardised per dimension as in Saha, Tejankar, Koohpayegani and Pirsiavash 2022, arXiv 2105.10123.
-Differs: embeddings keep their lengths, so that standardisation and classifier are one linear layer; no augmentation.
+Chen, Kornblith, Norouzi and Hinton 2020, arXiv 2002.05709, appendix B.8 (logistic regression by L-BFGS); embeddings of unit
+length, standardised per dimension, as in Saha, Tejankar, Koohpayegani and Pirsiavash 2022, arXiv 2105.10123.
+Differs: standardisation and classifier are one linear layer; no augmentation.
 """
+
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +21,7 @@ from raybd.types import Config, Network, Split, Victim, searched
 class LinearProbe(Config):
     """Logistic regression on the embeddings of the victim which `source` names, or of the network's own pretrained weights."""
 
+    version: ClassVar[int] = 2
     penalty: float = Field(1e-4, ge=0, json_schema_extra=searched(low=1e-6, high=1e-1, log=True))
     """Half of it weighs the squared length of the weights, beside the mean cross-entropy."""
     iterations: int = Field(200, ge=1)
@@ -26,13 +30,19 @@ class LinearProbe(Config):
     def train_from(self, start: Victim | None, split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
         """The frozen encoder under a linear head."""
         victim, z_ND = frozen(start, split, num_classes, network, rng)
+        z_ND = F.normalize(z_ND, dim=1)
         mean_D, deviation_D = z_ND.mean(0), z_ND.std(0, correction=0).clamp_min(1e-6)
         weight_KD, bias_K = parallel.from_first(lambda: self._regress((z_ND - mean_D) / deviation_D, split.y_N, num_classes))
-        head = nn.Linear(z_ND.shape[1], num_classes)
+        head = _OnDirections(z_ND.shape[1], num_classes)
         with torch.no_grad():
             head.weight.copy_(weight_KD / deviation_D)
             head.bias.copy_(bias_K - head.weight @ mean_D)
         return Victim(victim.encoder, head, victim.mean_C, victim.std_C).eval()
+
+    def head_for(self, state: Mapping[str, Tensor]) -> nn.Module:
+        """An empty head of the shape of these stored tensors."""
+        num_classes, inputs = state["weight"].shape
+        return _OnDirections(inputs, num_classes)
 
     def _regress(self, z_ND: Tensor, y_N: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
         """Weights and biases with the least penalised cross-entropy."""
@@ -50,3 +60,11 @@ class LinearProbe(Config):
 
         solver.step(loss)
         return weight_KD.detach().cpu(), bias_K.detach().cpu()
+
+
+class _OnDirections(nn.Linear):
+    """z_BD -> logits_BK, whatever the length of an embedding."""
+
+    def forward(self, z_BD: Tensor) -> Tensor:
+        """One layer on embeddings of unit length."""
+        return super().forward(F.normalize(z_BD, dim=1))
