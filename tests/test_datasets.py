@@ -27,6 +27,7 @@ from raybd.datasets.cifar10 import Cifar10
 from raybd.datasets.digits import Digits
 from raybd.datasets.image_folder import ImageFolder
 from raybd.datasets.parquet import Parquet
+from raybd.datasets.stl10_unlabelled import Stl10Unlabelled
 from raybd.datasets.svhn import Svhn
 from raybd.datasets.tiny_imagenet import TinyImagenet
 from raybd.types import Dataset, Pool, Source, UserError
@@ -478,6 +479,22 @@ def test_what_torchvision_downloads_is_kept_without_loss(nowhere: Path) -> None:
     assert source.test_y_N.tolist() == [int(label) for _, label in test]
     expected = np.stack([np.array(image) for image, _ in test])
     assert torch.equal(source.read("test", torch.arange(9)), torch.from_numpy(expected).permute(0, 3, 1, 2))
+
+
+def test_unlabelled_images_have_one_label_whatever_torchvision_says(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision import datasets as published
+
+    def fake(folder: Path, part: str, target_transform: Any, download: bool) -> Any:
+        assert download
+        size = {"unlabeled": 30, "test": 9}[part]
+        return [(image, target_transform(None)) for image, _ in published.FakeData(size, (3, 96, 96), 10)]
+
+    monkeypatch.setattr(published, "STL10", fake)
+    dataset = Stl10Unlabelled(size=32, clean=10).load()
+    assert dataset.class_names == ("unlabelled",)
+    assert [len(part) for part in (dataset.train, dataset.clean, dataset.test)] == [20, 10, 9]
+    assert dataset.train.x_NCHW.shape[1:] == (3, 32, 32)
+    assert not dataset.train.y_N.any() and not dataset.test.y_N.any()
 
 
 # --- folders of images -----------------------------------------------------------------------------------------------

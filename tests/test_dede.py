@@ -23,6 +23,7 @@ from raybd.detectors._masked_decoder import (
     to_patches,
     visible_count,
 )
+from raybd.detectors._thinning import least_crowded
 from raybd.detectors.dede import DeDe
 from raybd.fit import Runtime, infer, new_victim, running
 from raybd.networks.small_cnn import SmallCnn
@@ -261,6 +262,26 @@ def test_a_decoder_may_work_at_a_smaller_size() -> None:
     assert torch.equal(painter.embed(suspects.x_NCHW), infer(victim, suspects.x_NCHW, victim.embed))
     flat = torch.full((2, 3, 24, 24), 77, dtype=torch.uint8)
     assert torch.equal(resized(flat, 12), flat[..., ::2, ::2])
+
+
+def test_thinning_leaves_out_the_most_crowded_images() -> None:
+    z_ND = torch.randn(100, 32, generator=stream(0))
+    crowded = torch.tensor([3, 17, 18, 40, 41, 42, 60, 77, 78, 79, 98, 99])
+    z_ND[crowded] = torch.linspace(1, 5, 12)[:, None] * (z_ND[3] + 0.01 * torch.randn(12, 32, generator=stream(1)))
+    left = least_crowded(z_ND, 0.12)
+    assert left.tolist() == sorted(set(range(100)) - set(crowded.tolist())), "whatever their length"
+    assert least_crowded(z_ND, 0).tolist() == list(range(100))
+    assert len(least_crowded(z_ND[:3], 0.5)) == 1, "fewer than ten neighbours"
+
+
+def test_a_thinned_decoder_is_trained_on_fewer_images() -> None:
+    victim, suspects, clean = tiny()
+    whole, thinned = (DeDe(**SMALL, thin=thin).score(victim, suspects, clean, stream(3)).score_N for thin in (0, 0.3))
+    assert not torch.equal(whole, thinned)
+    painter = DeDe(**SMALL, thin=0.3).painter(victim, clean, stream(3))
+    left = least_crowded(infer(victim, clean.x_NCHW, victim.embed), 0.3)
+    again = DeDe(**SMALL).painter(victim, clean.select(left), stream(3))
+    assert torch.equal(painter.score(suspects.x_NCHW), again.score(suspects.x_NCHW))
 
 
 def test_what_is_learned_once_scores_any_stream() -> None:

@@ -1,7 +1,7 @@
 """STL-10: 5,000 labelled training and 8,000 test images of 96 x 96 pixels, 10 classes.
 
 Coates, Lee and Ng 2011, An Analysis of Single-Layer Networks in Unsupervised Feature Learning, section 4.
-Differs: without the 100,000 unlabelled images.
+The unlabelled images are `stl10_unlabelled`.
 """
 
 from collections.abc import Sequence

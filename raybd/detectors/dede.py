@@ -29,6 +29,7 @@ from raybd.detectors._masked_decoder import (
     resized,
     visible_count,
 )
+from raybd.detectors._thinning import least_crowded
 from raybd.fit import Recipe, fit, infer
 from raybd.types import Config, Pool, Split, Suspicion, UserError, Victim, searched
 
@@ -68,6 +69,8 @@ class DeDe(Config):
     """Passes over the auxiliary images."""
     batch_size: int = Field(256, ge=1)
     """Images per step over all workers; the last, smaller batch of an epoch is dropped."""
+    thin: float = Field(0.0, ge=0, le=0.5, json_schema_extra=searched(choices=[0.0, 0.05, 0.1, 0.2]))
+    """Share of the auxiliary images that is left out, where some may be poisoned: those whose embeddings lie closest together."""
     precision: Literal["auto", "fp32"] = "auto"
     """auto: training in bf16 where the hardware has it; scores are always fp32."""
     embedding: Normalisation = Field("raw", json_schema_extra=searched(choices=["raw", "std", "l2", "layernorm"]))
@@ -142,6 +145,9 @@ class DeDe(Config):
         if side % self.patch:
             raise UserError(f"dede: side {side} is no multiple of patch {self.patch}", "Choose another side or patch.", exit_code=1)
         z_ND = infer(victim, auxiliary.x_NCHW, victim.embed)
+        if self.thin:
+            left = least_crowded(z_ND, self.thin)
+            z_ND, auxiliary = z_ND[left], auxiliary.select(left)
         deviation = max(float(z_ND.std()), 1e-6)
         z_ND = normalised(z_ND, self.embedding, deviation)
         split = Split(resized(auxiliary.x_NCHW, side), auxiliary.y_N)
