@@ -8,17 +8,26 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from raybd import experiment_file, metrics, stages
+from raybd.attacks.badencoder import BadEncoder
+from raybd.datasets.cifar10 import Cifar10
+from raybd.detectors import beatrix
 from raybd.detectors.activation_clustering import ActivationClustering
+from raybd.detectors.beatrix import Beatrix
 from raybd.detectors.spectral import Spectral
 from raybd.detectors.strip import Strip
-from raybd.fit import new_victim
+from raybd.detectors.strip_encoder import StripEncoder
+from raybd.fit import infer, new_victim
 from raybd.networks.small_cnn import SmallCnn
+from raybd.networks.small_resnet import SmallResnet
 from raybd.registry import method_class, names
 from raybd.repairs.fine_tune import FineTune
 from raybd.store import Store
-from raybd.types import Dataset, Detector, Poisoned, Split, Suspicion, Victim
+from raybd.trainers.knn_probe import KnnProbe
+from raybd.trainers.supervised import Supervised
+from raybd.types import Dataset, Detector, Poisoned, Split, StreamDetector, Suspicion, UserError, Victim
 from tests.groups import in_group
 
 KINDS = names("detectors")
@@ -33,6 +42,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("spectral", {"reference": "trusted"}),
     ("activation_clustering", {"reduction": "pca", "suspect": "fewer_clean"}),
     ("strip", {"pool": "train"}),
+    ("beatrix", {"groups": "clusters", "clusters": 3, "channels": 6}),
+    ("strip_encoder", {"pool": "train", "overlays": 5, "strength": 0.5}),
 ]
 Scene = tuple[Victim, Dataset, Poisoned]
 
@@ -113,6 +124,20 @@ def test_cites_its_paper_and_documents_its_fields(kind: str) -> None:
     assert detector.model_validate_json(detector().model_dump_json()) == detector()
 
 
+@pytest.mark.parametrize(("kind", "fields"), VARIANTS)
+def test_what_scores_a_stream_is_learned_once_and_scores_each_image_for_itself(kind: str, fields: dict[str, Any]) -> None:
+    detector = method_class("detectors", kind).model_validate(fields)
+    if not isinstance(detector, StreamDetector):
+        pytest.skip("it has nothing to learn before it sees the suspects")
+    victim, suspects, clean = small_scene()
+    judge = detector.learn(victim, clean, torch.Generator().manual_seed(1))
+    first, rest = judge(suspects.select(torch.arange(25))), judge(suspects.select(torch.arange(25, 90)))
+    whole = score_small(kind, fields)
+    assert torch.allclose(torch.cat([first.score_N, rest.score_N]), whole.score_N, rtol=1e-4, atol=1e-5)
+    assert torch.equal(first.threshold_N, whole.threshold_N)
+    assert torch.equal(rest.threshold_N, whole.threshold_N)
+
+
 def detection(detector: Detector, scene: Scene) -> dict[str, float | None]:
     victim, dataset, poisoned = scene
     pool = stages.make_pool(detector, victim, dataset, poisoned)
@@ -149,6 +174,44 @@ def test_strip_finds_triggered_test_inputs(scene: Scene) -> None:
     assert found["auroc"] is not None and found["fpr"] is not None
     assert found["auroc"] > 0.8
     assert found["fpr"] < 0.1
+
+
+def test_beatrix_finds_triggered_test_inputs(scene: Scene) -> None:
+    found = detection(Beatrix(), scene)
+    assert found["auroc"] is not None and found["fpr"] is not None
+    assert found["auroc"] > 0.9
+    assert found["fpr"] < 0.2
+
+
+Twins = tuple[Victim, Victim, Dataset, Poisoned]
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Twins:
+    """An encoder with the backdoor of badencoder, and its clean twin, on 2,500 images of CIFAR-10."""
+    folder = data_root / "cifar10"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    dataset = Cifar10(path=str(folder), limit=2500, test_limit=300, clean=0.2).load()
+    recipe = Supervised(epochs=5, lr=0.05, augment="flip", precision="fp32")
+    trained = recipe.train(dataset.train, 10, SmallCnn(width=16), torch.Generator().manual_seed(0))
+    clean = Victim(trained.encoder, None, trained.mean_C, trained.std_C).eval()
+    attack = BadEncoder(epochs=10, lr=0.02, batch_size=128, precision="fp32")
+    poisoned, backdoored = attack.infect(clean, dataset.train, 10, torch.Generator().manual_seed(1))
+    probe = KnnProbe().train_from(backdoored, dataset.train, 10, SmallCnn(width=16), torch.Generator())
+    others = dataset.test.x_NCHW[dataset.test.y_N != 0]
+    assert float((infer(probe, poisoned.trigger(others)).argmax(1) == 0).float().mean()) > 0.9
+    return backdoored, clean, dataset, poisoned
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("detector", [Beatrix(), StripEncoder(overlays=10, fpr=0.05)], ids=lambda detector: type(detector).__name__)
+def test_encoders_betray_a_trigger_that_their_clean_twin_does_not_know(detector: Detector, twins: Twins) -> None:
+    backdoored, clean, dataset, poisoned = twins
+    found, control = (detection(detector, (victim, dataset, poisoned))["auroc"] for victim in (backdoored, clean))
+    assert found is not None and control is not None
+    assert found > 0.8
+    assert found > control + 0.2
 
 
 def test_the_test_pool_holds_every_test_image_and_each_counted_one_with_the_trigger(scene: Scene) -> None:
@@ -195,3 +258,92 @@ def test_strip_is_the_mean_negative_entropy_of_the_blends() -> None:
         p = victim(blend).softmax(1)
         expected += (p * p.log()).sum(1) / 2
     assert torch.allclose(score, expected, atol=1e-5)
+
+
+def test_strip_for_encoders_is_the_mean_cosine_of_each_two_blends() -> None:
+    victim, suspects, clean = small_scene()
+    overlays = clean.x_NCHW[:4]
+    score = StripEncoder(strength=0.5)._mean_cosine(victim, suspects.x_NCHW[:3], overlays)
+    for one, x in zip(score, suspects.x_NCHW[:3], strict=True):
+        z = victim.embed((x.float() + 0.5 * overlays).clamp(0, 255))
+        pairs = [torch.cosine_similarity(z[i], z[j], 0) for i in range(4) for j in range(i)]
+        assert float(one) == pytest.approx(float(sum(pairs)) / 6, abs=1e-5)
+
+
+def test_an_entry_of_a_gram_matrix_is_the_root_of_a_sum_of_powers_with_its_sign() -> None:
+    f = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
+    for order in (1, 2, 3, 8):
+        found = beatrix.gram(f, order)[1]
+        expected = [float((f[1, i].double() ** order * f[1, j].double() ** order).sum()) for i in range(3) for j in range(i, 3)]
+        assert found.tolist() == pytest.approx([np.sign(v) * abs(v) ** (1 / order) for v in expected], rel=1e-5)
+    assert torch.isfinite(beatrix.gram(1000 * f, 8)).all()
+
+
+def _deviation(f: torch.Tensor, same: torch.Tensor, detector: Beatrix) -> float:
+    """The formula of the paper for one image, C x T, against clean images of its group."""
+    total, entries = 0.0, f.shape[0] * (f.shape[0] + 1) / 2
+    for order in range(1, detector.orders + 1):
+        known = beatrix.gram(same, order).numpy()
+        own = beatrix.gram(f[None], order)[0].numpy()
+        median = np.sort(known, 0)[(len(known) - 1) // 2]
+        spread = np.sort(np.abs(known - median), 0)[(len(known) - 1) // 2]
+        low, high = median - detector.reach * spread, median + detector.reach * spread
+        total += (np.maximum(low - own, 0) / np.abs(low) + np.maximum(own - high, 0) / np.abs(high)).sum()
+    return total / entries / detector.orders
+
+
+def test_beatrix_sums_what_lies_outside_of_the_range_of_the_group() -> None:
+    rng = torch.Generator().manual_seed(0)
+    clean, suspects = torch.rand((20, 4, 6), generator=rng) + 0.5, 3 * torch.rand((5, 4, 6), generator=rng)
+    group = torch.arange(20) % 2
+    detector = Beatrix(reach=1.5, floor=1e-9, orders=4)
+    usual = detector._statistics(clean, group)
+    given = torch.tensor([0, 1, 0, 1, 0])
+    found = usual.deviation(suspects, given)
+    for row, which in enumerate(given.tolist()):
+        assert float(found[row]) == pytest.approx(_deviation(suspects[row], clean[group == which], detector), rel=1e-3)
+    larger = detector._statistics(1e6 * clean, group).deviation(1e6 * suspects, given)
+    assert torch.allclose(larger, found, rtol=1e-3), "the unit of the activations plays no part"
+
+
+def test_beatrix_holds_small_and_unknown_groups_against_all_images() -> None:
+    rng = torch.Generator().manual_seed(0)
+    clean, suspects = torch.rand((20, 4, 6), generator=rng), 3 * torch.rand((3, 4, 6), generator=rng)
+    group = torch.tensor([0] * 17 + [2] * 3)
+    usual = Beatrix(fewest=5)._statistics(clean, group)
+    one, small, unknown = (usual.deviation(suspects, torch.full((3,), which)) for which in (0, 2, 7))
+    assert torch.equal(small, unknown)
+    assert not torch.equal(small, one)
+
+
+@pytest.mark.parametrize(("network", "last"), [(SmallCnn(width=8), None), (SmallResnet(width=4), "6")])
+def test_beatrix_finds_the_last_map_and_takes_another_by_name(network: Any, last: str | None) -> None:
+    victim = new_victim(small_scene()[1], 3, network, torch.Generator().manual_seed(0)).eval()
+    x = small_scene()[1].x_NCHW[:2]
+    name = beatrix._last_map(victim, x)
+    assert last in (None, name)
+    with torch.no_grad():
+        f, z = beatrix._watch(victim, name, victim.embed, x)
+    assert f.ndim == 3 and f.shape[2] > 1
+    assert torch.equal(z, victim.embed(x))
+    assert not any(module._forward_hooks for module in victim.modules())
+    with pytest.raises(UserError, match="no module 'nowhere'"):
+        Beatrix(layer="nowhere").score(victim, *small_scene()[1:], torch.Generator())
+
+
+def test_beatrix_takes_tokens_for_positions() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches, self.norm = nn.Conv2d(3, 5, 4, 4), nn.LayerNorm(5)
+
+        def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+            tokens_BTD = self.norm(self.patches(x_BCHW).flatten(2).mT)
+            return tokens_BTD.mean(1)
+
+    victim = Victim(Tokens(), None, torch.zeros(3), torch.ones(3)).eval()
+    _, suspects, clean = small_scene()
+    assert beatrix._last_map(victim, clean.x_NCHW[:2]) == "norm"
+    with torch.no_grad():
+        assert beatrix._watch(victim, "norm", victim.embed, clean.x_NCHW[:2])[0].shape == (2, 5, 16)
+    assert torch.isfinite(Beatrix().score(victim, suspects, clean, torch.Generator().manual_seed(0)).score_N).all()

@@ -5,6 +5,8 @@ Differs: every input is superimposed with the same overlays, drawn once from one
 the other half; the training set can be scored too.
 """
 
+from collections.abc import Callable
+
 import torch
 from pydantic import Field
 from torch import Generator, Tensor
@@ -27,6 +29,10 @@ class Strip(Config):
 
     def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
         """Suspicion of each input; labels play no part."""
+        return self.learn(victim, clean, rng)(suspects)
+
+    def learn(self, victim: Victim, clean: Split, rng: Generator) -> Callable[[Split], Suspicion]:
+        """Draw the overlays and find the threshold; what scores a stream by them."""
         order = torch.randperm(len(clean), generator=rng)
         half = max(1, min(self.overlays, len(clean) // 2))
         overlays_MCHW = clean.x_NCHW[order[:half]]
@@ -34,9 +40,9 @@ class Strip(Config):
         def confidence(x_BCHW: Tensor) -> Tensor:
             return self._negative_entropy(victim, x_BCHW, overlays_MCHW)
 
-        score_N = infer(victim, suspects.x_NCHW, confidence, exact=False)
         calibration_N = infer(victim, clean.x_NCHW[order[half:]], confidence, exact=False)
-        return Suspicion(score_N, torch.quantile(calibration_N, 1 - self.fpr))
+        threshold = torch.quantile(calibration_N, 1 - self.fpr)
+        return lambda suspects: Suspicion(infer(victim, suspects.x_NCHW, confidence, exact=False), threshold)
 
     def _negative_entropy(self, victim: Victim, x_BCHW: Tensor, overlays_MCHW: Tensor) -> Tensor:
         total_B = torch.zeros(len(x_BCHW), device=x_BCHW.device)

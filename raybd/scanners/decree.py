@@ -1,0 +1,182 @@
+"""DECREE: in an encoder with a backdoor a few pixels are enough to make the embeddings of different images collapse into one.
+
+Feng, Tao, Cheng, Shen, Xu, Liu, Zhang, Ma and Zhang 2023, arXiv 2303.15180, sections on the inversion of triggers for encoders and
+on the detection metric PL1; schedules, patience and batches as in the authors' code. Published: CIFAR-10 encoders are flagged where
+PL1 is below 0.1.
+Differs: any number of channels, with the L1 norm counted over all of them, as in the authors' code; the last, smaller batch of an
+epoch is dropped; float32. A return to the first weight, which the code has for weights below `lowest`, can't come about and is left
+out. The published schedule is that of CIFAR-10; for images of 224 pixels the code has `milestones` 200 and 500,
+`lowest` 1e-7, `stop_after` 35 and batches of 32. Blind to triggers that lie all over the image or differ from image to image.
+Small encoders, trained for minutes, collapse under a few scattered pixels without any backdoor: hold PL1 against that of the clean
+twin, over several seeds, before it is trusted.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Generator, Tensor
+
+from raybd import parallel
+from raybd.fit import infer, tell
+from raybd.types import Config, Split, Suspicion, UserError, Victim, searched
+
+_EDGE = 1e-3
+"""Least distance from 0 and 1 at which mask and pattern begin: there tanh is flat."""
+
+
+class Decree(Config):
+    """Search the smallest mask and the pattern under it that give all images one embedding; score by how small the mask is."""
+
+    images: int = Field(1000, ge=2)
+    """Clean images, drawn; all where there are fewer. Their labels play no part."""
+    batch_size: int = Field(128, ge=2)
+    """Images per step over all workers."""
+    epochs: int = Field(1000, ge=1, json_schema_extra=searched(low=100, high=1000, log=True))
+    """Passes over the images, at most."""
+    lr: tuple[float, float, float] = (0.5, 0.1, 0.05)
+    """Learning rates of Adam: at first, and from each milestone on."""
+    milestones: tuple[int, int] = (30, 50)
+    """Epochs after which the learning rate falls."""
+    reached: float = Field(0.99, gt=0, lt=1, json_schema_extra=searched(low=0.95, high=0.995))
+    """Mean cosine between the embeddings of different images from which on they count as collapsed."""
+    weight: float = Field(1e-3, gt=0)
+    """Of the mask's L1 norm in the loss, at first."""
+    factor: float = Field(5.0, gt=1)
+    """What the weight is multiplied by after steps in a row that have collapsed, and divided by after others."""
+    lowest: float = Field(1e-5, gt=0)
+    """A weight below this is not divided further."""
+    highest: float = Field(1e5, gt=0)
+    """A weight from this on is not multiplied further."""
+    patience: int = Field(5, ge=0)
+    """The weight changes after more steps in a row than this."""
+    stop_after: int = Field(10, ge=0)
+    """The search ends with an epoch of collapsed embeddings after more steps than this without a smaller mask."""
+    threshold: float = Field(0.1, gt=0, lt=1)
+    """PL1, the share of the image under the mask, below which the encoder is flagged."""
+
+    def scan(self, victim: Victim, clean: Split, rng: Generator) -> Suspicion:
+        """Suspicion of the encoder: 1 - PL1, or 0 where nothing collapsed. Raises UserError for fewer than two clean images.
+
+        Workers share the images of a step.
+        """
+        if len(clean) < 2:
+            raise UserError(f"decree: {len(clean)} clean images", "Give it at least two.", exit_code=1)
+        x_NCHW = clean.x_NCHW[torch.randperm(len(clean), generator=rng)[: self.images]]
+        victim.to(parallel.device()).eval()
+        search = _Search(self, x_NCHW.shape[1:], rng)
+        for epoch in range(self.epochs):
+            cosine = self._epoch(search, victim, x_NCHW, epoch, rng)
+            if cosine > self.reached and search.idle > self.stop_after:
+                break
+        found, collapsed = search.best or search.trigger(), search.best is not None
+        pl1 = found.share if collapsed else 1.0
+        z_ND = infer(victim, x_NCHW, lambda x_BCHW: victim.embed(found.stamp(x_BCHW)))
+        return Suspicion(
+            torch.tensor([1 - pl1]),
+            torch.tensor([1 - self.threshold]),
+            warning=None if collapsed else f"no trigger brought the cosine to {self.reached:g}: raise epochs, or lower reached",
+            facts={"pl1": pl1, "cosine": self_cosine(z_ND).item(), "steps": float(search.steps)},
+            pictures=found.pictures(x_NCHW[:1]),
+        )
+
+    def _epoch(self, search: "_Search", victim: Victim, x_NCHW: Tensor, epoch: int, rng: Generator) -> float:
+        """One pass over the images; the mean cosine in it."""
+        batch = min(self.batch_size, len(x_NCHW))
+        mine, steps = parallel.shard(torch.arange(batch)), len(x_NCHW) // batch
+        lr = self.lr[sum(epoch >= milestone for milestone in self.milestones)]
+        rows_SB = torch.randperm(len(x_NCHW), generator=rng)[: steps * batch].view(steps, batch)
+        cosine = sum(search.step(victim, x_NCHW[rows_B[mine]], batch, lr) for rows_B in rows_SB) / steps
+        pl1 = search.best.share if search.best is not None else 1.0
+        tell({"name": "decree", "epoch": epoch + 1, "epochs": self.epochs, "loss": -cosine, "lr": lr, "pl1": pl1})
+        return cosine
+
+
+def self_cosine(z_ND: Tensor) -> Tensor:
+    """The mean cosine between different rows."""
+    unit_ND, n = F.normalize(z_ND, dim=1), len(z_ND)
+    return (unit_ND.sum(0).square().sum() - unit_ND.square().sum()) / (n * (n - 1))
+
+
+@dataclass(frozen=True)
+class _Trigger:
+    """A mask and what lies under it, both in 0..1, where the search runs."""
+
+    mask_HW: Tensor
+    pattern_CHW: Tensor
+
+    @property
+    def share(self) -> float:
+        """PL1: the mask's L1 norm over that of a mask which covers the image."""
+        return self.mask_HW.mean().item()
+
+    def stamp(self, x_BCHW: Tensor) -> Tensor:
+        """Copies of the images with the trigger, float32 in 0..255."""
+        x_BCHW = (1 - self.mask_HW) * x_BCHW.float() + self.mask_HW * 255 * self.pattern_CHW
+        return x_BCHW.contiguous(memory_format=torch.channels_last)
+
+    def pictures(self, x_1CHW: Tensor) -> dict[str, Tensor]:
+        """The mask in gray, the pattern, and an image with both."""
+        stamped_1CHW = self.stamp(x_1CHW.to(self.mask_HW.device))
+        mask_1CHW, pattern_1CHW = 255 * self.mask_HW.expand_as(stamped_1CHW), 255 * self.pattern_CHW[None]
+        parts = {"mask": mask_1CHW, "pattern": pattern_1CHW, "example": stamped_1CHW}
+        return {name: part.round().to(torch.uint8).cpu() for name, part in parts.items()}
+
+
+class _Search:
+    """Mask and pattern on their way, the weight of the mask's size, and the smallest mask that worked."""
+
+    def __init__(self, asked: Decree, shape_CHW: torch.Size, rng: Generator) -> None:
+        start = [torch.rand(shape, generator=rng).clamp(_EDGE, 1 - _EDGE) for shape in (shape_CHW[1:], shape_CHW)]
+        self._free = [torch.atanh(2 * part - 1).to(parallel.device()).requires_grad_() for part in start]
+        self._adam = torch.optim.Adam(self._free, asked.lr[0], betas=(0.5, 0.9))
+        self._reached, self.weight = asked.reached, _Weight(asked)
+        self.best: _Trigger | None = None
+        self.idle = self.steps = 0
+
+    def trigger(self) -> _Trigger:
+        """As it is now."""
+        return _Trigger(*(torch.tanh(part) / 2 + 0.5 for part in self._free))
+
+    def step(self, victim: Victim, x_BCHW: Tensor, batch: int, lr: float) -> float:
+        """Go down the loss of a batch, of which these are this worker's images; the batch's mean cosine before that."""
+        trigger = self.trigger()
+        z_BD = victim.embed(trigger.stamp(x_BCHW.to(parallel.device())))
+        cosine = self_cosine(parallel.over_batch(z_BD.float(), batch))
+        size = trigger.mask_HW.sum() * len(trigger.pattern_CHW)
+        loss = self.weight.value * size - cosine
+        # The victim's weights get no gradients: they are not asked for.
+        for part, gradient in zip(self._free, torch.autograd.grad(loss, self._free, materialize_grads=True), strict=True):
+            part.grad = parallel.sum_over(gradient) / parallel.world()
+        for group in self._adam.param_groups:
+            group["lr"] = lr
+        self._adam.step()
+        self.steps += 1
+        reached: float = parallel.from_first(cosine.item)
+        self._note(trigger, reached > self._reached)
+        return reached
+
+    def _note(self, trigger: _Trigger, collapsed: bool) -> None:
+        self.weight.step(collapsed)
+        self.idle += self.best is not None
+        if collapsed and (self.best is None or trigger.share < self.best.share):
+            self.best, self.idle = _Trigger(trigger.mask_HW.detach(), trigger.pattern_CHW.detach()), 0
+
+
+class _Weight:
+    """How much the mask's size weighs: the more the longer embeddings collapse, the less the longer they do not."""
+
+    def __init__(self, asked: Decree) -> None:
+        self.value, self._asked = asked.weight, asked
+        self._collapsed = self._apart = 0
+
+    def step(self, collapsed: bool) -> None:
+        """After a step in which the embeddings collapsed, or not."""
+        self._collapsed, self._apart = (self._collapsed + 1, 0) if collapsed else (0, self._apart + 1)
+        if self._collapsed > self._asked.patience:
+            self._collapsed = 0
+            self.value *= self._asked.factor if self.value < self._asked.highest else 1
+        elif self._apart > self._asked.patience:
+            self._apart = 0
+            self.value /= self._asked.factor if self.value >= self._asked.lowest else 1

@@ -1,0 +1,266 @@
+"""Scanners: the contract that every one keeps, the parts of DECREE by hand, and what it finds in an encoder with a backdoor."""
+
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from raybd.attacks.badencoder import BadEncoder
+from raybd.datasets.cifar10 import Cifar10
+from raybd.fit import Runtime, infer, new_victim, running
+from raybd.networks.small_cnn import SmallCnn
+from raybd.registry import method_class, names
+from raybd.scanners import decree
+from raybd.scanners.decree import Decree
+from raybd.trainers.knn_probe import KnnProbe
+from raybd.trainers.supervised import Supervised
+from raybd.types import Scanner, Split, Suspicion, UserError, Victim
+from tests.groups import in_group
+
+KINDS = names("scanners")
+SMALL: dict[str, dict[str, Any]] = {"decree": {"images": 20, "batch_size": 10, "epochs": 15, "reached": 0.9}}
+"""Fields that make a scanner quick."""
+
+
+def stream(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@cache
+def some_images() -> Split:
+    return Split(torch.randint(0, 256, (30, 3, 16, 16), generator=stream(), dtype=torch.uint8), torch.arange(30) % 3)
+
+
+def untrained(headless: bool = False) -> Victim:
+    victim = new_victim(some_images(), 3, SmallCnn(width=8), stream()).eval()
+    if headless:
+        victim.head = None
+    return victim
+
+
+def scanned(kind: str, victim: Victim, clean: Split | None = None, seed: int = 1, **fields: Any) -> Suspicion:
+    scanner = cast(Scanner, method_class("scanners", kind).model_validate({**SMALL.get(kind, {}), **fields}))
+    return scanner.scan(victim, clean or some_images(), stream(seed))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("headless", [False, True])
+def test_gives_one_finite_score_and_pictures_of_what_it_found(kind: str, headless: bool) -> None:
+    verdict = scanned(kind, untrained(headless))
+    assert verdict.score_N.shape == verdict.threshold_N.shape == (1,)
+    assert torch.isfinite(verdict.score_N).all()
+    assert torch.isfinite(verdict.threshold_N).all()
+    assert not verdict.oracle
+    assert all(isinstance(value, float) for value in verdict.facts.values())
+    assert "rows" not in verdict.pictures
+    for picture in verdict.pictures.values():
+        assert picture.dtype == torch.uint8
+        assert picture.shape == (1, 3, 16, 16)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_stream_gives_the_same_result(kind: str) -> None:
+    one, two, other = (scanned(kind, untrained(), seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(one.score_N, two.score_N)
+    assert one.facts == two.facts
+    assert all(torch.equal(picture, two.pictures[name]) for name, picture in one.pictures.items())
+    assert one.facts != other.facts
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_leaves_the_victim_as_it_is(kind: str) -> None:
+    victim = untrained()
+    next(victim.parameters()).requires_grad_(False)
+    before, flags = {k: v.clone() for k, v in victim.state_dict().items()}, [p.requires_grad for p in victim.parameters()]
+    scanned(kind, victim)
+    assert all(torch.equal(victim.state_dict()[name], value) for name, value in before.items())
+    assert [p.requires_grad for p in victim.parameters()] == flags
+    assert all(p.grad is None for p in victim.parameters())
+    assert not victim.training
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_labels_play_no_part(kind: str) -> None:
+    other = Split(some_images().x_NCHW, torch.zeros(30, dtype=torch.int64))
+    assert scanned(kind, untrained()).facts == scanned(kind, untrained(), other).facts
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cites_its_paper_and_documents_its_fields(kind: str) -> None:
+    scanner = method_class("scanners", kind)
+    assert "arXiv" in (sys.modules[scanner.__module__].__doc__ or "")
+    assert all(info.description for info in scanner.model_fields.values())
+    assert scanner.model_validate_json(scanner().model_dump_json()) == scanner()
+
+
+def _scan_all() -> list[Suspicion]:
+    return [scanned(kind, untrained()) for kind in KINDS]
+
+
+def test_two_workers_scan_as_one() -> None:
+    alone = _scan_all()
+    first, second = in_group(_scan_all)
+    for one, here, there in zip(alone, first, second, strict=True):
+        assert torch.equal(here.score_N, there.score_N)
+        assert torch.allclose(here.score_N, one.score_N, atol=1e-2)
+
+
+# --- decree ----------------------------------------------------------------------------------------------------------------------
+
+
+class Constant(nn.Module):
+    """The same embedding for every image."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return torch.ones(len(x_BCHW), 4)
+
+
+class Alternating(nn.Module):
+    """Embeddings of neighbours in a batch are at right angles, whatever they show."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return torch.eye(2)[torch.arange(len(x_BCHW)) % 2] + 0 * x_BCHW.mean((1, 2, 3))[:, None]
+
+
+class Cornered(nn.Module):
+    """An encoder with a backdoor: red in a corner of two pixels outshines all that an image shows."""
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self.pool, self.strength = nn.AdaptiveAvgPool2d(4), strength
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        shown_BD = self.pool(x_BCHW).flatten(1)
+        red_B1 = (x_BCHW[:, 0, -2:, -2:] - x_BCHW[:, 2, -2:, -2:]).mean((1, 2))[:, None]
+        return torch.cat([shown_BD - 0.5, self.strength * red_B1], 1)
+
+
+def bare(encoder: nn.Module) -> Victim:
+    return Victim(encoder, None, torch.zeros(3), torch.ones(3)).eval()
+
+
+def test_the_self_cosine_leaves_the_diagonal_out() -> None:
+    z = torch.randn(6, 5, generator=stream())
+    pairs = [float(torch.cosine_similarity(z[i], z[j], 0)) for i in range(6) for j in range(6) if i != j]
+    assert float(decree.self_cosine(z)) == pytest.approx(sum(pairs) / 30, abs=1e-6)
+    assert float(decree.self_cosine(torch.eye(4))) == pytest.approx(0)
+    assert float(decree.self_cosine(torch.ones(4, 3))) == pytest.approx(1)
+
+
+def test_an_encoder_that_tells_nothing_apart_needs_no_mask() -> None:
+    found = scanned("decree", bare(Constant()), epochs=60)
+    assert found.facts["pl1"] < 0.01
+    assert found.facts["cosine"] == pytest.approx(1)
+    assert found.warning is None
+    assert (found.score_N > found.threshold_N).all()
+
+
+def test_where_nothing_collapses_the_score_is_the_least_and_it_says_so() -> None:
+    found = scanned("decree", bare(Alternating()), epochs=5)
+    assert found.facts["pl1"] == 1
+    assert float(found.score_N) == 0
+    assert found.facts["steps"] == 10
+    assert found.warning is not None and "no trigger" in found.warning
+
+
+def test_a_corner_that_outshines_the_image_is_found() -> None:
+    weak, strong = (
+        scanned("decree", bare(Cornered(strength)), reached=0.95, epochs=150, stop_after=100) for strength in (0.0, 5.0)
+    )
+    assert strong.facts["pl1"] < 0.02
+    assert weak.facts["pl1"] > 0.2
+    assert strong.facts["cosine"] > 0.9
+    assert (strong.score_N > strong.threshold_N).all()
+    mask = strong.pictures["mask"][0, 0].float()
+    assert mask[-2:, -2:].mean() > 5 * mask.mean()
+
+
+def test_the_weight_of_the_mask_follows_the_collapse() -> None:
+    weight = decree._Weight(Decree())
+    seen = []
+    for collapsed in [True] * 12 + [False] * 5 + [True] + [False] * 6:
+        weight.step(collapsed)
+        seen.append(weight.value)
+    assert seen[:5] == [1e-3] * 5
+    assert seen[5:11] == pytest.approx([5e-3] * 6)
+    assert seen[11:23] == pytest.approx([2.5e-2] * 12), "five steps in a row are not enough"
+    assert seen[23] == pytest.approx(5e-3)
+
+
+def test_the_weight_stays_within_its_bounds() -> None:
+    low, high = decree._Weight(Decree()), decree._Weight(Decree())
+    for _ in range(200):
+        low.step(False)
+        high.step(True)
+    assert 1e-5 / 5 <= low.value < 1e-5
+    assert 1e5 <= high.value < 5e5
+
+
+def test_a_trigger_lies_where_the_mask_is() -> None:
+    mask, x = torch.zeros(16, 16), some_images().x_NCHW[:2]
+    mask[:4, :8], mask[8, 8] = 1, 0.5
+    trigger = decree._Trigger(mask, torch.full((3, 16, 16), 0.2))
+    stamped = trigger.stamp(x)
+    assert trigger.share == pytest.approx(32.5 / 256)
+    assert torch.allclose(stamped[..., :4, :8], torch.tensor(51.0))
+    assert torch.allclose(stamped[..., 8, 8], 0.5 * x[..., 8, 8] + 25.5)
+    assert torch.equal(stamped[..., 9:, :], x[..., 9:, :].float())
+    pictures = trigger.pictures(x[:1])
+    assert pictures["mask"][0, :, 0, 0].tolist() == [255] * 3
+    assert torch.equal(pictures["example"][..., 9:, :], x[:1, :, 9:])
+
+
+def test_the_loss_counts_the_mask_in_every_channel() -> None:
+    victim = bare(Alternating())
+    search = decree._Search(Decree(), torch.Size((3, 16, 16)), stream())
+    free = [part.detach().clone().requires_grad_() for part in search._free]
+    expected = torch.autograd.grad(1e-3 * 3 * (torch.tanh(free[0]) / 2 + 0.5).sum(), free[0])[0]
+    search.step(victim, some_images().x_NCHW[:10], 10, 0.1)
+    assert search._free[0].grad is not None and torch.allclose(search._free[0].grad, expected)
+
+
+def test_the_learning_rate_falls_at_its_milestones_and_progress_is_told() -> None:
+    told: list[Any] = []
+    with running(Runtime(report=told.append)):
+        scanned("decree", bare(Alternating()), epochs=6, milestones=(2, 4))
+    assert [facts["lr"] for facts in told] == [0.5, 0.5, 0.1, 0.1, 0.05, 0.05]
+    assert [facts["epoch"] for facts in told] == [1, 2, 3, 4, 5, 6]
+
+
+def test_it_stops_once_nothing_smaller_is_found() -> None:
+    ended = scanned("decree", bare(Constant()), epochs=1000, lr=(50.0, 50.0, 50.0), stop_after=2)
+    assert ended.facts["steps"] < 100
+
+
+def test_one_image_cannot_collapse() -> None:
+    with pytest.raises(UserError, match="1 clean images"):
+        scanned("decree", untrained(), some_images().select(torch.tensor([0])))
+
+
+@pytest.mark.data
+def test_an_encoder_with_a_backdoor_needs_a_smaller_mask_than_its_clean_twin(data_root: Path) -> None:
+    """One encoder on which it works: PL1 .055 to .072 with the backdoor and .107 to .137 without, over three streams of the search.
+
+    No gate on the method: encoders of two other seeds, attack success 0.99, gave .088 to .132 and .117 to .131, and .104 and .077.
+    """
+    folder = data_root / "cifar10"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    data, network = Cifar10(path=str(folder), limit=5000, test_limit=300, clean=0.2).load(), SmallCnn(width=16)
+    trained = Supervised(epochs=8, lr=0.05, augment="flip", precision="fp32").train(data.train, 10, network, stream())
+    twin = Victim(trained.encoder, None, trained.mean_C, trained.std_C).eval()
+    attack = BadEncoder(epochs=10, lr=0.02, batch_size=128, precision="fp32")
+    poisoned, backdoored = attack.infect(twin, data.train, 10, stream(1))
+    probe = KnnProbe().train_from(backdoored, data.train, 10, network, stream())
+    triggered = poisoned.trigger(data.test.x_NCHW[data.test.y_N != 0])
+    assert float((infer(probe, triggered).argmax(1) == 0).float().mean()) > 0.95
+    found, control = (Decree().scan(victim, data.clean, stream()) for victim in (backdoored, twin))
+    assert found.warning is control.warning is None
+    assert found.facts["cosine"] > 0.98
+    assert control.facts["cosine"] > 0.98
+    assert found.facts["pl1"] < 0.1
+    assert found.facts["pl1"] < 0.8 * control.facts["pl1"]
