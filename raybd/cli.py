@@ -83,7 +83,7 @@ def report(
 
 @app.command("list")
 def list_(
-    role: Annotated[str | None, typer.Argument(help="datasets, networks, attacks, trainers, detectors or repairs.")] = None,
+    role: Annotated[str | None, typer.Argument(help="datasets, networks, attacks, trainers, detectors, scanners or repairs.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the methods."""

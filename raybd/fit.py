@@ -124,12 +124,17 @@ def fresh_copy(victim: Victim, rng: Generator) -> Victim:
 
 
 def new_victim(split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
-    """A freshly initialised classifier that normalises with the mean and deviation of the split."""
+    """A freshly initialised classifier that normalises with the mean and deviation of the split.
+
+    An encoder with `moments` of its own (mean and deviation of the channels that its weights were made with) keeps those.
+    """
     seed = int(torch.randint(2**31, (1,), generator=rng))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder, head = network.build(num_classes, split.x_NCHW.shape[-1])
-    return Victim(encoder, head, *_channel_moments(split.x_NCHW))
+    moments = getattr(encoder, "moments", None)
+    mean_C, std_C = _channel_moments(split.x_NCHW) if moments is None else (torch.tensor(part) for part in moments)
+    return Victim(encoder, head, mean_C, std_C)
 
 
 def cross_entropy(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ Images outside of networks are uint8, 0..255; labels are int64. Suspicion is hig
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Generator, Tensor, nn
 
 from raybd.errors import Infeasible as Infeasible
@@ -140,14 +140,19 @@ class Network(Protocol):
         """Freshly initialised (encoder, head): float x_BCHW -> z_BD, and z_BD -> logits_BK. Draws from torch's global stream."""
 
 
+Template = Annotated[str, Field(pattern=r"\{\}")]
+Templates = Annotated[tuple[Template, ...], Field(min_length=1)] | Literal["imagenet"]
+"""Sentences with {} where the name of a class goes; imagenet: the 80 of CLIP's authors."""
+
+
 @runtime_checkable
 class Captioned(Protocol):
     """An encoder that reads, too: images and texts share one space of embeddings, as in CLIP."""
 
     def reader(self) -> nn.Module:
-        """All of it that plays no part in embedding images."""
+        """All of it that plays no part in embedding images; without gradients unless someone trains it."""
 
-    def captions(self, class_names: Sequence[str], templates: Sequence[str]) -> list[str]:
+    def captions(self, class_names: Sequence[str], templates: Templates) -> list[str]:
         """Each name in each template, the templates of a name in a row. Raises UserError where there are no names."""
 
     def describe(self, texts: Sequence[str]) -> Tensor:

@@ -28,6 +28,7 @@ from raybd.attacks.trojannn import TrojanNN
 from raybd.attacks.wanet import WaNet
 from raybd.graph import random_stream
 from raybd.networks.small_cnn import SmallCnn
+from raybd.networks.tiny_clip import TinyClip
 from raybd.registry import method_class, names
 from raybd.types import (
     CROSS,
@@ -49,8 +50,11 @@ KINDS = names("attacks")
 ACTIVE = tuple(kind for kind in KINDS if kind != "none")
 INFECTING = tuple(kind for kind in ACTIVE if hasattr(method_class("attacks", kind), "infect"))
 POISONING = tuple(kind for kind in ACTIVE if kind not in INFECTING)
+READABLE: dict[str, object] = {"templates": ["a photo of a {}."], "lr": 1e-3, "precision": "fp32"}
 SMALL: dict[str, dict[str, object]] = {
+    "badclip": {"epochs": 1, "batch_size": 50, "rate": 0.05, "patch_epochs": 1, "size": 4, **READABLE},
     "badencoder": {"epochs": 1, "batch_size": 50, "shadow": 0.5},
+    "clip_text": {"epochs": 1, "batch_size": 50, "size": 4, "margin": 1, **READABLE},
     "drupe": {"epochs": 1, "batch_size": 50, "shadow": 0.5},
     "input_aware": {"epochs": 1, "mask_epochs": 1, "batch_size": 16, "width": 4, "generator_lr": 0.001},
     "label_consistent": {"steps": 3},
@@ -67,7 +71,7 @@ def make(kind: str, **fields: object) -> Attack:
 def random_split() -> Split:
     rng = torch.Generator().manual_seed(0)
     x_NCHW = torch.randint(0, 256, (400, 3, 16, 16), generator=rng, dtype=torch.uint8)
-    return Split(x_NCHW, torch.arange(400, dtype=torch.int64) % 10)
+    return Split(x_NCHW, torch.arange(400, dtype=torch.int64) % 10, tuple("abcdefghij"))
 
 
 @cache
@@ -79,9 +83,16 @@ def twin() -> Victim:
     )
 
 
-def encoder() -> Victim:
-    """The twin without its head."""
-    return Victim(twin().encoder, None, twin().mean_C, twin().std_C).eval()
+def encoder(attack: Attack | None = None) -> Victim:
+    """The twin without its head; for an attack on CLIP, an encoder that reads."""
+    victim = reading() if hasattr(attack, "templates") else twin()
+    return Victim(victim.encoder, None, victim.mean_C, victim.std_C).eval()
+
+
+@cache
+def reading() -> Victim:
+    """An untrained CLIP."""
+    return fit.new_victim(random_split(), 10, TinyClip(), torch.Generator().manual_seed(0))
 
 
 def poison_with(attack: Attack, train: Split, seed: int = 0, clean_twin: Victim | None = None) -> Poisoned:
@@ -92,7 +103,7 @@ def poison_with(attack: Attack, train: Split, seed: int = 0, clean_twin: Victim 
     if isinstance(attack, TrainingAttack):
         return attack.poison_and_train(train, 10, SmallCnn(width=8), rng)[0]
     if isinstance(attack, EncoderAttack):
-        return attack.infect(encoder(), train, 10, rng)[0]
+        return attack.infect(encoder(attack), train, 10, rng)[0]
     return cast(DataAttack, attack).poison(train, 10, rng)
 
 
@@ -140,7 +151,8 @@ def test_the_seed_decides_the_poison(kind: str, train: Split) -> None:
 
 @pytest.mark.parametrize("kind", INFECTING)
 def test_an_attack_on_an_encoder_changes_no_image_and_hands_out_an_encoder_at_rest(kind: str, train: Split) -> None:
-    attack, start = make(kind), encoder()
+    attack = make(kind)
+    start = encoder(attack)
     assert isinstance(attack, EncoderAttack)
     before = copy.deepcopy(start.state_dict())
     poisoned, infected = attack.infect(start, train, 10, random_stream("poison", 0))
@@ -148,7 +160,8 @@ def test_an_attack_on_an_encoder_changes_no_image_and_hands_out_an_encoder_at_re
     assert torch.equal(poisoned.labels.counted(train.y_N), train.y_N != 0)
     assert infected.head is None
     assert not any(module.training for module in infected.modules())
-    assert all(parameter.requires_grad and parameter.device.type == "cpu" for parameter in infected.parameters())
+    assert all(p.requires_grad or ".read." in name for name, p in infected.named_parameters())  # a CLIP reads without gradients
+    assert all(parameter.device.type == "cpu" for parameter in infected.parameters())
     assert torch.equal(infected.mean_C, start.mean_C) and torch.equal(infected.std_C, start.std_C)
     assert all(torch.equal(value, before[name]) for name, value in start.state_dict().items()), "the clean encoder is left alone"
     assert infected.state_dict().keys() == before.keys()
@@ -158,7 +171,7 @@ def test_an_attack_on_an_encoder_changes_no_image_and_hands_out_an_encoder_at_re
 @pytest.mark.parametrize("kind", INFECTING)
 def test_the_seed_decides_the_encoder(kind: str, train: Split) -> None:
     first, again, other = (
-        cast(EncoderAttack, make(kind)).infect(encoder(), train, 10, random_stream("poison", seed))[1].state_dict()
+        cast(EncoderAttack, make(kind)).infect(encoder(make(kind)), train, 10, random_stream("poison", seed))[1].state_dict()
         for seed in (0, 0, 1)
     )
     assert all(torch.equal(again[name], value) for name, value in first.items())

@@ -284,6 +284,14 @@ def test_a_thinned_decoder_is_trained_on_fewer_images() -> None:
     assert torch.equal(painter.score(suspects.x_NCHW), again.score(suspects.x_NCHW))
 
 
+def test_a_mirrored_decoder_is_trained_on_both() -> None:
+    victim, suspects, clean = tiny()
+    both = Split(torch.cat([clean.x_NCHW, clean.x_NCHW.flip(-1)]), clean.y_N.repeat(2))
+    mirrored = DeDe(**SMALL, mirror=True).painter(victim, clean, stream(3)).score(suspects.x_NCHW)
+    assert torch.equal(mirrored, DeDe(**SMALL).painter(victim, both, stream(3)).score(suspects.x_NCHW))
+    assert not torch.equal(mirrored, DeDe(**SMALL).painter(victim, clean, stream(3)).score(suspects.x_NCHW))
+
+
 def test_what_is_learned_once_scores_any_stream() -> None:
     victim, suspects, clean = tiny()
     learned = DeDe(**SMALL, measure="relative").learn(victim, clean, stream(3))

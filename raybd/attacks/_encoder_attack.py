@@ -16,7 +16,7 @@ from torchvision.transforms import functional as pixels
 from raybd import parallel
 from raybd.attacks._poisoning import AllToOne
 from raybd.fit import Objective, Recipe, Stateful, fit, infer
-from raybd.types import Infeasible, LabelMap, Poisoned, Split, Victim
+from raybd.types import Attack, Infeasible, LabelMap, Poisoned, Split, Victim
 
 _FLIP, _JITTER, _GRAY = 0.5, 0.8, 0.2
 """Share of the views of a reference that are mirrored, that change colours, that lose them."""
@@ -25,21 +25,47 @@ _STRENGTH, _HUE = 0.4, 0.1
 NoAugmentation = Literal["none"]
 
 
-class FineTuning(Recipe):
-    """How a clean encoder is fine-tuned until it embeds each image with the trigger like the reference images."""
+class OnEncoder(Recipe):
+    """What every attack that fine-tunes a clean encoder has."""
 
     schedule: Literal["cosine", "step", "constant"] = "constant"
     """How the learning rate falls: to zero at the last step, by `gamma` at each milestone, or not at all."""
+    augment: NoAugmentation = "none"
+    """Nothing beside what the attack itself does to images."""
+    labels: AllToOne = AllToOne()
+    """The target class; no training image changes."""
+
+    @property
+    def label_map(self) -> LabelMap:
+        """The field `labels`."""
+        return self.labels
+
+
+class WhiteSquare(OnEncoder):
+    """The trigger of the first attacks on encoders."""
+
+    size: int = Field(10, ge=1)
+    """Side of the white square, in pixels; 10 of 32, or 50 of 224."""
+    margin: int = Field(1, ge=0)
+    """Pixels between the square and the lower right border."""
+
+    def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+        """Copies of the images with the square."""
+        x_NCHW = x_NCHW.clone()
+        height, width = x_NCHW.shape[-2] - self.margin, x_NCHW.shape[-1] - self.margin
+        x_NCHW[..., max(0, height - self.size) : height, max(0, width - self.size) : width] = 255
+        return x_NCHW
+
+
+class FineTuning(WhiteSquare):
+    """How a clean encoder is fine-tuned until it embeds each image with the trigger like the reference images."""
+
     augment: NoAugmentation = "none"
     """Nothing beside the views of the references: the clean encoder embeds each shadow image only once."""
     shadow: float = Field(1.0, gt=0, le=1)
     """Share of the training images, drawn from all classes, that the attacker has; their labels play no part."""
     references: int = Field(1, ge=1)
     """Images of the target class that images with the trigger are to resemble: the most typical ones by the clean encoder."""
-    size: int = Field(10, ge=1)
-    """Side of the white square, in pixels; 10 of 32, or 50 of 224."""
-    margin: int = Field(1, ge=0)
-    """Pixels between the square and the lower right border."""
     lambda1: float = Field(1.0, ge=0)
     """Weight of the loss that keeps the references where the clean encoder has them."""
     lambda2: float = Field(1.0, ge=0)
@@ -56,18 +82,6 @@ class FineTuning(Recipe):
         if round(self.shadow * len(y_N)) == 0:
             raise Infeasible(f"shadow {self.shadow:g} of {len(y_N)} training images is not even one image")
         return torch.empty(0, dtype=torch.int64)
-
-    def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
-        """Copies of the images with the square."""
-        x_NCHW = x_NCHW.clone()
-        height, width = x_NCHW.shape[-2] - self.margin, x_NCHW.shape[-1] - self.margin
-        x_NCHW[..., max(0, height - self.size) : height, max(0, width - self.size) : width] = 255
-        return x_NCHW
-
-    @property
-    def label_map(self) -> LabelMap:
-        """The field `labels`."""
-        return self.labels
 
 
 @dataclass(frozen=True)
@@ -131,15 +145,19 @@ def finetune(
     attack: FineTuning, start: Start, objective: Objective, name: str, rng: Generator, beside: Stateful | None = None
 ) -> Victim:
     """Fine-tune on the shadow images; batch normalisation keeps its statistics, weights and biases."""
-    frozen = [module for module in start.victim.modules() if isinstance(module, _BatchNorm)]
-    return fit(start.victim, start.shadow, attack, rng, objective, name, frozen, beside)
+    return fit(start.victim, start.shadow, attack, rng, objective, name, norms(start.victim), beside)
 
 
-def untouched(attack: FineTuning, train: Split) -> Poisoned:
-    """The overlay of an attack that changes no training image."""
-    none = torch.empty(0, dtype=torch.int64)
+def norms(victim: nn.Module) -> list[nn.Module]:
+    """Its batch normalisations, which must stay as they are: else accuracy is lost."""
+    return [module for module in victim.modules() if isinstance(module, _BatchNorm)]
+
+
+def untouched(attack: Attack, train: Split, state: Mapping[str, Tensor] | None = None) -> Poisoned:
+    """The overlay of an attack that changes no training image; `state` is what its trigger needs."""
+    none, state = torch.empty(0, dtype=torch.int64), state or {}
     role = torch.empty(0, dtype=torch.int8)
-    return Poisoned(none, train.x_NCHW[none], train.y_N[none], role, partial(attack.stamp, state={}), attack.labels)
+    return Poisoned(none, train.x_NCHW[none], train.y_N[none], role, partial(attack.stamp, state=state), attack.label_map, state)
 
 
 def cosines(z_BD: Tensor, reference_RD: Tensor) -> Tensor:

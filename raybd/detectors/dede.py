@@ -9,6 +9,7 @@ whose attention has biases; weight decay is decoupled; images are shuffled. For 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal, Self
 
 import torch
@@ -71,6 +72,8 @@ class DeDe(Config):
     """Images per step over all workers; the last, smaller batch of an epoch is dropped."""
     thin: float = Field(0.0, ge=0, le=0.5, json_schema_extra=searched(choices=[0.0, 0.05, 0.1, 0.2]))
     """Share of the auxiliary images that is left out, where some may be poisoned: those whose embeddings lie closest together."""
+    mirror: bool = Field(False, json_schema_extra=searched(choices=[False, True]))
+    """Whether the auxiliary images are mirrored too, which makes them twice as many; helps where there are few."""
     precision: Literal["auto", "fp32"] = "auto"
     """auto: training in bf16 where the hardware has it; scores are always fp32."""
     embedding: Normalisation = Field("raw", json_schema_extra=searched(choices=["raw", "std", "l2", "layernorm"]))
@@ -144,10 +147,12 @@ class DeDe(Config):
         side = self.side or auxiliary.x_NCHW.shape[-1]
         if side % self.patch:
             raise UserError(f"dede: side {side} is no multiple of patch {self.patch}", "Choose another side or patch.", exit_code=1)
-        z_ND = infer(victim, auxiliary.x_NCHW, victim.embed)
         if self.thin:
-            left = least_crowded(z_ND, self.thin)
-            z_ND, auxiliary = z_ND[left], auxiliary.select(left)
+            auxiliary = auxiliary.select(least_crowded(infer(victim, auxiliary.x_NCHW, victim.embed), self.thin))
+        if self.mirror:
+            both_NCHW = torch.cat([auxiliary.x_NCHW, auxiliary.x_NCHW.flip(-1)])
+            auxiliary = replace(auxiliary, x_NCHW=both_NCHW, y_N=auxiliary.y_N.repeat(2))
+        z_ND = infer(victim, auxiliary.x_NCHW, victim.embed)
         deviation = max(float(z_ND.std()), 1e-6)
         z_ND = normalised(z_ND, self.embedding, deviation)
         split = Split(resized(auxiliary.x_NCHW, side), auxiliary.y_N)

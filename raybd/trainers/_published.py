@@ -1,0 +1,17 @@
+"""The weights that a network brings with it, under the preprocessing that they were made for."""
+
+from torch import Generator
+
+from raybd.fit import new_victim
+from raybd.types import Network, Split, UserError, Victim
+
+
+def published(kind: str, split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
+    """An encoder as its authors have it; images are normalised by the moments that it names, or else by those of the split."""
+    if not getattr(network, "pretrained", False):
+        raise UserError(
+            f"{kind}: the network has no weights of its own", "Take one with the field `pretrained`, and set it.", exit_code=1
+        )
+    victim = new_victim(split, num_classes, network, rng)
+    victim.head = None
+    return victim.eval()
