@@ -1,6 +1,10 @@
 """What several test files share."""
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is loaded: as many processes as cores, so one thread in each
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -13,14 +13,16 @@ from torch import Tensor, nn
 
 from raybd.datasets.cifar10 import Cifar10
 from raybd.fit import Runtime, infer, running
+from raybd.networks.pixels import Pixels
 from raybd.networks.small_cnn import SmallCnn
+from raybd.networks.vit_tiny import VitTiny
 from raybd.registry import method_class
 from raybd.trainers import _ssl, byol, moco, simsiam, supcon
 from raybd.trainers._views import _DRAWS, Views, _blur, _crop, _jitter
 from raybd.trainers.knn_probe import KnnProbe
 from raybd.trainers.linear_probe import LinearProbe
 from raybd.trainers.mlp_probe import MlpProbe
-from raybd.types import Config, Split, UserError, Victim
+from raybd.types import Split, UserError, Victim
 from tests.groups import in_group
 
 KINDS = ["simclr", "moco", "byol", "simsiam", "mae", "supcon"]
@@ -49,19 +51,11 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-class TinyVit(Config):
-    """Two layers on patches of 4 x 4 pixels."""
-
-    def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
-        from torchvision.models import VisionTransformer
-
-        model = VisionTransformer(image_size, 4, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32)
-        model.heads = nn.Identity()
-        return nn.Sequential(nn.Identity(), model), nn.Linear(16, num_classes)
+VIT = VitTiny(width=16, depth=2, heads=2)
 
 
 def network(kind: str) -> Any:
-    return TinyVit() if kind == "mae" else SmallCnn(width=4)
+    return VIT if kind == "mae" else SmallCnn(width=4)
 
 
 def some_images(n: int = 50, side: int = 16) -> Split:
@@ -106,7 +100,7 @@ def test_an_encoder_has_no_head_and_finite_embeddings(kind: str) -> None:
     assert all(parameter.requires_grad for parameter in victim.parameters())
     assert torch.equal(split.x_NCHW, untouched)
     assert torch.equal(torch.random.get_rng_state(), before)
-    plain = SmallCnn(width=4).build(4, 16)[0] if kind != "mae" else TinyVit().build(4, 16)[0]
+    plain = network(kind).build(4, 16)[0]
     plain.load_state_dict(victim.encoder.state_dict())  # nothing of the training is left in it
 
 
@@ -377,13 +371,6 @@ def test_the_copy_follows_by_its_momentum() -> None:
 # --- probes ----------------------------------------------------------------------------------------------------------------------
 
 
-class Flat(Config):
-    """The pixels themselves."""
-
-    def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
-        return nn.Flatten(), nn.Linear(3 * image_size**2, num_classes)
-
-
 def fixed_encoder() -> Victim:
     with torch.random.fork_rng():
         torch.manual_seed(3)
@@ -477,32 +464,37 @@ def test_the_nearest_image_of_the_bank_is_the_image_itself() -> None:
 
 def test_a_probe_without_a_start_stands_on_the_networks_own_weights() -> None:
     split = some_images(60)
-    victim = probe(KnnProbe(neighbours=1), None, split, Flat())
+    victim = probe(KnnProbe(neighbours=1), None, split, Pixels(side=16))
     assert (infer(victim, split.x_NCHW).argmax(1) == split.y_N).all()
 
 
 # --- real images -----------------------------------------------------------------------------------------------------------------
 
 
+ADAM: dict[str, Any] = {"optimizer": "adam", "lr": 3e-3, "weight_decay": 1e-4, "temperature": 0.2}
+REAL: list[tuple[str, dict[str, Any], float]] = [
+    ("simclr", {"epochs": 20, **ADAM}, 0.03),
+    ("simsiam", {"epochs": 40, "lr": 0.2, "warmup": 0.05, "output": 256, "hidden": 64}, 0.02),
+    ("supcon", {"epochs": 8, "contrast": 0.3, "cross_entropy": 1.0, **ADAM}, 0.05),
+]
+"""With the least gain over pixels, half of what was measured on 3,000 images (one seed, 1 thread of 2 shared CPU cores): kNN 0.323
+on pixels, 0.386 after simclr (22 s), 0.364 after simsiam (47 s), 0.420 after supcon (12 s). With more epochs and width it is more:
+configs/cifar10_ssl_small.yaml."""
+
+
 @pytest.mark.data
-@pytest.mark.parametrize(
-    ("kind", "fields", "margin"),
-    [("simclr", {}, 0.02), ("supcon", {"contrast": 0.3, "cross_entropy": 1.0}, 0.05)],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
+@pytest.mark.parametrize(("kind", "fields", "margin"), REAL, ids=lambda value: value if isinstance(value, str) else "")
 def test_an_encoder_beats_raw_pixels(kind: str, fields: dict[str, Any], margin: float, data_root: Path) -> None:
-    """Measured on one seed, CPU: kNN 0.299 on pixels, 0.341 after simclr, 0.407 after supcon; the bars are half of the gains."""
+    """Bars stand below what was measured, see REAL."""
     path = data_root / "cifar10"
     if not path.is_dir():
         pytest.skip(f"no {path}")
-    data = Cifar10.model_validate({"path": str(path), "limit": 3000, "test_limit": 1000}).load()
-    recipe = {"epochs": 8, "optimizer": "adam", "lr": 3e-3, "weight_decay": 1e-4, "temperature": 0.2, "precision": "fp32", **fields}
+    data = Cifar10.model_validate({"path": str(path), "limit": 3000, "test_limit": 2000}).load()
     network, rng = SmallCnn(width=16), torch.Generator().manual_seed(0)
-    victim = method_class("trainers", kind).model_validate(recipe).train(data.train, 10, network, rng)  # type: ignore[attr-defined]
-    pixels = Victim(nn.Flatten(), None, victim.mean_C, victim.std_C)
+    victim = trainer(kind, **{"batch_size": 128, **fields}).train(data.train, 10, network, rng)
 
-    def accuracy(start: Victim) -> float:
-        voted_N = infer(KnnProbe().train_from(start, data.train, 10, network, rng), data.test.x_NCHW).argmax(1)
+    def accuracy(start: Victim | None, network: Any) -> float:
+        voted_N = infer(KnnProbe(neighbours=20).train_from(start, data.train, 10, network, rng), data.test.x_NCHW).argmax(1)
         return float((voted_N == data.test.y_N).float().mean())
 
-    assert accuracy(victim) >= accuracy(pixels) + margin
+    assert accuracy(victim, network) >= accuracy(None, Pixels()) + margin

@@ -39,7 +39,14 @@ def start(config: dict[str, Any], folder: Path, *args: str, **env: str) -> subpr
     command = [sys.executable, "-m", "raybd", "run", str(path), "--store", str(folder / "results"), *args]
     clean = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAYBD_STORE")}
     return subprocess.Popen(
-        command, cwd=REPO, env=clean | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=REPO,
+        env=clean | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - whoever runs the tests may ignore it
     )
 
 

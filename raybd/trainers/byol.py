@@ -19,8 +19,8 @@ from raybd.types import Network, Split, Victim, searched
 class BYOL(SelfSupervised):
     """Train an encoder that predicts its own slow copy, without labels."""
 
-    keep: float = Field(0.99, ge=0, le=1, json_schema_extra=searched(choices=[0.98, 0.99, 0.996, 0.999]))
-    """Share of itself that the copy keeps at each step."""
+    keep: float = Field(0.99, ge=0, le=1, json_schema_extra=searched(choices=[0.97, 0.98, 0.99, 0.996, 0.999]))
+    """Share of itself that the copy keeps at each step; lower where there are only a few thousand steps, 0.97 or 0.98."""
     keep_schedule: Literal["constant", "cosine"] = "constant"
     """Whether `keep` stays, or rises to 1 over the training (paper)."""
     hidden: int = Field(1024, ge=1)

@@ -120,6 +120,6 @@ def _masked(encoder: nn.Module, fresh: bool) -> tuple[nn.Module, Any, int, int]:
         return nn.Sequential(*parts[:-1]), masked, vit.embed_dim, vit.patch_embed.patch_size[0]
     raise UserError(
         "mae: this network is no vision transformer with a class token",
-        "Take vit_b_16, or another trainer: simclr, moco, byol, simsiam.",
+        "Take vit_tiny or vit_b_16, or another trainer: simclr, moco, byol, simsiam.",
         exit_code=1,
     )

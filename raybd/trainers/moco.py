@@ -25,8 +25,8 @@ class MoCo(SelfSupervised):
     """Divides the cosines."""
     queue: int = Field(4096, ge=2, json_schema_extra=searched(low=512, high=65536, log=True))
     """Earlier views that are kept; at least a few batches, and best below the number of training images."""
-    keep: float = Field(0.99, ge=0, le=1, json_schema_extra=searched(choices=[0.98, 0.99, 0.996, 0.999]))
-    """Share of itself that the copy keeps at each step."""
+    keep: float = Field(0.99, ge=0, le=1, json_schema_extra=searched(choices=[0.97, 0.98, 0.99, 0.996, 0.999]))
+    """Share of itself that the copy keeps at each step; lower where there are only a few thousand steps, 0.97 or 0.98."""
     output: int = Field(128, ge=1)
     """Values of a projection; the hidden layer is as wide as the embedding."""
 
