@@ -1,0 +1,25 @@
+"""Pixels: the image itself as its embedding, what an encoder has to beat.
+
+No paper; nearest neighbours on pixels are the usual baseline, as in Krizhevsky 2009, "Learning Multiple Layers of Features".
+Differs: normalised by channel, inside the victim, like what other networks see.
+"""
+
+from typing import ClassVar
+
+from pydantic import Field
+from torch import nn
+
+from raybd.networks._imagenet import Resize
+from raybd.types import Config
+
+
+class Pixels(Config):
+    """Flattened images; nothing to train, so that a probe stands on it without a source."""
+
+    pretrained: ClassVar[bool] = True
+    side: int = Field(32, ge=1, le=256)
+    """Side that every image is resized to, in pixels; an embedding has three times its square values."""
+
+    def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
+        """Encoder without parameters, and head; any image size."""
+        return nn.Sequential(Resize(self.side), nn.Flatten()), nn.Linear(3 * self.side**2, num_classes)
