@@ -83,7 +83,9 @@ def report(
 
 @app.command("list")
 def list_(
-    role: Annotated[str | None, typer.Argument(help="datasets, networks, attacks, trainers, detectors, scanners or repairs.")] = None,
+    role: Annotated[
+        str | None, typer.Argument(help="One of: datasets, networks, attacks, trainers, detectors, scanners, repairs.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the methods."""

@@ -38,9 +38,7 @@ METRICS = (
     Metric("tpr", "TPR", "detection", "Share of poison that is flagged, at the detector's own threshold", "high"),
     Metric("fpr", "FPR", "detection", "Share of clean samples that is flagged, at the detector's own threshold", "low"),
     Metric("tpr_at_fpr_1", "TPR@1%", "detection", "Share of poison found where 1 % of clean samples is flagged", "high"),
-    Metric(
-        "control_auroc", "AUROC", "same on clean twin", "AUROC of the detector on the clean twin: of the trigger alone"
-    ),
+    Metric("control_auroc", "AUROC", "same on clean twin", "AUROC of the detector on the clean twin: of the trigger alone"),
     Metric("auroc_over_control", "gap", "same on clean twin", "AUROC on the victim less that on its twin: what the backdoor adds"),
     Metric("auroc_outside_trigger", "AUROC", "outside trigger", "AUROC where what the trigger covers does not count"),
     Metric(
