@@ -200,15 +200,6 @@ def test_the_weight_stays_within_its_bounds() -> None:
     assert 1e5 <= high.value < 5e5
 
 
-def test_a_mask_may_begin_as_a_square_in_the_middle() -> None:
-    rng = torch.Generator().manual_seed(0)
-    mask_HW = decree._Search(Decree(window=0.25), torch.Size((3, 16, 16)), rng).trigger().mask_HW
-    assert torch.allclose(mask_HW[6:10, 6:10], torch.tensor(0.9))
-    assert mask_HW.sum().item() == pytest.approx(16 * 0.9 + 240 * 0.02, rel=1e-4)
-    everywhere = decree._Search(Decree(), torch.Size((3, 16, 16)), rng).trigger().mask_HW
-    assert everywhere.mean().item() == pytest.approx(0.5, abs=0.1)
-
-
 def test_a_trigger_lies_where_the_mask_is() -> None:
     mask, x = torch.zeros(16, 16), some_images().x_NCHW[:2]
     mask[:4, :8], mask[8, 8] = 1, 0.5

@@ -24,8 +24,6 @@ from raybd.types import Config, Split, Suspicion, UserError, Victim, searched
 
 _EDGE = 1e-3
 """Least distance from 0 and 1 at which mask and pattern begin: there tanh is flat."""
-_INSIDE, _OUTSIDE = 0.9, 0.02
-"""Of a mask that begins as a square."""
 
 
 class Decree(Config):
@@ -55,9 +53,6 @@ class Decree(Config):
     """The weight changes after more steps in a row than this."""
     stop_after: int = Field(10, ge=0)
     """The search ends with an epoch of collapsed embeddings after more steps than this without a smaller mask."""
-    window: float | None = Field(None, gt=0, le=1, json_schema_extra=searched(choices=[None, 0.25, 0.5]))
-    """The mask begins as a square in the middle whose side is this share of the image's; unset: at random, as the authors',
-    which ends in scattered pixels where an encoder is small, with a backdoor or without."""
     threshold: float = Field(0.1, gt=0, lt=1)
     """PL1, the share of the image under the mask, below which the encoder is flagged."""
 
@@ -134,8 +129,6 @@ class _Search:
 
     def __init__(self, asked: Decree, shape_CHW: torch.Size, rng: Generator) -> None:
         start = [torch.rand(shape, generator=rng).clamp(_EDGE, 1 - _EDGE) for shape in (shape_CHW[1:], shape_CHW)]
-        if asked.window is not None:
-            start[0] = _in_the_middle(shape_CHW[1:], asked.window)
         self._free = [torch.atanh(2 * part - 1).to(parallel.device()).requires_grad_() for part in start]
         self._adam = torch.optim.Adam(self._free, asked.lr[0], betas=(0.5, 0.9))
         self._reached, self.weight = asked.reached, _Weight(asked)
@@ -169,15 +162,6 @@ class _Search:
         self.idle += self.best is not None
         if collapsed and (self.best is None or trigger.share < self.best.share):
             self.best, self.idle = _Trigger(trigger.mask_HW.detach(), trigger.pattern_CHW.detach()), 0
-
-
-def _in_the_middle(shape_HW: torch.Size, share: float) -> Tensor:
-    """A mask that covers little but a square in the middle."""
-    mask_HW = torch.full(shape_HW, _OUTSIDE)
-    height, width = (max(1, round(share * side)) for side in shape_HW)
-    top, left = (shape_HW[0] - height) // 2, (shape_HW[1] - width) // 2
-    mask_HW[top : top + height, left : left + width] = _INSIDE
-    return mask_HW
 
 
 class _Weight:
