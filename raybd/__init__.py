@@ -6,9 +6,9 @@ Importing the package is cheap: torch and Ray are loaded by the functions that n
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raybd.api import load_cells, load_scores, run
+    from raybd.api import load_cells, load_scores, load_trials, run, sweep
 
-__all__ = ["__version__", "load_cells", "load_scores", "run"]
+__all__ = ["__version__", "load_cells", "load_scores", "load_trials", "run", "sweep"]
 __version__ = "0.1.0"
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from raybd.experiment import Experiment
     from raybd.plan import Plan
+    from raybd.search import Sweep
 
 DEFAULT_STORE = "results"
 
@@ -30,6 +31,26 @@ def run(config: str | Path | Mapping[str, Any], store: str | Path = DEFAULT_STOR
     opened = open_store(str(store))
     rows = execute(asked, opened, address=address, console=Console(stderr=True))
     return pd.DataFrame(rows)
+
+
+def sweep(config: str | Path | Mapping[str, Any], store: str | Path = DEFAULT_STORE, address: str | None = None) -> "pd.DataFrame":
+    """Run a sweep (a file, or its content as a mapping) and return its trials, one row each; what is in the store is not run again.
+
+    A failed trial is a row with state `failed`, not an exception. Raises UserError where config, cluster or store can't be used.
+    """
+    from rich.console import Console
+
+    from raybd.search import load_sweep, parse_sweep
+
+    asked = parse_sweep(config) if isinstance(config, Mapping) else load_sweep(config)
+    opened = open_store(str(store))
+    execute_sweep(asked, opened, address=address, console=Console(stderr=True))
+    return opened.trials(asked.name)
+
+
+def load_trials(store: str | Path = DEFAULT_STORE, sweep: str | None = None) -> "pd.DataFrame":
+    """The trials of the sweeps of a store as a pandas frame, one row each."""
+    return open_store(str(store)).trials(sweep)
 
 
 def load_cells(store: str | Path = DEFAULT_STORE, experiment: str | None = None) -> "pd.DataFrame":
@@ -75,3 +96,41 @@ def execute(
         check_resources(experiment, plan, have)
         progress = stack.enter_context(Progress(plan, console, quiet))
         return run_grid(experiment, plan, store, have, progress)
+
+
+def execute_sweep(
+    sweep: "Sweep",
+    store: Store,
+    address: str | None = None,
+    console: Any = None,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> list[dict[str, Any]]:
+    """Run what is left of a sweep. Returns the rows that hold the best values against the defaults."""
+    store.probe()
+    done = _finished(sweep, store)
+    if done is not None:
+        return done
+
+    from raybd.engine.cluster import connected
+    from raybd.engine.sweep import run_sweep
+
+    base = sweep.base()
+    grouped = any(base.resources_of(stage).workers > 1 for cell in base.cells() for stage in cell.stages())
+    with connected(address, verbose, dashboard=grouped) as have:
+        return run_sweep(sweep, store, have, console, quiet)
+
+
+def _finished(sweep: "Sweep", store: Store) -> list[dict[str, Any]] | None:
+    """The rows at the end of a sweep, if nothing of it is left to be run."""
+    from raybd.plan import make_plan
+    from raybd.search import best_params, trial_rows, trials_left
+
+    rows = trial_rows(sweep, store)
+    best = best_params(sweep, rows)
+    if trials_left(sweep, rows) or best is None:
+        return None
+    plans = [make_plan(experiment, store) for experiment in (sweep.base(), sweep.comparison(best))]
+    if any(len(plan.rows) < len(plan.cells) for plan in plans):
+        return None
+    return [plans[1].rows[cell.id] for cell in plans[1].cells]

@@ -71,6 +71,52 @@ def run(
 
 
 @app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(help="Sweep file, like configs/sweeps/dede_small.yaml.")],
+    store: StoreOption = "results",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Change a value of the file: trials=8")] = None,
+    address: AddressOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+    as_json: JsonOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Search hyperparameters; finished trials are not run again, and a killed sweep goes on."""
+    from rich.console import Console
+
+    from raybd import api
+    from raybd.console import cells_table, space_table, trials_table
+    from raybd.search import load_sweep, sweep_facts, trial_rows
+    from raybd.store import open_store
+
+    asked = load_sweep(config, set_ or ())
+    opened, out = open_store(store), _stdout()
+    rows = trial_rows(asked, opened)
+    if dry_run:
+        if as_json:
+            _print_json(sweep_facts(asked, rows))
+        else:
+            out.print(space_table(asked, rows))
+        return
+    if not quiet:
+        _say(f"{asked.name}: {asked.trials} trials, {len(asked.ranges)} fields")
+    compared = api.execute_sweep(asked, opened, address, Console(stderr=True), quiet, verbose)
+    rows = trial_rows(asked, opened)
+    if as_json:
+        _print_json({**sweep_facts(asked, rows), "comparison": compared})
+    else:
+        out.print(trials_table(asked, rows))
+        out.print(cells_table(compared))
+    if not quiet:
+        _say(f"study:   optuna-dashboard {opened.at(f'sweeps/{asked.name}/study.journal')}")
+        _say(f"trials:  import raybd; raybd.load_trials({opened.url!r}, {asked.name!r})")
+    failed = sum(row["state"] == "failed" for row in rows.values()) + sum(row["status"] == "failed" for row in compared)
+    if failed:
+        _say(f"{failed} trials or cells failed (tracebacks: {opened.at('errors')}).")
+        raise typer.Exit(1)
+
+
+@app.command()
 def report(
     store: Annotated[str, typer.Argument(envvar="RAYBD_STORE", help="Folder or URL of the results.")] = "results",
     out: Annotated[Path | None, typer.Option("--out", help="File to write; default: report/index.html in the store.")] = None,
@@ -124,6 +170,47 @@ def show(
             _print_json({"role": role, "kind": name, **found.model_json_schema()})
         else:
             _stdout().print(method_page(role, name, found))
+
+
+@app.command()
+def submit(
+    config: Annotated[Path | None, typer.Argument(help="Experiment file, like configs/quickstart.yaml.")] = None,
+    address: Annotated[
+        str, typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="The dashboard of the cluster's head.")
+    ] = "http://127.0.0.1:8265",
+    store: Annotated[
+        str | None,
+        typer.Option("--store", envvar="RAYBD_STORE", help="Absolute folder or URL; default: the RAYBD_STORE of the cluster."),
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Change a value of the file: attacks.0.rate=0.05")] = None,
+    env: Annotated[
+        list[str] | None, typer.Option("--env", help="Pass this variable too (those named RAYBD_... are passed); no secrets.")
+    ] = None,
+    limit_mb: Annotated[float, typer.Option("--limit-mb", help="Refuse a larger package of code.")] = 20,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the id of the job, and stop.")] = False,
+    follow: Annotated[str | None, typer.Option("--follow", metavar="JOB", help="Follow a job that was submitted before.")] = None,
+) -> None:
+    """Run an experiment as a job on a cluster, and follow it; ends with the run's own exit code (130: the job was stopped)."""
+    from raybd.errors import UserError
+
+    if (config is None) == (follow is None):
+        raise UserError("submit wants an experiment file or --follow JOB", "For instance: raybd submit configs/quickstart.yaml")
+    from raybd.engine.submit import Jobs, ask
+
+    asked = ask(config, store, set_ or (), env or ()) if config else None
+    jobs = Jobs(address)
+    job = jobs.submit(asked, limit_mb, _say) if asked else str(follow)
+    if no_wait:
+        typer.echo(job)
+        return
+    _hint(jobs.to_follow(job))
+    try:
+        code = jobs.follow(job, _say, lambda text: typer.echo(text, nl=False))
+    except KeyboardInterrupt:
+        _say(f"detached; job {job} goes on. To stop it:", f"  {jobs.to_stop(job)}")
+        raise
+    _hint("")
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -181,9 +268,13 @@ _resume = ""
 
 
 def _hint_for_interrupt(config: Path, store: str, set_: list[str] | None) -> None:
-    global _resume  # noqa: PLW0603 - read by main when a run is interrupted
     sets = [part for item in set_ or () for part in ("--set", item)]
-    _resume = shlex.join(["raybd", "run", str(config), "--store", store, *sets])
+    _hint(shlex.join(["raybd", "run", str(config), "--store", store, *sets]))
+
+
+def _hint(command: str) -> None:
+    global _resume  # noqa: PLW0603 - read by main when a command is interrupted
+    _resume = command
 
 
 def _roles(role: str | None) -> Any:

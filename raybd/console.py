@@ -1,5 +1,6 @@
 """Tables for the terminal."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from rich.table import Table
 
 from raybd.experiment import Experiment
 from raybd.plan import Plan
+from raybd.search import DEFAULT, Sweep, best_of, rank_correlation, ranked, searched_rows, trials_left
 
 _COLUMNS = (
     ("clean acc", "clean_accuracy"),
@@ -18,6 +20,13 @@ _COLUMNS = (
     ("defended acc", "defended_clean_accuracy"),
     ("defended attack", "defended_attack_success"),
 )
+_OF_SOME = (
+    ("on twin", "twin_attack_success"),
+    ("AUROC on twin", "control_auroc"),
+    ("scan", "model_score"),
+    ("scan of twin", "control_model_score"),
+)
+"""Columns that stand only where a row has the number."""
 _NAMES = ("dataset", "attack", "trainer", "defense", "seed")
 
 
@@ -28,11 +37,12 @@ def cells_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=fixed or None, title_justify="left", pad_edge=False)
     for name in varied:
         table.add_column(name, no_wrap=True)
-    for title, _ in _COLUMNS:
+    columns = [*_COLUMNS, *(some for some in _OF_SOME if any(row.get(some[1]) is not None for row in rows))]
+    for title, _ in columns:
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("status", overflow="fold")
     for row in rows:
-        numbers = [_number(row.get(column)) for _, column in _COLUMNS]
+        numbers = [_number(row.get(column)) for _, column in columns]
         table.add_row(*(str(row[name]) for name in varied), *numbers, _status(row))
     return table
 
@@ -67,6 +77,15 @@ def plan_facts(experiment: Experiment, plan: Plan) -> dict[str, Any]:
     }
 
 
+def _values(sweep: Sweep, params: str) -> str:
+    """The values of a trial, short; the place stands before a field where there are several."""
+    several = len(sweep.places) > 1
+    named = {name if several else name.rpartition(".")[2]: value for name, value in json.loads(params).items()}
+    return (
+        ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in named.items()) or "-"
+    )
+
+
 def _status(row: Mapping[str, Any]) -> str:
     error = str(row.get("error") or row.get("warning") or "").split("\n")[0]
     return str(row["status"]) + (f": {error}" if error else "") + (" (oracle)" if row.get("oracle") else "")
@@ -86,6 +105,47 @@ def _estimate(seconds: float | None) -> str:
     if seconds is None:
         return "unknown: some of these stages never ran in this store"
     return f"about {seconds:.0f} s of computing, by what such stages took before"
+
+
+def space_table(sweep: Sweep, rows: Mapping[str, dict[str, Any]]) -> Table:
+    """What a sweep searches and wants."""
+    table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
+    table.add_row("sweep", sweep.name)
+    table.add_row(
+        "trials", f"{sweep.trials}: {trials_left(sweep, rows)} to run, {sweep.concurrency} at a time, sampler {sweep.sampler}"
+    )
+    for objective in sweep.objectives:
+        table.add_row("objective", f"{objective.direction} {objective.name}" + (" (oracle)" if objective.oracle else ""))
+    for found in sweep.ranges:
+        table.add_row(found.name, str(found))
+    table.add_row("each trial", f"{len(sweep.cells_of(sweep.base()))} cell(s)")
+    if sweep.held_out:
+        table.add_row("held out", ", ".join(str(attack.get("name", attack["kind"])) for attack in sweep.held_out))
+    return table
+
+
+def trials_table(sweep: Sweep, rows: Mapping[str, dict[str, Any]], most: int = 5) -> Table:
+    """The best trials of a sweep beside the defaults, and whether what it searched for goes with the oracle AUROC."""
+    searched = searched_rows(rows)
+    counts = {state: sum(row["state"] == state for row in searched) for state in ("complete", "failed", "infeasible")}
+    title = f"{sweep.name}: " + ", ".join(f"{count} {state}" for state, count in counts.items())
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    table.add_column("trial", no_wrap=True)
+    for objective in sweep.objectives:
+        table.add_column(objective.name + (" (oracle)" if objective.oracle else ""), justify="right")
+    table.add_column("AUROC", justify="right")
+    table.add_column("values", overflow="fold")
+    front = ranked(sweep, searched)[:most] if len(sweep.objectives) == 1 else best_of(sweep, searched)
+    for row in [*([rows[DEFAULT]] if DEFAULT in rows else []), *front]:
+        numbers = [_number(row[f"objective_{i}"]) for i in range(len(sweep.objectives))]
+        table.add_row(row["trial"], *numbers, _number(row["auroc"]), _values(sweep, row["params"]))
+    said = []
+    for i, objective in enumerate(sweep.objectives):
+        found = rank_correlation(searched, f"objective_{i}")
+        said += [f"{objective.name} {found:+.2f}"] if found is not None and objective.name != "auroc" else []
+    if said:
+        table.caption = "rank correlation with AUROC over the trials: " + ", ".join(said)
+    return table
 
 
 def method_page(role: str, kind: str, method: Any) -> Any:

@@ -18,6 +18,24 @@ _MEASURED_AGAIN = ("removal", "purification", "repair", "defended")
 
 def record(cell: Cell, store: Store) -> dict[str, Any]:
     """Write the score rows and the row of a cell whose stages are all in the store. Returns the row."""
+    row = row_of(cell, store)
+    if "n_scores" in row:
+        _record_scores(cell, cell.experiment, store)
+    store.write_cell(row)
+    return row
+
+
+def record_trial(cell: Cell, store: Store, sweep: str, trial: str) -> tuple[dict[str, Any], dict[str, float]]:
+    """Write the score rows of a cell of a trial. Returns what its row would be, and the facts that its detector declared."""
+    row = row_of(cell, store)
+    if "n_scores" in row:
+        _record_scores(cell, sweep, store, sweep, trial)
+    judged = _scored(cell)
+    return row, dict(store.manifest(judged.name, judged.key).get("facts", {})) if judged else {}
+
+
+def row_of(cell: Cell, store: Store) -> dict[str, Any]:
+    """What the stages of a cell say, as a row."""
     manifests = {stage.key: store.manifest(stage.name, stage.key) for stage in cell.stages()}
     victim, last = manifests[cell.victim.key], manifests[cell.last.key]
     row = {**_names(cell), "status": "ok", "error": None}
@@ -31,7 +49,6 @@ def record(cell: Cell, store: Store) -> dict[str, Any]:
         own = [score, *([last] if last is not score else [])]
     if "n_scores" in score:
         row |= {name: score[name] for name in (*DETECTION, "n_scores", "n_flagged")}
-        _record_scores(cell, cast(Stage, judged), store)
     row["auroc_outside_trigger"] = score.get("auroc_outside_trigger")
     row |= {name: score[name] for name in ("model_score", "model_threshold", "n_flagged") if name in score}
     if cell.control is not None:
@@ -45,7 +62,6 @@ def record(cell: Cell, store: Store) -> dict[str, Any]:
         "device": own[-1]["device"],
         "workers": own[-1]["workers"],
     }
-    store.write_cell(row)
     return row
 
 
@@ -120,15 +136,16 @@ def _warning(victim: Mapping[str, Any], score: Mapping[str, Any]) -> str | None:
     return "; ".join(reason for reason in (failed, score.get("warning")) if reason) or None
 
 
-def _record_scores(cell: Cell, stage: Stage, store: Store) -> None:
+def _record_scores(cell: Cell, experiment: str, store: Store, sweep: str | None = None, trial: str | None = None) -> None:
+    stage = cast(Stage, _scored(cell))
     artifact = store.load(stage.name, stage.key)
     score = artifact.tensors
     n = len(score["score_N"])
     columns = {
         "cell": [cell.id] * n,
-        "experiment": [cell.experiment] * n,
-        "sweep": [None] * n,
-        "trial": [None] * n,
+        "experiment": [experiment] * n,
+        "sweep": [sweep] * n,
+        "trial": [trial] * n,
         "trainer": [cell.trainer.name] * n,
         "seed": [cell.seed] * n,
         "pool": [artifact.manifest["pool"]] * n,

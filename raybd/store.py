@@ -2,6 +2,8 @@
 
     STORE/scores/dataset=D/attack=A/defense=F/<cell>.parquet    one row per scored sample
     STORE/cells/<cell>.parquet                                  one row per cell
+    STORE/trials/sweep=S/<trial>.parquet                        one row per trial of a sweep
+    STORE/sweeps/<name>/study.journal                           Optuna's study of a sweep
     STORE/artifacts/<stage>/<key>/{tensors.safetensors, manifest.json}
     STORE/checkpoints/<key>/<name>                              of stages that are running
     STORE/experiments/<name>.yaml                               what was asked, resolved, with defaults
@@ -89,6 +91,27 @@ CELLS = pa.schema(
     metadata=_metadata,
 )
 """The columns of the cells table. A number that does not apply is null."""
+
+MOST_OBJECTIVES = 4
+TRIALS = pa.schema(
+    [(name, pa.string()) for name in ("trial", "state", "params", "objectives")]
+    + [(f"objective_{i}", pa.float64()) for i in range(MOST_OBJECTIVES)]
+    + [
+        ("auroc", pa.float64()),
+        ("seconds", pa.float64()),
+        ("gpu_seconds", pa.float64()),
+        ("seed", pa.int64()),
+        ("oracle_objective", pa.bool_()),
+        ("error", pa.string()),
+        ("cells", pa.list_(pa.string())),
+        ("versions", pa.string()),
+        ("commit", pa.string()),
+        ("finished_at", pa.timestamp("us", tz="UTC")),
+    ],
+    metadata=_metadata,
+)
+"""The columns of the trials table; `sweep` stands in the folder name. state: complete, failed or infeasible; trial `default` has
+the values of the sweep's own file. params and objectives are JSON; auroc is the mean over the cells, whatever was searched for."""
 
 
 class Damaged(Exception):
@@ -216,6 +239,18 @@ class Store(Storage):
             term = pads.field(name) == value
             chosen = term if chosen is None else chosen & term
         return self._frame("scores", schema, chosen, columns, pads.partitioning(pa.schema(folders), flavor="hive"))
+
+    def write_trial(self, sweep: str, row: Mapping[str, Any]) -> None:
+        """Write the row of a trial; a repeated write replaces it."""
+        table = pa.Table.from_pylist([dict(row)], schema=TRIALS)
+        self.write(f"trials/sweep={sweep}/{row['trial']}.parquet", _parquet(table))
+
+    def trials(self, sweep: str | None = None) -> "pd.DataFrame":
+        """All trials, or those of one sweep, as a pandas frame."""
+        folder = pa.schema([("sweep", pa.string())])
+        chosen = None if sweep is None else pads.field("sweep") == sweep
+        frame = self._frame("trials", pa.schema([*folder, *TRIALS]), chosen, None, pads.partitioning(folder, flavor="hive"))
+        return frame.sort_values(["sweep", "trial"], ignore_index=True)
 
     def write_experiment(self, name: str, resolved: Mapping[str, Any]) -> None:
         """Keep what was asked."""

@@ -32,6 +32,10 @@ from raybd.detectors._offset import Loss, Select, losses, offset
 from raybd.fit import fresh_copy, infer
 from raybd.types import Config, Pool, Split, Suspicion, Victim, searched
 
+_PICKED = {"concentrate": ["batch", "cross_fit"]}
+"""Where suspects are picked, and a sweep searches how; not where the loss is raised on all of them."""
+_TOP, _OUTLYING = {**_PICKED, "select": ["top"]}, {**_PICKED, "select": ["outlying"]}
+
 
 class Asset(Config):
     """Score by the loss that a network ends with when it was pushed down on trusted and up on concentrated suspects."""
@@ -53,27 +57,29 @@ class Asset(Config):
     )
     """What suspects are picked by: cross-fitted discriminators over the whole pool, a fresh one for each batch (paper), or not at
     all: the loss is raised on every suspect."""
-    select: Literal["top", "outlying"] = Field("top", json_schema_extra=searched(choices=["top", "outlying"]))
+    select: Literal["top", "outlying"] = Field("top", json_schema_extra=searched(choices=["top", "outlying"], when=_PICKED))
     """The top share of a batch, or what lies beyond a cut on the skew-adjusted outlyingness (paper)."""
-    top: float = Field(0.1, gt=0, lt=1, json_schema_extra=searched(low=0.01, high=0.2, log=True))
+    top: float = Field(0.1, gt=0, lt=1, json_schema_extra=searched(low=0.01, high=0.2, log=True, when=_TOP))
     """`top`: share of a batch."""
-    cut: float = Field(2.0, gt=0, json_schema_extra=searched(low=0.8, high=3.0))
+    cut: float = Field(2.0, gt=0, json_schema_extra=searched(low=0.8, high=3.0, when=_OUTLYING))
     """`outlying`: least outlyingness."""
-    outlying_on: Literal["logit", "sigmoid"] = Field("logit", json_schema_extra=searched(choices=["logit", "sigmoid"]))
+    outlying_on: Literal["logit", "sigmoid"] = Field(
+        "logit", json_schema_extra=searched(choices=["logit", "sigmoid"], when=_OUTLYING)
+    )
     """`outlying`: what is measured; on the sigmoid (authors' code), which ends at 1, the cut may be out of reach."""
-    sided: Literal["one", "two"] = Field("one", json_schema_extra=searched(choices=["one", "two"]))
+    sided: Literal["one", "two"] = Field("one", json_schema_extra=searched(choices=["one", "two"], when=_OUTLYING))
     """`outlying`: above the median only, or on both sides (authors' code), which selects the most trustworthy ones as well."""
-    layer: Layer = Field("last", json_schema_extra=searched(choices=["last", "previous"]))
+    layer: Layer = Field("last", json_schema_extra=searched(choices=["last", "previous"], when=_PICKED))
     """Which of the victim's feature maps the discriminator sees."""
-    pooling: Pooling = Field("mean", json_schema_extra=searched(choices=["mean", "flat"]))
+    pooling: Pooling = Field("mean", json_schema_extra=searched(choices=["mean", "flat"], when=_PICKED))
     """The mean of each channel, or every position."""
-    standardise: bool = Field(True, json_schema_extra=searched(choices=[True, False]))
+    standardise: bool = Field(True, json_schema_extra=searched(choices=[True, False], when=_PICKED))
     """Give each feature mean 0 and deviation 1 over the trusted images."""
-    steps: int = Field(200, ge=1, json_schema_extra=searched(low=10, high=400, log=True))
+    steps: int = Field(200, ge=1, json_schema_extra=searched(low=10, high=400, log=True, when=_PICKED))
     """Steps of a discriminator."""
-    inner_lr: float = Field(1e-3, gt=0, json_schema_extra=searched(low=1e-4, high=1e-2, log=True))
+    inner_lr: float = Field(1e-3, gt=0, json_schema_extra=searched(low=1e-4, high=1e-2, log=True, when=_PICKED))
     """Learning rate of a discriminator."""
-    width: int = Field(128, ge=1, json_schema_extra=searched(choices=[64, 128, 256, 512]))
+    width: int = Field(128, ge=1, json_schema_extra=searched(choices=[64, 128, 256, 512], when=_PICKED))
     """Hidden units of a discriminator, in each of two layers."""
     folds: int = Field(5, ge=2)
     """`cross_fit`: parts of the pool, each judged by a discriminator that was trained on the others."""
@@ -126,7 +132,8 @@ class Asset(Config):
         score_N = losses(self.suspicion, infer(net, suspects.x_NCHW), suspects.y_N)
         held_M = losses(self.suspicion, infer(net, held.x_NCHW), held.y_N) if held_out else score_N
         warning = None if started else "the detector did not start: nothing was ever selected, raise top or lower cut"
-        cut, facts = torch.tensor(self._cut(score_N, held_M)), {"share_of_steps_raised": started}
+        cut = torch.tensor(self._cut(score_N, held_M))
+        facts = {"share_of_steps_raised": started, "separation": _separation(score_N)}
         return Suspicion(score_N[canonical.argsort()], cut, warning=warning, facts=facts)
 
     def _cut(self, score_N: Tensor, held_M: Tensor) -> float:
@@ -182,3 +189,12 @@ class Asset(Config):
         s_B = logit_B if self.outlying_on == "logit" else logit_B.sigmoid()
         far_B = outlyingness(s_B) > self.cut
         return far_B if self.sided == "two" else far_B & (s_B > s_B.median())
+
+
+def _separation(score_N: Tensor) -> float:
+    """The share of the scores' variance that lies between the two parts into which Otsu's cut divides them; needs no truth."""
+    above_N, variance = score_N > thresholds.otsu(score_N), float(score_N.double().var(correction=0))
+    if variance == 0 or above_N.all() or not above_N.any():
+        return 0.0
+    share, low, high = float(above_N.double().mean()), score_N[~above_N].double().mean(), score_N[above_N].double().mean()
+    return share * (1 - share) * float(high - low) ** 2 / variance

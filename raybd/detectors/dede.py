@@ -104,6 +104,16 @@ class DeDe(Config):
             raise ValueError(f"width {self.width} is no multiple of heads {self._heads}")
         return self
 
+    def refused(self, side: int) -> str | None:
+        """Why a sweep need not try this on images of this side: patches must fit, and training must see some of them."""
+        side = self.side or side
+        if side % self.patch:
+            return f"side {side} is no multiple of patch {self.patch}"
+        tokens = (side // self.patch) ** 2
+        if self.mask_ratio < 1 and not visible_count(tokens, self.mask_ratio):
+            return f"mask_ratio {self.mask_ratio:.3f} leaves none of {tokens} patches to be seen, as 1 does"
+        return None
+
     def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
         """Suspicion of each image; labels play no part."""
         return self.learn(victim, clean, rng)(suspects)

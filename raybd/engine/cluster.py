@@ -48,7 +48,7 @@ def connected(address: str | None = None, verbose: bool = False, dashboard: bool
         ray.init("local", include_dashboard=dashboard, object_store_memory=store_bytes, log_to_driver=verbose, logging_level=level)
     else:
         _check_answers(address)
-        _offer_token()
+        offer_token()
         try:
             ray.init(address, log_to_driver=verbose, logging_level=level, runtime_env=_environment())
         except Exception as error:
@@ -121,7 +121,7 @@ def _environment() -> dict[str, Any] | None:
     return {"env_vars": {name: value for name, value in os.environ.items() if name.startswith("RAYBD_")}}
 
 
-def _offer_token() -> None:
+def offer_token() -> None:
     """A cluster that was started on this machine asks for the token in ~/.ray; send it unless the user decided otherwise."""
     if "RAY_AUTH_MODE" not in os.environ and (Path.home() / ".ray" / "auth_token").exists():
         os.environ["RAY_AUTH_MODE"] = "token"

@@ -4,6 +4,7 @@ A victim is trained once, however many defenses read it. Submission is bounded b
 they finish, a crashed stage is tried again from its last checkpoint, and an error becomes a failed row while the other cells go on.
 """
 
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,8 @@ from ray.exceptions import RayTaskError
 from raybd import parallel, stages
 from raybd.engine.cluster import Offer, gpus_of
 from raybd.engine.data import load_dataset, unpack
-from raybd.engine.progress import Progress
+from raybd.engine.doctor import check_store_everywhere
+from raybd.engine.progress import Gauges, Progress
 from raybd.experiment import Cell, Experiment, Resources
 from raybd.graph import Stage
 from raybd.plan import Plan
@@ -106,6 +108,8 @@ class _Graph:
 
 def run_grid(experiment: Experiment, plan: Plan, store: Store, have: Offer, progress: Progress) -> list[dict[str, Any]]:
     """Run what the plan says is left. Returns the rows of all its cells, old and new."""
+    if have.nodes > 1:
+        check_store_everywhere(store)
     return _Run(experiment, plan, store, have, progress).run()
 
 
@@ -119,6 +123,7 @@ class _Run:
         self.running: dict[Any, tuple[str, float]] = {}
         self.data: dict[str, Any] = {}
         self.board: Any = _BoardActor.remote()
+        self.gauges, self.gpu_seconds, self.counted = Gauges(experiment.name), 0.0, time.monotonic()
 
     def run(self) -> list[dict[str, Any]]:
         for cell in self.plan.infeasible:
@@ -127,11 +132,38 @@ class _Run:
         while self.graph.ready or self.running:
             self._submit()
             finished, _ = ray.wait(list(self.running), num_returns=1, timeout=_POLL_SECONDS)
+            self._count()
             for ref in finished:
                 self._take(ref)
             if not finished:
                 self.progress.heard(ray.get(self.board.read.remote()))
+        self.gauges.tell(self._measures, now=True)
         return [self.rows[cell.id] for cell in self.plan.cells if cell.id in self.rows]
+
+    def _count(self) -> None:
+        """Add the GPU time since the last count, and tell the gauges."""
+        asked = [self.experiment.resources_of(self.graph.stages[name]) for name in self._at_work() if name in self.graph.stages]
+        now = time.monotonic()
+        self.gpu_seconds += (now - self.counted) * sum(one.workers * gpus_of(one, self.have) for one in asked)
+        self.counted = now
+        self.gauges.tell(self._measures)
+
+    def _measures(self) -> dict[str, float]:
+        """The values of the gauges."""
+        failed = sum(row["status"] == "failed" for row in self.rows.values())
+        at_work = self._at_work()
+        served = {cell for name in at_work for cell in (name, *self.graph.waiting.get(name, ())) if cell in self.graph.cells}
+        return {
+            "raybd_cells_done": len(self.rows) - failed,
+            "raybd_cells_failed": failed,
+            "raybd_cells_running": len(served),
+            "raybd_stages_waiting": sum(name in self.graph.stages for name in self.graph.ready),
+            "raybd_gpu_seconds": self.gpu_seconds,
+        }
+
+    def _at_work(self) -> set[str]:
+        """Stages and cells that were handed to the cluster."""
+        return {name for name, _ in self.running.values()}
 
     def _submit(self) -> None:
         """Start what is ready, as much as the cluster can hold; the order of the cells decides who comes first."""

@@ -1,10 +1,15 @@
-"""What a person sees while a grid runs: what runs, how far it is, what is left. Bars on a terminal, plain lines elsewhere."""
+"""What a person sees while a grid runs: what runs, how far it is, what is left. Bars on a terminal, plain lines elsewhere.
 
+And what Prometheus sees of it.
+"""
+
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
+from ray.util.metrics import Gauge
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
@@ -13,7 +18,41 @@ from raybd.experiment import Cell
 from raybd.graph import Stage
 from raybd.plan import Plan
 
+log = logging.getLogger("raybd.progress")
+
 _LINE_SECONDS = 15.0
+_GAUGE_SECONDS = 2.0
+GAUGES = {
+    "raybd_cells_done": "Cells with a row that did not fail, those of earlier runs among them.",
+    "raybd_cells_failed": "Cells with a failed row.",
+    "raybd_cells_running": "Cells with a stage at work.",
+    "raybd_stages_waiting": "Stages that could run, and wait for a free CPU or GPU.",
+    "raybd_gpu_seconds": "Seconds times GPUs that stages of this run have held.",
+}
+"""cluster/grafana.json asks for these; Ray puts `ray_` before each name."""
+
+
+class Gauges:
+    """The numbers of a run, exported by Ray on the driver's node. What can't be exported never stops a run."""
+
+    def __init__(self, experiment: str, make: Callable[..., Any] = Gauge) -> None:
+        self._tags, self._told, self._gauges = {"experiment": experiment}, float("-inf"), {}
+        try:
+            self._gauges = {name: make(name, description=text, tag_keys=("experiment",)) for name, text in GAUGES.items()}
+        except Exception as error:
+            log.debug("no metrics: %s", error)
+
+    def tell(self, measure: Callable[[], Mapping[str, float]], now: bool = False) -> None:
+        """Set the gauges, from time to time or now."""
+        if not now and time.monotonic() - self._told < _GAUGE_SECONDS:
+            return
+        self._told = time.monotonic()
+        values = measure()
+        try:
+            for name, gauge in self._gauges.items():
+                gauge.set(values[name], tags=self._tags)
+        except Exception as error:
+            log.debug("metrics were not exported: %s", error)
 
 
 class Progress:

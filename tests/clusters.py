@@ -1,0 +1,97 @@
+"""A Ray cluster for tests, as a user starts one: each node a raylet of this machine, on free ports, with a token of its own."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+REPO = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where it listens, and the environment of its clients."""
+
+    address: str
+    dashboard: str
+    env: dict[str, str]
+
+    def start(self, *args: object) -> subprocess.Popen[str]:
+        """A raybd command, as a client of this cluster."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "raybd", *map(str, args)],
+            cwd=REPO,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - whoever runs the tests may ignore it
+        )
+
+    def raybd(self, *args: object) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr of a raybd command."""
+        process = self.start(*args)
+        out, err = process.communicate(timeout=240)
+        return process.returncode, out, err
+
+
+@contextmanager
+def cluster(folder: Path, nodes: int = 1) -> Iterator[Cluster]:
+    """A cluster with one CPU per node; gone at the end, with all that runs on it."""
+    token = folder / "token"
+    token.write_text("raybd-test-token-" + "0" * 32)
+    clean = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAYBD_STORE")}
+    env = clean | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_metrics_report_interval_ms": "1000",
+        "RAY_worker_niceness": "0",  # at Ray's 15, workers starve on a machine that is busy
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    port, dashboard, client = free_port(), free_port(), free_port()
+    address = f"127.0.0.1:{port}"
+    head = ["--head", f"--port={port}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
+    head += [f"--temp-dir=/tmp/raybd-{os.getpid()}-{port}", "--node-ip-address=127.0.0.1"]
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        with (folder / "ray.log").open("w") as log:
+            for arguments in [head] + [[f"--address={address}"]] * (nodes - 1):
+                command = ["ray", "start", "--block", "--num-cpus=1", "--object-store-memory=150000000"]
+                command += [f"--dashboard-agent-listen-port={free_port()}", *arguments]
+                processes.append(subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True))
+                if arguments is head:
+                    _wait_for(dashboard, processes[0], folder / "ray.log")
+        yield Cluster(address, f"http://127.0.0.1:{dashboard}", env)
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+        for process in processes:
+            process.wait(timeout=60)
+        Path("/tmp/ray/ray_current_cluster").unlink(missing_ok=True)
+
+
+def free_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.3)
+        else:
+            return
+    raise AssertionError(f"the head did not start:\n{log.read_text()}")

@@ -1,0 +1,91 @@
+"""A sweep on a real Ray cluster of this machine, through the real command: killed, taken up again, and run once more."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from raybd.store import Store
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+REPO = Path(__file__).parents[1]
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "experiment": {
+        "datasets": [{"kind": "digits", "limit": 600, "test_limit": 100, "clean": 60}],
+        "attacks": [{"kind": "badnets"}],
+        "trainers": [{"kind": "supervised", "network": {"kind": "small_cnn", "width": 8}, "epochs": 1, "augment": "none"}],
+        "detectors": [{"kind": "tests.methods.fussy", "name": "fussy", "seconds": 1.0}],
+        "resources": {"gpus_per_worker": 0},
+    },
+    "search": {"detectors.0": "all"},
+    "objectives": [{"calm": "maximize"}],
+    "sampler": "random",
+    "trials": 5,
+    "held_out": {"attacks": [{"kind": "blended"}]},
+}
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    command = [sys.executable, "-m", "raybd", "sweep", str(path), "--store", str(folder / "results"), "--json"]
+    clean = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAYBD_STORE")}
+    return subprocess.Popen(
+        command, cwd=REPO, env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def test_a_killed_sweep_goes_on_and_a_finished_one_does_nothing(tmp_path: Path) -> None:
+    store, process = Store(str(tmp_path / "results")), start(tmp_path)
+    deadline = time.monotonic() + 400
+    while not store.exists("trials/sweep=tiny/0001.parquet"):  # the first two values of this seed: 0.55, which works, and 0.72
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    before = {path: (tmp_path / "results" / path).stat().st_mtime_ns for path in store.files("trials/*/0*.parquet")}
+    assert len(before) < 5
+    time.sleep(3)  # the cluster of the dead driver stops by itself
+
+    out, err = (process := start(tmp_path)).communicate(timeout=400)
+    assert process.returncode == 1, err  # a trial failed
+    assert all((tmp_path / "results" / path).stat().st_mtime_ns == at for path, at in before.items())
+    trials = store.trials("tiny").set_index("trial")
+    counted = trials[trials["state"].isin(["complete", "failed"])].drop(index="default")
+    assert len(counted) == 5
+    assert counted["params"].is_unique
+    assert trials.loc["0001", "state"] == "failed"
+    assert trials.loc["0001", "error"] == "RuntimeError: too much"
+    assert "tests/methods/fussy.py" in store.read("errors/tiny-0001.txt").decode()
+    done = trials[trials["state"] == "complete"]
+    assert (done["objective_0"] == done["params"].map(lambda text: 1 - json.loads(text).get("detectors.0.level", 0.6))).all()
+    assert not trials["oracle_objective"].any()
+
+    study = optuna.load_study(study_name="tiny", storage=JournalStorage(JournalFileBackend(store.at("sweeps/tiny/study.journal"))))
+    assert not [trial for trial in study.trials if trial.state in (optuna.trial.TrialState.RUNNING,)]
+    assert study.best_value == done.drop(index="default")["objective_0"].max()
+
+    scores = store.scores(columns=["sweep", "trial", "attack"], attack="badnets").dropna()
+    assert scores.groupby("trial", observed=True).size().to_dict() == dict.fromkeys(done.index, 600)
+    assert len(store.files("artifacts/victim/*/manifest.json")) == 2  # one for each attack, the held-out one too
+    compared = json.loads(out)["comparison"]
+    assert {(row["attack"], row["defense"]) for row in compared} == {
+        (attack, defense) for attack in ("badnets", "blended") for defense in ("none", "fussy", "fussy_best")
+    }
+
+    out, err = (process := start(tmp_path)).communicate(timeout=400)
+    assert process.returncode == 1, err
+    assert len(store.trials("tiny")) == len(trials)
