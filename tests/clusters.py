@@ -1,12 +1,14 @@
 """A Ray cluster for tests, as a user starts one: each node a raylet of this machine, on free ports, with a token of its own."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +70,8 @@ def cluster(folder: Path, nodes: int = 1) -> Iterator[Cluster]:
                 command += [f"--dashboard-agent-listen-port={free_port()}", *arguments]
                 processes.append(subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True))
                 if arguments is head:
-                    _wait_for(dashboard, processes[0], folder / "ray.log")
+                    _wait_for(lambda: _listens(dashboard), processes[0], folder / "ray.log")
+            _wait_for(lambda: _alive(dashboard, token.read_text()) == nodes, processes[0], folder / "ray.log")
         yield Cluster(address, f"http://127.0.0.1:{dashboard}", env)
     finally:
         for process in reversed(processes):
@@ -85,13 +88,30 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_for(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
+def _wait_for(ready: Callable[[], bool], head: "subprocess.Popen[bytes]", log: Path) -> None:
     deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.3)
-        else:
+    while time.monotonic() < deadline and head.poll() is None:
+        if ready():
             return
-    raise AssertionError(f"the head did not start:\n{log.read_text()}")
+        time.sleep(0.3)
+    raise AssertionError(f"the cluster did not start:\n{log.read_text()}")
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _alive(dashboard: int, token: str) -> int:
+    """How many nodes the head knows of."""
+    url = f"http://127.0.0.1:{dashboard}/nodes?view=summary"
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            found = json.load(answer)["data"]["summary"]
+    except (OSError, ValueError):
+        return 0
+    return sum(node["raylet"].get("state") == "ALIVE" for node in found)

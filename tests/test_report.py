@@ -382,7 +382,7 @@ def test_cells_that_differ_in_seed_only_are_one_row_with_mean_and_deviation(stor
     cells = store.cells().astype(object)
     (table,) = tables(cells.where(cells.notna(), None).to_dict("records"))
     rows = {row["cell"]: row for row in table.rows}
-    assert set(rows) == {"u0", "d0", "w0", "b0", "r0", "f0", "i0"}
+    assert set(rows) == {"u0", "d0", "w0", "b0", "r0", "s0", "f0", "i0"}
     found = rows["u0"].number("clean_accuracy")
     assert found.mean == pytest.approx(0.85) and found.sd == pytest.approx(0.1 / 2**0.5) and found.n == 2
     assert rows["u0"].number("auroc").mean is None
