@@ -84,7 +84,7 @@ def execute(
         rows = dict(plan.rows) | {c.id: record_failure(c, store, "infeasible", str(c.infeasible)) for c in fresh}
         return [rows[cell.id] for cell in plan.cells]
 
-    from raybd.engine.cluster import check_resources, connected
+    from raybd.engine.cluster import connected
     from raybd.engine.grid import run_grid
     from raybd.engine.progress import Progress
 
@@ -93,7 +93,6 @@ def execute(
     with ExitStack() as stack:
         with say("connecting to Ray ..." if address or os.environ.get("RAY_ADDRESS") else "starting Ray on this machine ..."):
             have = stack.enter_context(connected(address, verbose, dashboard=grouped))
-        check_resources(experiment, plan, have)
         progress = stack.enter_context(Progress(plan, console, quiet))
         return run_grid(experiment, plan, store, have, progress)
 

@@ -34,6 +34,8 @@ class Resources(Config):
     """GPUs of each, fractions allowed; unset: one where the cluster has any."""
     checkpoint_seconds: float = Field(30, ge=0)
     """Time between the checkpoints of a training: what a dead worker can lose, beside the epoch that was running."""
+    time_limit: float | None = Field(None, gt=0)
+    """Seconds after which a running stage is stopped and its cells fail; unset: none."""
 
 
 class AllResources(Resources):
@@ -47,6 +49,8 @@ class AllResources(Resources):
     """For scans."""
     repairs: Resources | None = None
     """For repairs."""
+    patience: float = Field(20, ge=0)
+    """Seconds to wait for nodes where a stage fits on none that are there; an autoscaler is asked for them meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ class Experiment:
             "repair": self.resources.repairs,
         }.get(stage.name)
         if stage.name == "poison" and not stage.needs and stage.network is None:
-            return Resources(gpus_per_worker=0)
+            return Resources(gpus_per_worker=0, time_limit=self.resources.time_limit)
         return special or Resources(**{name: getattr(self.resources, name) for name in Resources.model_fields})
 
     def describe(self) -> dict[str, Any]:

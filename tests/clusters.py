@@ -23,6 +23,10 @@ class Cluster:
     address: str
     dashboard: str
     env: dict[str, str]
+    nodes: "list[subprocess.Popen[bytes]]"
+    """The first is the head."""
+    add: Callable[[], None]
+    """Start one more node and wait for it."""
 
     def start(self, *args: object) -> subprocess.Popen[str]:
         """A raybd command, as a client of this cluster."""
@@ -63,22 +67,37 @@ def cluster(folder: Path, nodes: int = 1) -> Iterator[Cluster]:
     head = ["--head", f"--port={port}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
     head += [f"--temp-dir=/tmp/raybd-{os.getpid()}-{port}", "--node-ip-address=127.0.0.1"]
     processes: list[subprocess.Popen[bytes]] = []
-    try:
-        with (folder / "ray.log").open("w") as log:
-            for arguments in [head] + [[f"--address={address}"]] * (nodes - 1):
-                command = ["ray", "start", "--block", "--num-cpus=1", "--object-store-memory=150000000"]
-                command += [f"--dashboard-agent-listen-port={free_port()}", *arguments]
-                processes.append(subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True))
-                if arguments is head:
-                    _wait_for(lambda: _listens(dashboard), processes[0], folder / "ray.log")
+
+    def start(arguments: list[str]) -> None:
+        command = ["ray", "start", "--block", "--num-cpus=1", "--object-store-memory=150000000"]
+        command += [f"--dashboard-agent-listen-port={free_port()}", *arguments]
+        processes.append(subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True))
+
+    def add() -> None:
+        wanted = _alive(dashboard, token.read_text()) + 1
+        start([f"--address={address}"])
+        _wait_for(lambda: _alive(dashboard, token.read_text()) >= wanted, processes[0], folder / "ray.log")
+
+    with (folder / "ray.log").open("w") as log:
+        try:
+            start(head)
+            _wait_for(lambda: _listens(dashboard), processes[0], folder / "ray.log")
+            for _ in range(nodes - 1):
+                start([f"--address={address}"])
             _wait_for(lambda: _alive(dashboard, token.read_text()) == nodes, processes[0], folder / "ray.log")
-        yield Cluster(address, f"http://127.0.0.1:{dashboard}", env)
-    finally:
-        for process in reversed(processes):
-            process.terminate()
-        for process in processes:
-            process.wait(timeout=60)
-        Path("/tmp/ray/ray_current_cluster").unlink(missing_ok=True)
+            yield Cluster(address, f"http://127.0.0.1:{dashboard}", env, processes, add)
+        finally:
+            for process in reversed(processes):
+                process.terminate()
+            for process in processes:
+                process.wait(timeout=60)
+            Path("/tmp/ray/ray_current_cluster").unlink(missing_ok=True)
+
+
+def kill(node: "subprocess.Popen[bytes]") -> None:
+    """As when a machine loses its power: all that runs on the node is gone at once."""
+    os.killpg(node.pid, signal.SIGKILL)
+    node.wait()
 
 
 def free_port() -> int:

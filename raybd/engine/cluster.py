@@ -3,20 +3,21 @@
 import logging
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raybd.experiment import Experiment, Resources
-from raybd.plan import Plan
+from raybd.experiment import Resources
 from raybd.store import in_job
 from raybd.types import UserError
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+os.environ.setdefault("RAY_task_oom_retries", "1")
 
 import ray
 
@@ -25,14 +26,45 @@ _ANSWER_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Offer:
-    """What a cluster has, all nodes together."""
+    """What a cluster has."""
 
-    nodes: int
-    cpus: float
-    gpus: float
+    each: Mapping[str, tuple[float, float]]
+    """CPUs and GPUs of each node that is alive, by Ray's name of it."""
+    default_gpus: float
+    """GPUs of a worker where nobody said: one if the cluster had any when it was joined."""
+    own: bool = False
+    """Whether it was started for this run, on this machine: nothing will be added to it."""
+
+    @property
+    def nodes(self) -> int:
+        """How many there are."""
+        return len(self.each)
+
+    @property
+    def cpus(self) -> float:
+        """Of all nodes together."""
+        return sum(cpus for cpus, _ in self.each.values())
+
+    @property
+    def gpus(self) -> float:
+        """Of all nodes together."""
+        return sum(gpus for _, gpus in self.each.values())
+
+    def holds(self, asked: Resources) -> bool:
+        """Whether the workers of one stage could be placed if nothing else ran. A worker never spans two nodes."""
+        gpus_each = gpus_of(asked, self)
+        places = 0
+        for cpus, gpus in self.each.values():
+            by_gpu = int(gpus / gpus_each + 1e-9) if gpus_each else asked.workers
+            places += min(int(cpus / asked.cpus_per_worker + 1e-9), by_gpu)
+        return places >= asked.workers
 
     def __str__(self) -> str:
-        return f"{self.nodes} node{'s' * (self.nodes != 1)}, {self.cpus:g} CPUs, {self.gpus:g} GPUs"
+        total = f"{self.nodes} node{'s' * (self.nodes != 1)}, {self.cpus:g} CPUs, {self.gpus:g} GPUs"
+        if self.nodes < 2:
+            return total
+        largest = max(self.each.values(), key=lambda node: (node[1], node[0]))
+        return f"{total} (the largest node: {largest[0]:g} CPUs, {largest[1]:g} GPUs)"
 
 
 @contextmanager
@@ -53,36 +85,34 @@ def connected(address: str | None = None, verbose: bool = False, dashboard: bool
             ray.init(address, log_to_driver=verbose, logging_level=level, runtime_env=_environment())
         except Exception as error:
             raise _unreachable(address, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
-    try:
-        yield offer()
-    finally:
-        ray.shutdown()
+    with redirect_stdout(sys.stderr):  # Ray prints what its daemons have to say, some of it when it stops
+        try:
+            yield offer(own=address is None)
+        finally:
+            ray.shutdown()
 
 
-def offer() -> Offer:
-    """What the connected cluster has."""
-    total = ray.cluster_resources()
-    alive = sum(node["Alive"] for node in ray.nodes())
-    return Offer(alive, float(total.get("CPU", 0)), float(total.get("GPU", 0)))
+def offer(before: Offer | None = None, own: bool = False) -> Offer:
+    """What the connected cluster has; where it was asked before, what that settled stays."""
+    nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    each = {name: (float(node.get("CPU", 0)), float(node.get("GPU", 0))) for name, node in nodes.items()}
+    return replace(before, each=each) if before else Offer(each, float(any(gpus for _, gpus in each.values())), own)
 
 
 def gpus_of(resources: Resources, have: Offer) -> float:
     """GPUs per worker, with the default filled in: one where the cluster has any."""
-    return resources.gpus_per_worker if resources.gpus_per_worker is not None else float(have.gpus > 0)
+    return have.default_gpus if resources.gpus_per_worker is None else resources.gpus_per_worker
 
 
-def check_resources(experiment: Experiment, plan: Plan, have: Offer) -> None:
-    """Refuse what this cluster can never place. Raises UserError (exit code 3) with what was asked and what there is."""
-    for stage in plan.stages.values():
-        asked = experiment.resources_of(stage)
-        cpus, gpus = asked.workers * asked.cpus_per_worker, asked.workers * gpus_of(asked, have)
-        if cpus > have.cpus or gpus > have.gpus:
-            raise UserError(
-                f"resources: a {stage.name} stage asks for {asked.workers} worker(s) with {cpus:g} CPUs and {gpus:g} GPUs "
-                f"together; the cluster has {have}",
-                "Lower resources.workers, cpus_per_worker or gpus_per_worker, or add nodes.",
-                exit_code=3,
-            )
+def unplaceable(stage: str, asked: Resources, have: Offer) -> UserError:
+    """What to say of a stage that no node, or no group of nodes, can hold."""
+    gpus = gpus_of(asked, have)
+    return UserError(
+        f"resources: a {stage} stage asks for {asked.workers} worker(s) with {asked.cpus_per_worker:g} CPUs and {gpus:g} GPUs "
+        f"each; the cluster has {have}",
+        "Lower resources.workers, cpus_per_worker or gpus_per_worker, or add nodes; the same command goes on where it was.",
+        exit_code=3,
+    )
 
 
 def _check_answers(address: str) -> None:

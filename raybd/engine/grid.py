@@ -10,16 +10,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from raybd import parallel, stages
+from raybd.engine.board import begin
 from raybd.engine.cluster import Offer, gpus_of
 from raybd.engine.data import load_dataset, unpack
+from raybd.engine.diary import Diary
 from raybd.engine.doctor import check_store_everywhere
 from raybd.engine.progress import Gauges, Progress
+from raybd.engine.watch import Watch, wait_for_places
 from raybd.experiment import Cell, Experiment, Resources
 from raybd.graph import Stage
 from raybd.plan import Plan
+from raybd.provenance import commit, versions
 from raybd.record import describe_error, record, record_failure
 from raybd.store import Store
 from raybd.types import Infeasible
@@ -29,43 +33,32 @@ _CRASH_RETRIES = 2
 _CELLS_IN_FLIGHT = 16
 
 
-class _Board:
-    """Where running stages say how far they are; the driver reads it."""
-
-    def __init__(self) -> None:
-        self._facts: dict[str, dict[str, Any]] = {}
-
-    def post(self, key: str, facts: dict[str, Any]) -> None:
-        """The last word of a stage."""
-        self._facts[key] = facts
-
-    def read(self) -> dict[str, dict[str, Any]]:
-        """The last word of every stage."""
-        return self._facts
-
-
-_BoardActor = ray.remote(num_cpus=0)(_Board)
-
-
 @ray.remote
 def _run_alone(stage: Stage, store: Store, packed: Any, resources: Resources, board: Any) -> None:
     """A stage as a plain task; worker processes are reused, so torch is imported once in each."""
+    begin(board, stage.key)
     parallel.use_threads(resources.cpus_per_worker)
     report = lambda facts: board.post.remote(stage.key, dict(facts))  # noqa: E731
     stages.run_stage(stage, store, unpack(packed), resources, report=report)
 
 
 @ray.remote(num_cpus=0)
-def _run_group(stage: Stage, store: Store, boxed: list[Any], resources: Resources, gpus: float, board: Any) -> None:
+def run_group_task(
+    stage: Stage, store: Store, boxed: list[Any], resources: Resources, gpus: float, board: Any, watched: bool = False
+) -> None:
     """A stage as a Ray Train job; this task only waits, the workers hold the resources."""
     from raybd.engine.train import run_group
 
-    run_group(stage, store, boxed, resources, gpus, board)
+    run_group(stage, store, boxed, resources, gpus, board, watched)
 
 
 @ray.remote(num_cpus=0)
 def _record(cell: Cell, store: Store) -> dict[str, Any]:
     return record(cell, store)
+
+
+class StageLost(Exception):
+    """The process of a stage died, again and again."""
 
 
 @dataclass
@@ -108,6 +101,7 @@ class _Graph:
 
 def run_grid(experiment: Experiment, plan: Plan, store: Store, have: Offer, progress: Progress) -> list[dict[str, Any]]:
     """Run what the plan says is left. Returns the rows of all its cells, old and new."""
+    have = wait_for_places(experiment, plan.stages.values(), have)
     if have.nodes > 1:
         check_store_everywhere(store)
     return _Run(experiment, plan, store, have, progress).run()
@@ -117,15 +111,28 @@ class _Run:
     """One run of a grid; lives in the driver."""
 
     def __init__(self, experiment: Experiment, plan: Plan, store: Store, have: Offer, progress: Progress) -> None:
-        self.experiment, self.plan, self.store, self.have, self.progress = experiment, plan, store, have, progress
+        self.experiment, self.plan, self.store, self.progress = experiment, plan, store, progress
         self.graph = _Graph(dict(plan.stages), {cell.id: cell for cell in plan.todo})
         self.rows: dict[str, dict[str, Any]] = dict(plan.rows)
         self.running: dict[Any, tuple[str, float]] = {}
         self.data: dict[str, Any] = {}
-        self.board: Any = _BoardActor.remote()
+        self.watch, self.diary = Watch(experiment, have), Diary(store, experiment.name)
         self.gauges, self.gpu_seconds, self.counted = Gauges(experiment.name), 0.0, time.monotonic()
 
     def run(self) -> list[dict[str, Any]]:
+        have, facts = str(self.watch.have), {"cells": len(self.plan.todo), "stages": len(self.plan.stages)}
+        self.diary.note("run began", cluster=have, **facts, versions=versions(), commit=commit())
+        end = "done"
+        try:
+            return self._run()
+        except BaseException as error:
+            end = describe_error(error)
+            raise
+        finally:
+            self.diary.note("run ended", how=end, cells=len(self.rows), running=sorted(self._at_work()))
+            self.diary.write()
+
+    def _run(self) -> list[dict[str, Any]]:
         for cell in self.plan.infeasible:
             if cell.id not in self.rows:
                 self._finish(cell, record_failure(cell, self.store, "infeasible", str(cell.infeasible)))
@@ -135,16 +142,34 @@ class _Run:
             self._count()
             for ref in finished:
                 self._take(ref)
-            if not finished:
-                self.progress.heard(ray.get(self.board.read.remote()))
+            self._look()
         self.gauges.tell(self._measures, now=True)
         return [self.rows[cell.id] for cell in self.plan.cells if cell.id in self.rows]
+
+    def _look(self) -> None:
+        """See how far the stages are; stop those that take too long, and give up where none can be placed any more."""
+        known, nodes = set(self.watch.began.items()), self.watch.have.nodes
+        if not self.watch.look(name for name, _ in self.running.values()):
+            return
+        for key, (node, since) in self.watch.began.items():
+            if (key, (node, since)) not in known:
+                self.diary.note("stage began", key=key, node=node)
+        self.progress.heard(self.watch.facts)
+        late = self.watch.late(self.graph.stages)
+        for ref, (name, _) in list(self.running.items()):
+            if name in late:
+                ray.cancel(ref, force=True)
+                del self.running[ref]
+                self._fail(name, late[name], str(late[name]))
+        self.watch.check_places([self.graph.stages[name] for name in self._at_work() if name in self.graph.stages])
+        if self.watch.have.nodes != nodes:
+            self.diary.note("nodes came or went", cluster=str(self.watch.have))
 
     def _count(self) -> None:
         """Add the GPU time since the last count, and tell the gauges."""
         asked = [self.experiment.resources_of(self.graph.stages[name]) for name in self._at_work() if name in self.graph.stages]
         now = time.monotonic()
-        self.gpu_seconds += (now - self.counted) * sum(one.workers * gpus_of(one, self.have) for one in asked)
+        self.gpu_seconds += (now - self.counted) * sum(one.workers * gpus_of(one, self.watch.have) for one in asked)
         self.counted = now
         self.gauges.tell(self._measures)
 
@@ -187,21 +212,23 @@ class _Run:
     def _cost(self, stage: Stage) -> float:
         """The share of the cluster that a stage takes."""
         asked = self.experiment.resources_of(stage)
-        cpus = asked.workers * asked.cpus_per_worker / self.have.cpus
-        return max(cpus, asked.workers * gpus_of(asked, self.have) / self.have.gpus if self.have.gpus else 0.0, 1e-6)
+        cpus = asked.workers * asked.cpus_per_worker / self.watch.have.cpus
+        return max(
+            cpus, asked.workers * gpus_of(asked, self.watch.have) / self.watch.have.gpus if self.watch.have.gpus else 0.0, 1e-6
+        )
 
     def _start(self, stage: Stage) -> Any:
         asked = self.experiment.resources_of(stage)
-        gpus = gpus_of(asked, self.have)
+        gpus = gpus_of(asked, self.watch.have)
         data = self.data.get(stage.data)
         if data is None:
             data = self.data[stage.data] = load_dataset.remote(stage.dataset)
         if asked.workers > 1:
-            return _run_group.remote(stage, self.store, [data], asked, gpus, self.board)
+            return run_group_task.remote(stage, self.store, [data], asked, gpus, self.watch.board)
         task = _run_alone.options(
             num_cpus=asked.cpus_per_worker, num_gpus=gpus, max_retries=_CRASH_RETRIES, retry_exceptions=[OSError]
         )
-        return task.remote(stage, self.store, data, asked, self.board)
+        return task.remote(stage, self.store, data, asked, self.watch.board)
 
     def _take(self, ref: Any) -> None:
         """A task has ended, well or not."""
@@ -214,6 +241,7 @@ class _Run:
         if name in self.graph.cells:
             self._finish(self.graph.cells.pop(name), row)
         else:
+            self.diary.note("stage done", key=name, stage=self.graph.stages[name].name, kind=self.graph.stages[name].method.kind)
             self.progress.finished(self.graph.stages[name])
             self.graph.done(name)
             self._forget_data(self.graph.stages.pop(name))
@@ -227,6 +255,7 @@ class _Run:
             stage = self.graph.stages.pop(name)
             lost = self.graph.give_up(name)
             self._forget_data(stage)
+        self.diary.note("failed", key=name, error=describe_error(error), cells=[str(cell) for cell in lost])
         for cell in lost:
             self._finish(cell, record_failure(cell, self.store, status, describe_error(error), traceback))
 
@@ -241,8 +270,13 @@ class _Run:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The error that a stage raised, without Ray's wrapping."""
+    """The error that a stage raised, without Ray's wrapping; where its process died, what that means."""
     failures = getattr(error, "worker_failures", None)
     if isinstance(error, RayTaskError):
         return _cause(error.cause) if error.cause is not None else error
+    if isinstance(error, OutOfMemoryError):
+        return StageLost("out of memory: Ray killed the stage's process, twice, before the machine ran out; run less at once")
+    if isinstance(error, WorkerCrashedError):
+        tries = _CRASH_RETRIES + 1
+        return StageLost(f"the stage's process died {tries} times; the system may have killed it for want of memory")
     return _cause(next(iter(failures.values()))) if failures else error

@@ -10,6 +10,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from raybd import parallel, stages
+from raybd.engine.board import begin
 from raybd.engine.data import unpack
 from raybd.experiment import Resources
 from raybd.graph import Stage
@@ -21,13 +22,20 @@ _SCRATCH = "train"
 _TIMEOUT_SECONDS = 600
 
 
-def run_group(stage: Stage, store: Store, data: Any, resources: Resources, gpus: float, board: Any) -> None:
+def run_group(stage: Stage, store: Store, data: Any, resources: Resources, gpus: float, board: Any, watched: bool) -> None:
     """Run a stage on a group of workers and wait. A dead worker restarts the group, which goes on from the stage's checkpoint."""
     name = f"{stage.name}-{stage.key}-{uuid.uuid4().hex[:8]}"
     try:
         TorchTrainer(
             _member,
-            train_loop_config={"stage": stage, "store": store, "data": data, "resources": resources, "board": board},
+            train_loop_config={
+                "stage": stage,
+                "store": store,
+                "data": data,
+                "resources": resources,
+                "board": board,
+                "watched": watched,
+            },
             torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=_TIMEOUT_SECONDS),
             scaling_config=ScalingConfig(
                 num_workers=resources.workers,
@@ -53,7 +61,8 @@ def _member(config: dict[str, Any]) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     key, board = config["stage"].key, config["board"]
+    if parallel.rank() == 0:
+        begin(board, key)
     dataset = unpack(ray.get(config["data"][0]))
-    stages.run_stage(
-        config["stage"], config["store"], dataset, config["resources"], report=lambda facts: board.post.remote(key, dict(facts))
-    )
+    report = lambda facts: board.post.remote(key, dict(facts))  # noqa: E731
+    stages.run_stage(config["stage"], config["store"], dataset, config["resources"], report, config["watched"])

@@ -1,0 +1,34 @@
+"""A detector that says in a file when it begins and where, and takes its time, or memory that the machine does not have."""
+
+import os
+import time
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Generator
+
+from raybd.types import Config, Split, Suspicion, Victim
+
+
+class Traces(Config):
+    """Scores by the brightness of the corner."""
+
+    pool: Literal["train"] = "train"
+    """Scores the training set."""
+    seconds: float = 0.0
+    """How long it takes."""
+    gibibytes: float = 0.0
+    """How much memory it takes."""
+    trace: str = Field("", exclude=True)
+    """File that is given one line at each beginning."""
+
+    def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
+        """Suspicion of each image."""
+        if self.trace:
+            with Path(self.trace).open("a") as file:
+                file.write(f"{self.seconds} {time.time()} {os.getpid()}\n")
+        held = [torch.ones(2**26) for _ in range(int(self.gibibytes * 4))]
+        time.sleep(self.seconds + 30 * bool(held))
+        return Suspicion(suspects.x_NCHW[..., -1, -1].float().mean(1), torch.tensor(100.0))
