@@ -174,7 +174,7 @@ def show(
 
 @app.command()
 def submit(
-    config: Annotated[Path | None, typer.Argument(help="Experiment file, like configs/quickstart.yaml.")] = None,
+    config: Annotated[Path | None, typer.Argument(help="Experiment or sweep file, like configs/quickstart.yaml.")] = None,
     address: Annotated[
         str, typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="The dashboard of the cluster's head.")
     ] = "http://127.0.0.1:8265",
@@ -190,11 +190,13 @@ def submit(
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the id of the job, and stop.")] = False,
     follow: Annotated[str | None, typer.Option("--follow", metavar="JOB", help="Follow a job that was submitted before.")] = None,
 ) -> None:
-    """Run an experiment as a job on a cluster, and follow it; ends with the run's own exit code (130: the job was stopped)."""
+    """Run an experiment or a sweep as a job on a cluster, and follow it; ends with its own exit code (130: the job was stopped)."""
     from raybd.errors import UserError
 
     if (config is None) == (follow is None):
-        raise UserError("submit wants an experiment file or --follow JOB", "For instance: raybd submit configs/quickstart.yaml")
+        raise UserError(
+            "submit wants an experiment or sweep file, or --follow JOB", "For instance: raybd submit configs/quickstart.yaml"
+        )
     from raybd.engine.submit import Jobs, ask
 
     asked = ask(config, store, set_ or (), env or ()) if config else None

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -29,6 +29,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from raybd import experiment_file
 from raybd.engine.cluster import offer_token
 from raybd.errors import UserError
+from raybd.search import is_sweep, load_sweep
 
 LIMIT_MB = 20.0
 STOPPED = 130
@@ -49,8 +50,9 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Asked:
-    """A run that is to be made elsewhere."""
+    """A run, or a sweep, that is to be made elsewhere."""
 
+    verb: Literal["run", "sweep"]
     config: Path
     name: str
     store: str | None
@@ -72,7 +74,7 @@ class Asked:
         """What the job runs."""
         store = ["--store", self.store] if self.store else []
         sets = [part for item in self.sets for part in ("--set", item)]
-        return shlex.join(["python", "-m", "raybd", "run", self.config.name, *store, *sets])
+        return shlex.join(["python", "-m", "raybd", self.verb, self.config.name, *store, *sets])
 
     @property
     def environment(self) -> dict[str, str]:
@@ -87,14 +89,15 @@ class Asked:
 
 def ask(config: Path, store: str | None, sets: Sequence[str] = (), env: Sequence[str] = ()) -> Asked:
     """Check what can be checked here. Raises UserError for a bad config or a store that the job could not keep."""
-    experiment = experiment_file.load(config, sets)
+    verb: Literal["run", "sweep"] = "sweep" if is_sweep(config) else "run"
+    experiment = load_sweep(config, sets).comparison({}) if verb == "sweep" else experiment_file.load(config, sets)
     if store and "://" not in store and not Path(store).is_absolute():
         raise UserError(
             f"store {store!r} is relative, and inside a Ray job it would vanish with the job's working folder",
             "Give an absolute path that all nodes share, or a URL: --store /shared/results or --store s3://bucket/results.",
         )
     tops = {kind.split(".")[0] for kind in _kinds(experiment.describe()) if "." in kind}
-    return Asked(config, experiment.name, store, tuple(sets), tuple(env), tuple(sorted(tops - {"raybd"})))
+    return Asked(verb, config, experiment.name, store, tuple(sets), tuple(env), tuple(sorted(tops - {"raybd"})))
 
 
 @contextmanager
