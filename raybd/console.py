@@ -112,8 +112,10 @@ def space_table(sweep: Sweep, rows: Mapping[str, dict[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
     table.add_row("sweep", sweep.name)
     table.add_row(
-        "trials", f"{sweep.trials}: {trials_left(sweep, rows)} to run, {sweep.concurrency} at a time, sampler {sweep.sampler}"
+        "trials",
+        f"{sweep.trials}: {trials_left(sweep, rows)} to run, {sweep.concurrency} at a time",
     )
+    table.add_row("sampler", f"{sweep.sampler}, pruning: {sweep.pruning}")
     for objective in sweep.objectives:
         table.add_row("objective", f"{objective.direction} {objective.name}" + (" (oracle)" if objective.oracle else ""))
     for found in sweep.ranges:
@@ -127,8 +129,8 @@ def space_table(sweep: Sweep, rows: Mapping[str, dict[str, Any]]) -> Table:
 def trials_table(sweep: Sweep, rows: Mapping[str, dict[str, Any]], most: int = 5) -> Table:
     """The best trials of a sweep beside the defaults, and whether what it searched for goes with the oracle AUROC."""
     searched = searched_rows(rows)
-    counts = {state: sum(row["state"] == state for row in searched) for state in ("complete", "failed", "infeasible")}
-    title = f"{sweep.name}: " + ", ".join(f"{count} {state}" for state, count in counts.items())
+    counts = {state: sum(row["state"] == state for row in searched) for state in ("complete", "pruned", "failed", "infeasible")}
+    title = f"{sweep.name}: " + ", ".join(f"{count} {state}" for state, count in counts.items() if count or state == "complete")
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     table.add_column("trial", no_wrap=True)
     for objective in sweep.objectives:

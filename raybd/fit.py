@@ -84,9 +84,12 @@ class Runtime:
     load: Callable[[str], bytes | None] | None = None
     every_seconds: float = 30.0
     """At most this much work is lost when a worker dies (and the epoch that was running)."""
+    watched: bool = False
+    """Whether somebody wants to know after each epoch how good it is, which costs time."""
 
 
 _runtime: ContextVar[Runtime] = ContextVar("_runtime", default=Runtime())  # noqa: B039 - it is frozen
+_judge: ContextVar[Callable[[Tensor], Facts] | None] = ContextVar("_judge", default=None)
 
 
 @contextmanager
@@ -104,6 +107,25 @@ def tell(facts: Facts) -> None:
     report = _runtime.get().report
     if report is not None and parallel.rank() == 0:
         report(facts)
+
+
+@contextmanager
+def judged_by(judge: Callable[[Tensor], Facts]) -> Iterator[None]:
+    """Scores halfway, in the order of the suspects, are held against what only the harness knows."""
+    token = _judge.set(judge)
+    try:
+        yield
+    finally:
+        _judge.reset(token)
+
+
+def halfway(score: Callable[[], Tensor]) -> Facts:
+    """What the scores that a method would give now are worth; nothing, and nothing is computed, unless somebody watches.
+
+    Every worker of a group calls this.
+    """
+    judge = _judge.get()
+    return judge(score()) if judge is not None and _runtime.get().watched else {}
 
 
 def fresh_copy(victim: Victim, rng: Generator) -> Victim:
@@ -151,11 +173,13 @@ def fit(
     name: str = "training",
     frozen: Sequence[nn.Module] = (),
     beside: Stateful | None = None,
+    watch: Callable[[], Facts] | None = None,
 ) -> Trained:
     """Train the victim in place, all but its `frozen` parts, and return it on the CPU, in eval mode.
 
-    Resumes from the runtime's checkpoint of this name, which keeps what the objective learns `beside` the victim, too. Raises
-    UserError when the loss is no longer finite.
+    What `watch` finds after an epoch is reported with it, if somebody wants to know; it may not draw from `rng`. Resumes from the
+    runtime's checkpoint of this name, which keeps what the objective learns `beside` the victim, too. Raises UserError when the
+    loss is no longer finite.
     """
     runtime, device = _runtime.get(), parallel.device()
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
@@ -198,10 +222,14 @@ def fit(
                 exit_code=1,
             )
         speed = steps * batch / (time.monotonic() - began)
-        lr = scheduler.get_last_lr()[0]
-        history.append(
-            {"name": name, "epoch": epoch + 1, "epochs": recipe.epochs, "loss": loss, "lr": lr, "images_per_second": speed}
-        )
+        lr, seen = scheduler.get_last_lr()[0], {}
+        if watch is not None and runtime.watched:
+            seen = watch()
+            model.train()
+            for path in still:
+                victim.get_submodule(path).eval()
+        told = {"name": name, "epoch": epoch + 1, "epochs": recipe.epochs, "loss": loss, "lr": lr, "images_per_second": speed}
+        history.append(told | seen)
         if parallel.rank() == 0:
             tell(history[-1])
             if runtime.save and epoch + 1 < recipe.epochs and time.monotonic() - saved_at >= runtime.every_seconds:

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from raybd import fit, metrics
 from raybd.graph import Stage, random_stream
-from raybd.types import CLEAN, POISON, Dataset, DatasetMethod, Detector, Poisoned, Split, Suspicion, UserError, Victim
+from raybd.types import CLEAN, HALFWAY, POISON, Dataset, DatasetMethod, Detector, Poisoned, Split, Suspicion, UserError, Victim
 
 GALLERY = 16
 """How many images of a stage are kept for the report."""
@@ -90,6 +90,12 @@ def judge(stage: Stage, verdict: Suspicion, pool: Pool, order: Tensor) -> tuple[
     counts = {"n_scores": len(score_N), "n_flagged": int(flagged_N.sum())}
     said = {"oracle": verdict.oracle, "warning": verdict.warning, "facts": dict(verdict.facts)}
     return tensors, {**metrics.detection(score_N, flagged_N, pool.role_N), **counts, **said}
+
+
+def halfway(score_N: Tensor, pool: Pool, order: Tensor) -> dict[str, float]:
+    """What scores are worth that a detector would give before it is finished."""
+    found = metrics.detection(score_N.float().cpu(), torch.zeros(len(score_N)), pool.role_N[order])
+    return {name: value for name in HALFWAY if (value := found[name]) is not None}
 
 
 def shown_pair(learned: Callable[[Split], Suspicion], verdict: Suspicion, pool: Pool) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@
     experiment: {datasets: [...], attacks: [...], trainers: [...], detectors: [{kind: asset}]}      as in an experiment file
     search: {detectors.0: {top: null, lr_max: {low: 1.0e-4, high: 1.0e-3, log: true}, select: {choices: [top, outlying]}}}
     objectives: [auroc, seconds]        several: a Pareto front
+    pruning: asha                       stop trials that look bad halfway: asha, median, or none
 
 Under `search` stand places of the experiment; `all` takes every range that the method declares on its fields, `null` the one of a
 field. A field with `when={other: [values]}` in its declaration is searched only where the other field has one of these values. That
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import optuna
 
 Direction = Literal["maximize", "minimize"]
+Pruning = Literal["none", "asha", "median"]
 Row = dict[str, Any]
 Params = dict[str, Any]
 """Values by place and field: {"detectors.0.lr": 0.001}."""
@@ -131,6 +133,8 @@ class Sweep:
     seed: int
     sampler: str
     concurrency: int
+    pruning: Pruning
+    """What stops trials that look bad halfway, judged by the first objective."""
     held_out: tuple[Mapping[str, Any], ...]
     """Attacks that the trials never see."""
 
@@ -228,6 +232,7 @@ class _SweepFile(Config):
     seed: int = 0
     sampler: Literal["tpe", "random", "nsga2"] = "tpe"
     concurrency: int = Field(1, ge=1)
+    pruning: Pruning = "none"
     held_out: _HeldOut | None = None
 
 
@@ -250,6 +255,15 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     return parse_sweep(raw, str(path))
 
 
+def is_sweep(path: Path) -> bool:
+    """Whether a file holds a sweep, not an experiment; what can't be read is no sweep."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return False
+    return isinstance(raw, dict) and "search" in raw
+
+
 def parse_sweep(raw: Mapping[str, Any], where: str = "sweep") -> Sweep:
     """Validate a sweep given as a mapping."""
     try:
@@ -269,14 +283,30 @@ def parse_sweep(raw: Mapping[str, Any], where: str = "sweep") -> Sweep:
         seed=file.seed,
         sampler=file.sampler,
         concurrency=file.concurrency,
+        pruning=file.pruning,
         held_out=file.held_out.attacks if file.held_out else (),
     )
     if file.sampler == "nsga2" and len(sweep.objectives) == 1:
         raise UserError(f"{where}: sampler: nsga2 is for several objectives", "Take tpe, or add an objective like seconds.")
     if sweep.held_out and any(place.startswith("attacks.") for place in sweep.places):
         raise UserError(f"{where}: held_out: the sweep searches an attack itself", "Remove held_out, or search a defense.")
+    _check_pruning(sweep, where)
     sweep.comparison({})
     return sweep
+
+
+def _check_pruning(sweep: Sweep, where: str) -> None:
+    first = sweep.objectives[0].name
+    for place in sweep.places if sweep.pruning != "none" else ():
+        role, index = place.split(".")[:2]
+        kind = _at(sweep.raw, f"{role}.{index}")["kind"]
+        told = method_class(cast(Role, role), kind).halfway
+        if first not in told:
+            says = f"it tells {', '.join(told)}" if told else "it tells nothing"
+            raise UserError(
+                f"{where}: pruning: {kind} does not tell {first} after its epochs; {says}",
+                "Put such an objective first, or set pruning: none.",
+            )
 
 
 def make_sampler(sweep: Sweep, trials_before: int) -> "optuna.samplers.BaseSampler":
@@ -323,7 +353,7 @@ def searched_rows(rows: Mapping[str, Row]) -> list[Row]:
 
 def trials_left(sweep: Sweep, rows: Mapping[str, Row]) -> int:
     """How many trials are still to be run; an infeasible one costs nothing and is replaced."""
-    return max(0, sweep.trials - sum(row["state"] in ("complete", "failed") for row in searched_rows(rows)))
+    return max(0, sweep.trials - sum(row["state"] in ("complete", "failed", "pruned") for row in searched_rows(rows)))
 
 
 def sweep_facts(sweep: Sweep, rows: Mapping[str, Row]) -> dict[str, Any]:

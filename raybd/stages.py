@@ -17,7 +17,7 @@ from raybd import fit, metrics, parallel
 from raybd.artifacts import load_poisoned, load_victim, shape_of, weights
 from raybd.experiment import Cell, Resources
 from raybd.graph import Stage, encoder_of, random_stream
-from raybd.pools import GALLERY, judge, make_pool, outside_trigger, shown_pair, training_pool, trusted_images
+from raybd.pools import GALLERY, halfway, judge, make_pool, outside_trigger, shown_pair, training_pool, trusted_images
 from raybd.provenance import commit, device_name, peak_memory_bytes, reset_peak_memory, versions
 from raybd.record import describe_error, record, record_failure
 from raybd.store import Store
@@ -57,10 +57,12 @@ def run_stage(
     dataset: Dataset,
     resources: Resources | None = None,
     report: Report | None = None,
+    watched: bool = False,
 ) -> None:
     """Compute a stage and keep it in the store; does nothing if it is there. What it needs must be there.
 
-    In a process group every member calls this; the first one writes.
+    In a process group every member calls this; the first one writes. Watched: its reports tell how good it is after each epoch,
+    where the method can say.
     """
     if parallel.from_first(lambda: store.state(stage.name, stage.key)) == "ok":
         return
@@ -76,6 +78,7 @@ def run_stage(
         save=lambda name, data: store.write(f"checkpoints/{stage.key}/{name}", data),
         load=lambda name: _read_if_there(store, f"checkpoints/{stage.key}/{name}"),
         every_seconds=resources.checkpoint_seconds,
+        watched=watched,
     )
     reset_peak_memory()
     began = time.monotonic()
@@ -196,7 +199,9 @@ def _score(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts
     order = torch.randperm(len(pool.suspects), generator=rng)
     clean = trusted_images(stage, dataset, poisoned)
     if not isinstance(detector, StreamDetector) or detector.pool == "train":
-        tensors, facts = judge(stage, detector.score(victim, pool.suspects.select(order), clean, rng), pool, order)
+        with fit.judged_by(lambda score_N: halfway(score_N, pool, order)):
+            verdict = detector.score(victim, pool.suspects.select(order), clean, rng)
+        tensors, facts = judge(stage, verdict, pool, order)
         return tensors, {**facts, "pool": detector.pool, "auroc_outside_trigger": None}
     learned = detector.learn(victim, clean, rng)
     verdict = learned(pool.suspects.select(order))

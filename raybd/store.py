@@ -7,6 +7,7 @@
     STORE/artifacts/<stage>/<key>/{tensors.safetensors, manifest.json}
     STORE/checkpoints/<key>/<name>                              of stages that are running
     STORE/experiments/<name>.yaml                               what was asked, resolved, with defaults
+    STORE/runs/<name>/<time>.jsonl                              what happened in a run, line by line
     STORE/errors/<cell>.txt                                     tracebacks of failed cells
     STORE/damaged/...                                           what failed a check, set aside
 
@@ -110,8 +111,9 @@ TRIALS = pa.schema(
     ],
     metadata=_metadata,
 )
-"""The columns of the trials table; `sweep` stands in the folder name. state: complete, failed or infeasible; trial `default` has
-the values of the sweep's own file. params and objectives are JSON; auroc is the mean over the cells, whatever was searched for."""
+"""The columns of the trials table; `sweep` stands in the folder name. state: complete, pruned (stopped early, `error` says why),
+failed or infeasible; trial `default` has the values of the sweep's own file. params and objectives are JSON; auroc is the mean over
+the cells, whatever was searched for."""
 
 
 class Damaged(Exception):
@@ -244,6 +246,14 @@ class Store(Storage):
         """Write the row of a trial; a repeated write replaces it."""
         table = pa.Table.from_pylist([dict(row)], schema=TRIALS)
         self.write(f"trials/sweep={sweep}/{row['trial']}.parquet", _parquet(table))
+
+    def trial(self, sweep: str, trial: str) -> dict[str, Any] | None:
+        """The row of a trial, if it is there."""
+        try:
+            row: dict[str, Any] = self._table(f"trials/sweep={sweep}/{trial}.parquet").to_pylist()[0]
+        except FileNotFoundError:
+            return None
+        return row
 
     def trials(self, sweep: str | None = None) -> "pd.DataFrame":
         """All trials, or those of one sweep, as a pandas frame."""

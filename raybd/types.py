@@ -23,6 +23,10 @@ ROLES = ("clean", "poison", "cross")
 """Truth about a sample. `cross`: changed like poison, but with its true label (WaNet's noise samples); a negative for detectors."""
 
 
+HALFWAY = ("auroc", "average_precision")
+"""What scores are worth is told of detectors that pass them to `fit.halfway`."""
+
+
 class Config(BaseModel):
     """What to run: frozen, hashable, JSON. A method is one subclass whose fields are its hyperparameters."""
 
@@ -30,6 +34,8 @@ class Config(BaseModel):
 
     version: ClassVar[int] = 1
     """Part of every stage key: raise it when a change of the code changes the numbers."""
+    halfway: ClassVar[tuple[str, ...]] = ()
+    """What can be told of it after each epoch, so that a sweep may stop it early."""
 
 
 def searched(**space: Any) -> dict[str, Any]:

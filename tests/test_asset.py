@@ -183,6 +183,7 @@ def test_one_selected_row_is_skipped_and_leaves_no_nan() -> None:
     victim, suspects, clean = tiny()
     first = lambda rows: torch.arange(len(rows)) == 0  # noqa: E731
     how: dict[str, Any] = {"lr_min": 1e-3, "lr_max": 1e-3, "epochs": 1, "batch_size": 32, "cap": 20.0, "clip": None}
+    how["watch"] = lambda net: torch.zeros(len(suspects))
     net, started = offset(victim, suspects, clean, first, minimise="variance", maximise="variance", rng=stream(), **how)
     assert started == 0
     assert all(torch.isfinite(value).all() for value in net.state_dict().values())

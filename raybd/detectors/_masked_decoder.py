@@ -208,6 +208,12 @@ class Painter:
         """Squared error of each patch, given these embeddings; N x T."""
         return error_maps(self.model, resized(x_NCHW, self.side), z_ND, self.masks_MK) * self.counted_T
 
+    def mismatched(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each image the error, the error when it is painted from another one's embedding, and what both are divided by."""
+        z_ND = self.embed(x_NCHW)
+        own_N, other_N = (self.maps(x_NCHW, z_ND).sum(1) for z_ND in (z_ND, z_ND.roll(1, 0)))
+        return own_N, other_N, self.unit(x_NCHW)
+
     def unit(self, x_NCHW: Tensor) -> Tensor:
         """What the sum of an image's errors is divided by: 1, or its mean when the embeddings of other images are given."""
         if not len(self.strangers_JD):

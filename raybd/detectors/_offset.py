@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from raybd import parallel
-from raybd.fit import has_bf16, tell
+from raybd.fit import halfway, has_bf16, tell
 from raybd.types import Split, Victim
 
 Loss = Literal["variance", "cross_entropy"]
@@ -40,11 +40,13 @@ def offset(
     batch_size: int,
     cap: float | None,
     clip: float | None,
+    watch: Callable[[Victim], Tensor],
     rng: Generator,
 ) -> tuple[Victim, float]:
     """Lower one loss on trusted images, raise another on the selected suspects, in turn, each with an Adam of its own.
 
-    Where fewer than two suspects are selected the second step is left out. Returns the network, in eval mode, and the share of
+    Where fewer than two suspects are selected the second step is left out. `watch` gives the scores of a network that is not yet
+    finished. Returns the network, in eval mode, and the share of
     steps that had a second one.
     """
     device = parallel.device()
@@ -87,6 +89,8 @@ def offset(
                 step(optimizers[1], x_NCHW[chosen], y_N[chosen], raised)
                 started += 1
         loss, speed = float(parallel.sum_over(total)) / steps, steps * batch / (time.monotonic() - began)
-        tell({"name": "asset", "epoch": epoch + 1, "epochs": epochs, "loss": loss, "images_per_second": speed})
+        told = {"name": "asset", "epoch": epoch + 1, "epochs": epochs, "loss": loss, "images_per_second": speed}
+        tell(told | halfway(lambda: watch(net)))
+        model.train()
     parallel.plain(model)
     return net.to("cpu").to(memory_format=torch.contiguous_format).eval(), started / max(steps * epochs, 1)

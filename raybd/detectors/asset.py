@@ -10,7 +10,7 @@ are what did best over six attacks (docs/results.md); `configs/cifar10_asset_sma
 """
 
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -30,7 +30,7 @@ from raybd.detectors._concentration import (
 )
 from raybd.detectors._offset import Loss, Select, losses, offset
 from raybd.fit import fresh_copy, infer
-from raybd.types import Config, Pool, Split, Suspicion, Victim, searched
+from raybd.types import HALFWAY, Config, Pool, Split, Suspicion, Victim, searched
 
 _PICKED = {"concentrate": ["batch", "cross_fit"]}
 """Where suspects are picked, and a sweep searches how; not where the loss is raised on all of them."""
@@ -40,6 +40,7 @@ _TOP, _OUTLYING = {**_PICKED, "select": ["top"]}, {**_PICKED, "select": ["outlyi
 class Asset(Config):
     """Score by the loss that a network ends with when it was pushed down on trusted and up on concentrated suspects."""
 
+    halfway: ClassVar[tuple[str, ...]] = HALFWAY
     pool: Pool = "train"
     """Scores the training set, or a stream of test inputs (whose labels are the victim's predictions)."""
     minimise: Loss = Field("variance", json_schema_extra=searched(choices=["variance", "cross_entropy"]))
@@ -113,7 +114,11 @@ class Asset(Config):
         suspects, order = suspects.select(canonical), torch.randperm(len(clean), generator=rng)
         held_out = len(clean) // 2 if self.threshold == "conformal" else 0
         held, trusted = clean.select(order[:held_out]), clean.select(order[held_out:])
-        select = self._selector(victim, suspects, trusted, rng)
+        select, back = self._selector(victim, suspects, trusted, rng), canonical.argsort()
+
+        def scored(net: Victim) -> Tensor:
+            return losses(self.suspicion, infer(net, suspects.x_NCHW), suspects.y_N)
+
         net, started = offset(
             self._network(victim, suspects, rng),
             suspects,
@@ -127,14 +132,15 @@ class Asset(Config):
             batch_size=self.batch_size,
             cap=self.cap,
             clip=self.clip,
+            watch=lambda net: scored(net)[back],
             rng=rng,
         )
-        score_N = losses(self.suspicion, infer(net, suspects.x_NCHW), suspects.y_N)
+        score_N = scored(net)
         held_M = losses(self.suspicion, infer(net, held.x_NCHW), held.y_N) if held_out else score_N
         warning = None if started else "the detector did not start: nothing was ever selected, raise top or lower cut"
         cut = torch.tensor(self._cut(score_N, held_M))
         facts = {"share_of_steps_raised": started, "separation": _separation(score_N)}
-        return Suspicion(score_N[canonical.argsort()], cut, warning=warning, facts=facts)
+        return Suspicion(score_N[back], cut, warning=warning, facts=facts)
 
     def _cut(self, score_N: Tensor, held_M: Tensor) -> float:
         if self.threshold == "conformal":

@@ -10,7 +10,7 @@ whose attention has biases; weight decay is decoupled; images are shuffled. For 
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -38,6 +38,7 @@ from raybd.types import Config, Pool, Split, Suspicion, UserError, Victim, searc
 class DeDe(Config):
     """Score by the error with which an image is painted back from the victim's embedding of it."""
 
+    halfway: ClassVar[tuple[str, ...]] = ("mismatch_auroc",)
     pool: Pool = "test"
     """Scores a stream of test inputs, or the training set."""
     mask_ratio: float = Field(0.9, gt=0, le=1, json_schema_extra=searched(low=0.5, high=0.99))
@@ -125,11 +126,8 @@ class DeDe(Config):
         if len(clean) < held_out + 2:
             raise UserError(f"dede: {len(clean)} auxiliary images", "Give it at least four, or lower held_out.", exit_code=1)
         held = clean.x_NCHW[order[:held_out]]
-        painter = self.painter(victim, clean.select(order[held_out:]), rng)
-
-        held_z = painter.embed(held)
-        own_M, other_M = (painter.maps(held, z_ND).sum(1) for z_ND in (held_z, held_z.roll(1, 0)))
-        unit_M = painter.unit(held)
+        painter = self.painter(victim, clean.select(order[held_out:]), rng, held)
+        own_M, other_M, unit_M = painter.mismatched(held)
         facts = {
             "mismatch_auroc": _auroc(own_M / unit_M, other_M / unit_M),
             "shuffled_over_true_error": float(other_M.mean() / own_M.mean()),
@@ -152,8 +150,8 @@ class DeDe(Config):
             pictures={"rows": extremes, **painter.pictures(x_NCHW[extremes])},
         )
 
-    def painter(self, victim: Victim, auxiliary: Split, rng: Generator) -> Painter:
-        """A decoder trained on the auxiliary images; their labels play no part."""
+    def painter(self, victim: Victim, auxiliary: Split, rng: Generator, held_NCHW: Tensor | None = None) -> Painter:
+        """A decoder trained on the auxiliary images; their labels play no part. Others tell halfway how good it is."""
         side = self.side or auxiliary.x_NCHW.shape[-1]
         if side % self.patch:
             raise UserError(f"dede: side {side} is no multiple of patch {self.patch}", "Choose another side or patch.", exit_code=1)
@@ -178,12 +176,22 @@ class DeDe(Config):
             square_BT = torch.square(guess_BTP - model.wanted(x_BCHW)).mean(2)
             return (square_BT * hidden(seen_BK, model.tokens)).sum(1) / (model.tokens - seen)
 
-        fit(model, split, self._recipe, rng, objective, "dede", frozen=() if seen else (model.encoder,))
         shown = visible_count(model.tokens, self.test_mask_ratio)
-        masks_MK = torch.rand(self.masks if shown else 1, model.tokens, generator=rng).argsort(1)[:, :shown]
         counted_T = outside(self.skip, auxiliary.x_NCHW.shape[-1], side, self.patch)
         strangers_JD = z_ND[: self.strangers if self.measure == "relative" else 0]
-        return Painter(victim, model, self.embedding, deviation, side, masks_MK, counted_T, strangers_JD)
+
+        def with_masks(stream: Generator) -> Painter:
+            masks_MK = torch.rand(self.masks if shown else 1, model.tokens, generator=stream).argsort(1)[:, :shown]
+            return Painter(victim, model, self.embedding, deviation, side, masks_MK, counted_T, strangers_JD)
+
+        def watch() -> dict[str, float]:
+            assert held_NCHW is not None
+            own_M, other_M, unit_M = with_masks(Generator().manual_seed(0)).mismatched(held_NCHW)
+            return {"mismatch_auroc": _auroc(own_M / unit_M, other_M / unit_M)}
+
+        frozen = () if seen else (model.encoder,)
+        fit(model, split, self._recipe, rng, objective, "dede", frozen, watch=None if held_NCHW is None else watch)
+        return with_masks(rng)
 
     @property
     def _heads(self) -> int:

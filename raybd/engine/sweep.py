@@ -5,18 +5,15 @@ once, and the defaults are measured. Optuna's study is a journal in the store, w
 by the same command: trials that were running are handed out again, with the same values, and the sampler remembers the others. At
 the end the best values stand beside the defaults in an experiment of their own, on the held-out attacks too.
 
-No pruning: what methods report in each epoch is their own training loss, which says nothing about the objectives of other values.
+A method that tells its objective after each epoch can be stopped early, by Tune's ASHA or median rule over the share of the trial
+that is done. A trial whose process dies is started again, and takes up what it had finished.
 """
 
-import json
 import logging
 import os
 import sys
 import tempfile
-import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,62 +23,45 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 import optuna
-import ray
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from raybd import parallel, stages
-from raybd.engine.cluster import Offer, check_resources, gpus_of
-from raybd.engine.data import load_dataset, unpack
-from raybd.engine.grid import _BoardActor, run_grid
+from raybd.engine.cluster import Offer, gpus_of
+from raybd.engine.data import load_dataset
+from raybd.engine.doctor import check_store_everywhere
+from raybd.engine.grid import run_grid
 from raybd.engine.progress import Progress
-from raybd.engine.train import run_group
+from raybd.engine.trial import HALFWAY, PROGRESS, Job, evaluate, run_trial, trial_row
 from raybd.experiment import Experiment
-from raybd.graph import Stage
 from raybd.plan import make_plan
-from raybd.provenance import commit, versions
-from raybd.record import describe_error, record_trial
-from raybd.search import (
-    DEFAULT,
-    Params,
-    Row,
-    Sweep,
-    as_json,
-    best_params,
-    make_sampler,
-    measured,
-    trial_rows,
-    trials_left,
-)
+from raybd.search import DEFAULT, Params, Row, Sweep, as_json, best_params, make_sampler, trial_rows, trials_left
 from raybd.store import Store
-from raybd.types import Dataset, DatasetMethod, Infeasible, UserError
+from raybd.types import UserError
 
 _REFUSED_IN_A_ROW = 200
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What every trial needs to know."""
-
-    sweep: Sweep
-    store: Store
-    have: Offer
-    board: Any
+_RESTARTS = 2
+_GRACE_PERCENT = 20
+_REDUCTION = 2
+_LEAST_TRIALS = 3
+"""Trials that the median rule wants to see first."""
 
 
 def run_sweep(sweep: Sweep, store: Store, have: Offer, console: Any, quiet: bool = False) -> list[Row]:
     """Run what is left of a sweep. Returns the rows of the comparison: the defaults beside the best values, on all attacks."""
+    if have.nodes > 1:
+        check_store_everywhere(store)
     base = sweep.base()
     own = {cell.id for cell in sweep.cells_of(base)}
     failed = [row["error"] for row in _grid(base, store, have, console, quiet) if row["cell"] in own and row["status"] == "failed"]
     if failed or not own:
         what = f"{sweep.where}: with its own values it {'failed: ' + failed[0] if failed else 'holds no cell that can be built'}"
         raise UserError(what, "Mend the experiment (`raybd run` says more); the trials are held against it.", exit_code=1)
-    default = _evaluate(sweep, {}, DEFAULT, store, lambda experiment, stage: None)
+    default = evaluate(sweep, {}, DEFAULT, store, lambda experiment, path: None)
     if default["state"] != "complete":
         what = f"{sweep.where}: its own values can't be measured: {default['error']}"
         raise UserError(what, "Mend the experiment or the objectives; the trials are held against it.", exit_code=1)
@@ -96,78 +76,9 @@ def _grid(experiment: Experiment, store: Store, have: Offer, console: Any, quiet
     plan = make_plan(experiment, store)
     if len(plan.rows) == len(plan.cells):
         return [plan.rows[cell.id] for cell in plan.cells]
-    check_resources(experiment, plan, have)
     store.write_experiment(experiment.name, experiment.describe())
     with Progress(plan, console, quiet) as progress:
         return run_grid(experiment, plan, store, have, progress)
-
-
-# --- one trial -------------------------------------------------------------------------------------------------------------------
-
-
-def _evaluate(sweep: Sweep, params: Params, trial: str, store: Store, run: Callable[[Experiment, Stage], None]) -> Row:
-    """Run the stages of a trial, and write its row and its scores. An error becomes a row."""
-    row = _row(sweep, params, trial)
-    try:
-        asked = sweep.experiment(params, f"{sweep.name}-{trial}")
-        cells = sweep.cells_of(asked)
-        for stage in {stage.key: stage for cell in cells for stage in cell.stages()}.values():
-            run(asked, stage)
-        said = [record_trial(cell, store, sweep.name, trial) for cell in cells]
-        found = measured(sweep, [cell_row for cell_row, _ in said], [facts for _, facts in said])
-        row |= {f"objective_{i}": found[objective.name] for i, objective in enumerate(sweep.objectives)}
-        row |= {"auroc": found.get("auroc"), "objectives": as_json({o.name: found[o.name] for o in sweep.objectives})}
-        row |= {name: sum(cell_row[name] for cell_row, _ in said) for name in ("seconds", "gpu_seconds")}
-        row |= {"state": "complete", "cells": [cell.id for cell in cells]}
-    except (UserError, Infeasible) as error:
-        row |= {"state": "infeasible", "error": error.what if isinstance(error, UserError) else str(error)}
-    except Exception as error:
-        row |= {"state": "failed", "error": describe_error(error)}
-        store.write(f"errors/{sweep.name}-{trial}.txt", traceback.format_exc().encode())
-    store.write_trial(sweep.name, row)
-    return row
-
-
-def _row(sweep: Sweep, params: Params, trial: str, state: str = "failed", error: str | None = None) -> Row:
-    return {
-        "trial": trial,
-        "state": state,
-        "params": as_json(params),
-        "seed": sweep.seed,
-        "oracle_objective": sweep.oracle,
-        "error": error,
-        "versions": as_json(versions()),
-        "commit": commit(),
-        "finished_at": datetime.now(UTC),
-    }
-
-
-def _trial(config: dict[str, Any], job: _Job, data: Mapping[str, Any]) -> dict[str, Any]:
-    """What Tune runs."""
-
-    def run(experiment: Experiment, stage: Stage) -> None:
-        if job.store.state(stage.name, stage.key) == "ok":
-            return
-        asked = experiment.resources_of(stage)
-        if asked.workers > 1:
-            packed = data[stage.data] if stage.data in data else load_dataset.remote(stage.dataset)
-            run_group(stage, job.store, [packed], asked, gpus_of(asked, job.have), job.board)
-        else:
-            parallel.use_threads(asked.cpus_per_worker)
-            stages.run_stage(stage, job.store, _dataset(stage, data), asked)
-
-    row = _evaluate(job.sweep, _params(config), config["trial"], job.store, run)
-    return {"state": row["state"], **{o.name: row.get(f"objective_{i}") for i, o in enumerate(job.sweep.objectives)}}
-
-
-def _dataset(stage: Stage, data: Mapping[str, Any]) -> Dataset:
-    if stage.data in data:
-        return unpack(ray.get(data[stage.data]))
-    return cast(DatasetMethod, stage.dataset.config).load()
-
-
-def _params(row: Mapping[str, Any]) -> Params:
-    return cast(Params, json.loads(row["params"]))
 
 
 # --- Tune and Optuna -------------------------------------------------------------------------------------------------------------
@@ -194,7 +105,7 @@ class _Journal:
 class _Search(OptunaSearch):
     """Optuna's sampler behind Tune's interface; what the methods refuse never becomes a trial of Tune."""
 
-    def __init__(self, job: _Job, journal: _Journal, storage: Any, side: int, left: int, quiet: bool) -> None:
+    def __init__(self, job: Job, journal: _Journal, storage: Any, side: int, left: int, quiet: bool) -> None:
         self._job, self._journal, self._side, self._left, self._quiet = job, journal, side, left, quiet
         objectives = job.sweep.objectives
         modes = ["max" if objective.direction == "maximize" else "min" for objective in objectives]
@@ -217,22 +128,31 @@ class _Search(OptunaSearch):
             self._journal.keep()
             if reason is None:
                 return {"trial": _name(number), "params": as_json(params)}
-            self._job.store.write_trial(self._job.sweep.name, _row(self._job.sweep, params, _name(number), "infeasible", reason))
+            self._job.store.write_trial(
+                self._job.sweep.name, trial_row(self._job.sweep, params, _name(number), "infeasible", reason)
+            )
             cast(optuna.Study, self._ot_study).tell(self._ot_trials.pop(trial_id), state=TrialState.PRUNED)
         return Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """A trial has one result, its last."""
+        """How good a trial is halfway; Optuna keeps that where there is one objective."""
+        first = self._job.sweep.objectives[0].name
+        if len(self._job.sweep.objectives) == 1 and result.get("state") == HALFWAY:
+            self._ot_trials[trial_id].report(result[first], result[PROGRESS])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell Optuna; where the trial's process died, write its row."""
         job, trial = self._job, self._ot_trials[trial_id]
         name, state = _name(trial.number), (result or {}).get("state")
-        if error or state is None:
+        if state == HALFWAY and result and not error:
+            state = "pruned"
+            job.store.write_trial(job.sweep.name, trial_row(job.sweep, trial.params, name, state, _why_pruned(job.sweep, result)))
+            job.store.remove(f"checkpoints/{result['stage']}")
+        elif error or state is None:
             state = "failed"
             if not job.store.exists(f"trials/sweep={job.sweep.name}/{name}.parquet"):
                 why = "the trial's process died (killed, or out of memory)"
-                job.store.write_trial(job.sweep.name, _row(job.sweep, trial.params, name, "failed", why))
+                job.store.write_trial(job.sweep.name, trial_row(job.sweep, trial.params, name, "failed", why))
         super().on_trial_complete(trial_id, result if state == "complete" else None, error=state == "failed")
         self._journal.keep()
         if not self._quiet:
@@ -243,6 +163,26 @@ class _Search(OptunaSearch):
             )
             done = trials_left(job.sweep, {}) - trials_left(job.sweep, trial_rows(job.sweep, job.store))
             sys.stderr.write(f"[{done}/{job.sweep.trials}] trial {name}: {numbers}\n")
+
+
+def _scheduler(sweep: Sweep) -> Any:
+    """What stops trials early; it sees the first objective and the share of the trial that is done, in percent."""
+    first = sweep.objectives[0]
+    common: dict[str, Any] = {
+        "time_attr": PROGRESS,
+        "metric": first.name,
+        "mode": "max" if first.direction == "maximize" else "min",
+    }
+    if sweep.pruning == "asha":
+        return ASHAScheduler(**common, max_t=100, grace_period=_GRACE_PERCENT, reduction_factor=_REDUCTION)
+    if sweep.pruning == "median":
+        return MedianStoppingRule(**common, grace_period=_GRACE_PERCENT, min_samples_required=_LEAST_TRIALS)
+    return FIFOScheduler()
+
+
+def _why_pruned(sweep: Sweep, result: Mapping[str, Any]) -> str:
+    first = sweep.objectives[0].name
+    return f"stopped by {sweep.pruning} after {result[PROGRESS]} % of the trial: {first} was {result[first]:.4g}"
 
 
 def _name(number: int) -> str:
@@ -266,22 +206,24 @@ def _tune(sweep: Sweep, store: Store, have: Offer, rows: Mapping[str, Row], quie
     # A group of workers holds its own CPUs; a trial that held one too could starve it. It asks for a byte: Tune wants something.
     holds: dict[str, float] = {"cpu": cpus, "gpu": gpus} if alone else {"memory": 1}
     concurrency = max(1, min(sweep.concurrency, int(have.cpus // cpus)))
-    job = _Job(sweep, store, have, _BoardActor.remote())
+    job = Job(sweep, store, have)
     scratch = f"sweeps/{sweep.name}/tune"
     store.remove(scratch)
     try:
         tune.Tuner(
-            tune.with_resources(tune.with_parameters(_trial, job=job, data=data), holds),
+            tune.with_resources(tune.with_parameters(run_trial, job=job, data=data), holds),
             tune_config=tune.TuneConfig(
                 search_alg=_Search(job, journal, storage, side, left, quiet),
                 num_samples=left,
                 max_concurrent_trials=concurrency,
-                reuse_actors=True,
+                scheduler=_scheduler(sweep),
+                reuse_actors=sweep.pruning == "none",  # what is stopped early is in the middle of a stage
             ),
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=store.at(f"sweeps/{sweep.name}"),
                 storage_filesystem=None if store.local else PyFileSystem(FSSpecHandler(store.filesystem)),
+                failure_config=tune.FailureConfig(max_failures=_RESTARTS),
                 verbose=0,
             ),
         ).fit()
