@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -306,6 +307,10 @@ def _open_study(sweep: Sweep, storage: Any, rows: Mapping[str, Row]) -> None:
             f"Give this one another name, or another store, or remove sweeps/{sweep.name} and trials/sweep={sweep.name} there.",
         )
     study.set_user_attr("definition", sweep.definition)
+    study.set_user_attr("sweep", sweep.about)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names([objective.name for objective in sweep.objectives])
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         row = rows.get(_name(trial.number))
         if row is None:
