@@ -31,12 +31,12 @@ function defaultPoint(x, y) {
 }
 
 // A legend of its own: the best point has another colour than the trace it lies in.
-function key(parent, sweep, lines) {
+function key(parent, sweep, lines, others) {
   const place = make("div", "legend", null, parent);
   const several = sweep.objectives.length > 1;
   const entries = [["trial", "clean", "\u25cf"], [several ? "on the Pareto front" : "best trial", "poison", "\u25cf"]];
   if (sweep.default) entries.push(["default", "ink", lines ? "\u2504" : "\u25c7"]);
-  if (lines) for (const [state, mark] of [["failed", "\u00d7"], ["infeasible", "\u25b3"], ["pruned", "\u25bd"]]) if ((sweep.others[state] || []).length) entries.push([state, STATES[state][1], mark]);
+  if (others) for (const [state, mark] of [["failed", "\u00d7"], ["infeasible", "\u25b3"], ["pruned", "\u25bd"]]) if ((sweep.others[state] || []).length) entries.push([state, STATES[state][1], mark]);
   for (const [text, name, mark] of entries) {
     const entry = make("span", "", null, place);
     make("b", "", mark + " ", entry).style.color = `var(--${name})`;
@@ -54,19 +54,20 @@ function panel(grid, title, text) {
 function drawHistory(grid, sweep, i) {
   const objective = sweep.objectives[i];
   const place = panel(grid, `History: ${objective.name} ${arrow(objective)}${objective.oracle ? " (oracle)" : ""}, ${better(objective)}`);
-  key(place, sweep, true);
+  key(place, sweep, true, true);
   const at = sweep.trial.map(Number);
   const traces = [
     { x: at, y: sweep.so_far[i], mode: "lines", line: { shape: "hv", color: colour("poison"), width: 1.5 }, hovertemplate: "best so far %{y:.4g}<extra></extra>" },
     points(sweep, at, sweep.value[i]),
   ];
   const other = Object.entries(STATES).filter(([state]) => (sweep.others[state] || []).length);
-  for (const [state, [symbol, name]] of other) {
+  for (const [row, [state, [symbol, name]]] of other.entries()) {
     traces.push({
-      x: sweep.others[state].map(Number), y: sweep.others[state].map(() => 0.5), yaxis: "y2", mode: "markers", text: sweep.others[state],
+      x: sweep.others[state].map(Number), y: sweep.others[state].map(() => row), yaxis: "y2", mode: "markers", text: sweep.others[state],
       marker: { symbol, size: 8, color: colour(name), line: { width: 1.5, color: colour(name) } }, hovertemplate: `trial %{text}: ${state}<extra></extra>`,
     });
   }
+  const strip = 0.05 * other.length;
   const start = sweep.default && sweep.default.value[i];
   const shapes = sweep.default ? [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: start, y1: start, line: { color: colour("ink"), width: 1.5, dash: "dash" } }] : [];
   const all = [...sweep.value[i], ...(sweep.default ? [start] : [])];
@@ -75,7 +76,7 @@ function drawHistory(grid, sweep, i) {
   const plot = make("div", "plot", null, place);
   return () => Plotly.newPlot(plot, traces, layout({
     showlegend: false, shapes, margin: { l: 52, r: 12, t: 8, b: 42 }, xaxis: axis("trial", { anchor: other.length ? "y2" : "y" }),
-    yaxis: axis(wanted(objective), { domain: [other.length ? 0.1 : 0, 1], range: [low - margin, high + margin] }), yaxis2: { domain: [0, 0.08], range: [0, 1], visible: false, fixedrange: true },
+    yaxis: axis(wanted(objective), { domain: [other.length ? 0.04 + strip : 0, 1], range: [low - margin, high + margin] }), yaxis2: { domain: [0, strip || 0.01], range: [-0.6, other.length - 0.4], visible: false, fixedrange: true },
   }), config);
 }
 
@@ -95,7 +96,7 @@ function drawImportance(grid, sweep) {
   }));
   const plot = make("div", "plot", null, place);
   plot.style.height = `${Math.max(260, 70 + names.length * (8 + 9 * traces.length))}px`;
-  if (found.params.some(([, n]) => n < found.n)) make("p", "dim", "(n of N): searched under a condition, so that only n of the finished trials have it.", place);
+  if (found.params.some(([, n]) => n < found.n)) make("p", "dim", "(n of N): under a condition; only n of the finished trials have it.", place);
   return () => Plotly.newPlot(plot, traces, layout({
     margin: { l: 52, r: 12, t: 24, b: 42 }, showlegend: true, legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)" },
     bargap: 0.3, xaxis: axis("share", { rangemode: "tozero" }), yaxis: axis("", { tickvals: names.map((_, i) => i), ticktext: names, autorange: "reversed", color: colour("ink"), showgrid: false }),
@@ -105,8 +106,8 @@ function drawImportance(grid, sweep) {
 function drawOracle(grid, sweep, i, correlation) {
   const objective = sweep.objectives[i];
   const rho = correlation === null ? "No rank correlation: it takes three trials that differ." : `Rank correlation (Spearman) over the trials: ${correlation.toFixed(2)}${objective.direction === "minimize" ? "; lower is wanted, so \u22121 would be perfect" : "; 1 would be perfect"}.`;
-  const place = panel(grid, `Does ${objective.name} go with the AUROC that a defender can't know?`, rho);
-  key(place, sweep, false);
+  const place = panel(grid, `${objective.name} ${arrow(objective)} beside the oracle AUROC`, rho);
+  key(place, sweep, false, false);
   const traces = [points(sweep, sweep.value[i], sweep.auroc)];
   if (sweep.default) traces.push(defaultPoint(sweep.default.value[i], sweep.default.auroc));
   const plot = make("div", "plot", null, place);
@@ -117,7 +118,7 @@ function drawPareto(grid, sweep, i, j) {
   const several = sweep.objectives.length > 2;
   const [x, y] = [sweep.objectives[i], sweep.objectives[j]];
   const place = panel(grid, `Pareto front: ${x.name} and ${y.name}`, `${x.name}: ${better(x)}; ${y.name}: ${better(y)}. ${sweep.best.length} trials on the front${several ? " of all objectives" : ""}: none is better in everything.`);
-  key(place, sweep, false);
+  key(place, sweep, false, false);
   const front = sweep.best.slice().sort((a, b) => sweep.value[i][a] - sweep.value[i][b]);
   const line = { x: front.map((k) => sweep.value[i][k]), y: front.map((k) => sweep.value[j][k]), mode: "lines", hoverinfo: "skip", line: { color: colour("poison"), width: 1.5, shape: x.direction === "maximize" ? "vh" : "hv" } };
   const traces = [...(several ? [] : [line]), points(sweep, sweep.value[i], sweep.value[j])];
@@ -130,7 +131,7 @@ function drawParallel(place, sweep) {
   const { axes, order } = sweep.parallel;
   make("h4", "", "Parallel axes", place);
   make("p", "dim", `Each line is a finished trial, the stronger the better in ${sweep.objectives[0].name}; on the axes of the objectives better is up. "Not used": the trial does not have the parameter. Point at a line to follow it.`, place);
-  key(place, sweep, true);
+  key(place, sweep, true, false);
   const scroll = make("div", "sweep-wide", null, place);
   const plot = make("div", "", null, scroll);
   plot.style.cssText = `height: 380px; min-width: ${100 * axes.length}px`;
@@ -140,12 +141,12 @@ function drawParallel(place, sweep) {
   const rest = order.filter((i) => !best.has(i));
   const lines = (name, members, line, opacity) => ({
     x: members.flatMap(() => [...xs, null]), y: members.flatMap((i) => [...heights(i), null]), text: members.flatMap((i) => [...xs.map(() => told(sweep, i)), ""]),
-    customdata: members.flatMap((i) => [...xs.map(() => i), -1]), mode: "lines+markers", marker: { size: 4, color: line.color }, name, line, opacity, hovertemplate: "%{text}<extra></extra>", cliponaxis: false,
+    customdata: members.flatMap((i) => [...xs.map(() => i), -1]), mode: "lines+markers", marker: { size: rest.length > 100 ? 2.5 : 4, color: line.color }, name, line, opacity, hovertemplate: "%{text}<extra></extra>", cliponaxis: false,
   });
   const traces = [];
   for (let band = 0; band < BANDS; band += 1) {
     const members = rest.slice(Math.floor(rest.length * band / BANDS), Math.floor(rest.length * (band + 1) / BANDS));
-    if (members.length) traces.push(lines("trial", members, { color: colour("clean"), width: rest.length > 100 ? 1 : 1.4 }, 0.1 + 0.7 * (band / (BANDS - 1)) ** 2));
+    if (members.length) traces.push(lines("trial", members, { color: colour("clean"), width: rest.length > 100 ? 1 : 1.4 }, rest.length > 100 ? 0.06 + 0.6 * (band / (BANDS - 1)) ** 3 : 0.1 + 0.7 * (band / (BANDS - 1)) ** 2));
   }
   traces.push(lines("best", order.filter((i) => best.has(i)), { color: colour("poison"), width: 2.2 }, 0.95));
   if (sweep.default) {
