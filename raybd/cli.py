@@ -108,7 +108,12 @@ def sweep(
         out.print(trials_table(asked, rows))
         out.print(cells_table(compared))
     if not quiet:
-        _say(f"study:   optuna-dashboard {opened.at(f'sweeps/{asked.name}/study.journal')}")
+        study = f"sweeps/{asked.name}/study.journal"
+        _say(
+            f"study:   optuna-dashboard {opened.at(study)}"
+            if opened.local
+            else f"study:   {opened.url}/{study}, for optuna-dashboard"
+        )
         _say(f"trials:  import raybd; raybd.load_trials({opened.url!r}, {asked.name!r})")
     failed = sum(row["state"] == "failed" for row in rows.values()) + sum(row["status"] == "failed" for row in compared)
     if failed:

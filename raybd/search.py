@@ -17,7 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import yaml
 from pydantic import Field, ValidationError
@@ -118,6 +118,14 @@ class Objective:
         return self.name in ORACLE_COLUMNS
 
 
+class Searched(Protocol):
+    """What trials can be ranked for: a sweep, or what its study says of it."""
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What was wanted, the first first."""
+
+
 @dataclass(frozen=True)
 class Sweep:
     """What a sweep file asks for."""
@@ -154,6 +162,17 @@ class Sweep:
         ranges = [(found.name, str(found)) for found in self.ranges]
         return content_hash(self.raw, ranges, [(o.name, o.direction) for o in self.objectives])
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What readers of the results want to know besides the trials, for JSON; a default where a trial would have the field."""
+        seen = {attack.name for attack in self.base().attacks}
+        return {
+            "objectives": [{"name": objective.name, "direction": objective.direction} for objective in self.objectives],
+            "space": {found.name: str(found) for found in self.ranges},
+            "defaults": {found.name: self._value(found.place, found.field, {}) for found in self.ranges if self._holds(found, {})},
+            "held_out": [attack.name for attack in self.comparison({}).attacks if attack.name not in seen],
+        }
+
     def base(self) -> Experiment:
         """The experiment as its file has it: what all trials share, and the defaults."""
         return self.experiment({})
@@ -183,7 +202,7 @@ class Sweep:
         """Values for one trial, by define-by-run: a field whose condition does not hold keeps what the file says."""
         params: Params = {}
         for found in self.ranges:
-            if all(self._value(found.place, other, params) in wanted for other, wanted in (found.when or {}).items()):
+            if self._holds(found, params):
                 params[found.name] = found.suggest(trial)
         return params
 
@@ -206,6 +225,10 @@ class Sweep:
         entries = [_at(self.raw, ".".join(place.split(".")[:2])) for place in self.places]
         names = {entry.get("name", entry["kind"]) for entry in entries}
         return tuple(cell for cell in cells if cell.defense_name in names or cell.trainer.name in names)
+
+    def _holds(self, found: Range, params: Params) -> bool:
+        """Whether the condition of a range holds, where it has one."""
+        return all(self._value(found.place, other, params) in wanted for other, wanted in (found.when or {}).items())
 
     def _value(self, place: str, field: str, params: Params) -> Any:
         name = f"{place}.{field}"
@@ -372,12 +395,12 @@ def sweep_facts(sweep: Sweep, rows: Mapping[str, Row]) -> dict[str, Any]:
     }
 
 
-def ranked(sweep: Sweep, rows: Sequence[Row]) -> list[Row]:
+def ranked(sweep: Searched, rows: Sequence[Row]) -> list[Row]:
     """The finished trials, best in the first objective first."""
     return sorted((row for row in rows if row["state"] == "complete"), key=lambda row: _losses(sweep, row))
 
 
-def best_of(sweep: Sweep, rows: Sequence[Row]) -> list[Row]:
+def best_of(sweep: Searched, rows: Sequence[Row]) -> list[Row]:
     """The best trial; of several objectives the Pareto front: the trials that no other one beats in all, in that order."""
     done = ranked(sweep, rows)
     if len(sweep.objectives) == 1:
@@ -401,7 +424,7 @@ def rank_correlation(rows: Sequence[Row], column: str) -> float | None:
     return float(spearmanr([a for a, _ in pairs], [b for _, b in pairs]).statistic)
 
 
-def _losses(sweep: Sweep, row: Row) -> tuple[float, ...]:
+def _losses(sweep: Searched, row: Row) -> tuple[float, ...]:
     signs = [1.0 if objective.direction == "minimize" else -1.0 for objective in sweep.objectives]
     return tuple(sign * row[f"objective_{i}"] for i, sign in enumerate(signs))
 

@@ -15,6 +15,7 @@ import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from raybd.report.sweeps import find_sweeps
 from raybd.store import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -76,7 +77,12 @@ def test_a_killed_sweep_goes_on_and_a_finished_one_does_nothing(tmp_path: Path) 
 
     study = optuna.load_study(study_name="tiny", storage=JournalStorage(JournalFileBackend(store.at("sweeps/tiny/study.journal"))))
     assert not [trial for trial in study.trials if trial.state in (optuna.trial.TrialState.RUNNING,)]
+    assert study.metric_names == ["calm"]
     assert study.best_value == done.drop(index="default")["objective_0"].max()
+
+    ((shown,), _) = find_sweeps(store)
+    assert not shown.missing
+    assert (len(shown.done), shown.about["held_out"]) == (len(done) - 1, ["blended"])
 
     scores = store.scores(columns=["sweep", "trial", "attack"], attack="badnets").dropna()
     assert scores.groupby("trial", observed=True).size().to_dict() == dict.fromkeys(done.index, 600)

@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -248,6 +249,10 @@ def _open_study(sweep: Sweep, storage: Any, rows: Mapping[str, Row]) -> None:
             f"Give this one another name, or another store, or remove sweeps/{sweep.name} and trials/sweep={sweep.name} there.",
         )
     study.set_user_attr("definition", sweep.definition)
+    study.set_user_attr("sweep", sweep.about)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names([objective.name for objective in sweep.objectives])
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         row = rows.get(_name(trial.number))
         if row is None:

@@ -167,6 +167,7 @@ function draw(details) {
   details.querySelectorAll(".cell").forEach(drawCell);
   details.querySelectorAll(".attack").forEach(drawAttack);
   details.querySelectorAll(".defended-plot").forEach(drawDefended);
+  details.querySelectorAll(".sweep-plots").forEach(drawSweep);
 }
 
 function sortBy(header) {

@@ -1,6 +1,6 @@
 """Collect what the store holds about its cells and write one self-contained page: no network, no server, nothing computed anew."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -10,6 +10,8 @@ from typing import Any
 from raybd.provenance import versions
 from raybd.record import WEAK_ATTACK
 from raybd.report.drawings import attack_drawing, defended_drawing, detector_drawing
+from raybd.report.sweep_figures import drawing as sweep_drawing
+from raybd.report.sweeps import BEST, Found, find_sweeps
 from raybd.report.tables import Cell, Table, attack_failed, benign, count, hyperparameters, stage_key, tables, tint
 from raybd.store import Store
 from raybd.types import UserError
@@ -20,10 +22,13 @@ PAGE = "report/index.html"
 def write_report(store: Store, out: Path | None = None) -> str:
     """Write the page of a store, into it or to `out` (a file, or a folder that is there). Returns its path or URL.
 
-    Raises UserError where the store holds no cells, where the extra `report` is not installed, and where `out` can't be written.
+    Raises UserError where the store is empty, where the extra `report` is not installed, and where `out` can't be written.
     """
     cells, unreadable = _cells(store)
-    page = _render(store, cells, unreadable).encode()
+    sweeps, unreadable_trials = find_sweeps(store)
+    if not cells and not sweeps:
+        raise UserError(f"store {store.url!r} holds no cells", "Run an experiment first: raybd run configs/quickstart.yaml.")
+    page = _render(store, cells, sweeps, {"cells": unreadable, "trials": unreadable_trials}).encode()
     if out is None:
         store.write(PAGE, page)
         return f"{store.root if store.local else store.url.rstrip('/')}/{PAGE}"
@@ -36,9 +41,9 @@ def write_report(store: Store, out: Path | None = None) -> str:
     return str(target)
 
 
-def _render(store: Store, cells: Sequence[Cell], unreadable: int) -> str:
+def _render(store: Store, cells: Sequence[Cell], sweeps: Sequence[Found], unreadable: Mapping[str, int]) -> str:
     try:
-        from jinja2 import Environment, StrictUndefined
+        from jinja2 import Environment, FunctionLoader, StrictUndefined
         from markupsafe import Markup
         from plotly.offline import get_plotlyjs
     except ImportError as error:
@@ -46,10 +51,12 @@ def _render(store: Store, cells: Sequence[Cell], unreadable: int) -> str:
     from jinja2.utils import htmlsafe_json_dumps
 
     found = tables(cells)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"fixed": _fixed, "seconds": _seconds, "day": _day}
+    by_name = {table.experiment: number for number, table in enumerate(found)}
+    loader = FunctionLoader(_beside)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"fixed": _fixed, "seconds": _seconds, "day": _day, "value": _value}
     environment.globals |= {"tint": tint, "hyperparameters": hyperparameters, "count": count, "attack_failed_in": attack_failed}
-    return environment.from_string(_beside("page.html.j2")).render(
+    return environment.get_template("page.html.j2").render(
         store=store.url,
         version=versions()["raybd"],
         now=datetime.now(UTC),
@@ -58,14 +65,19 @@ def _render(store: Store, cells: Sequence[Cell], unreadable: int) -> str:
         n_cells=len(cells),
         unreadable=unreadable,
         tables=found,
+        numbers=by_name,
+        sweeps=sweeps,
+        compared=[sweep.compared(found[at] if (at := by_name.get(sweep.name + BEST)) is not None else None) for sweep in sweeps],
         requested={table.experiment: _requested(store, table) for table in found},
         attacks=_attacked(found),
         attack_failed=WEAK_ATTACK,
         # Data and code are the only parts that are not escaped by the template. The JSON is: < > & ' become \uXXXX, and
         # U+2028 with all that is not ASCII, so that it can't close its element or become markup, whatever a name holds.
-        data=htmlsafe_json_dumps(_data(store, found), separators=(",", ":"), allow_nan=False),
+        data=htmlsafe_json_dumps(
+            {**_data(store, found), "sweeps": [*map(sweep_drawing, sweeps)]}, separators=(",", ":"), allow_nan=False
+        ),
         style=Markup(_beside("style.css")),
-        script=Markup(_beside("script.js")),
+        script=Markup(_beside("sweeps.js") + _beside("script.js")),
         plotly=Markup(get_plotlyjs()),
     )
 
@@ -101,8 +113,6 @@ def _cells(store: Store) -> tuple[list[Cell], int]:
     before = store.files("cells/*.parquet")
     frame = store.cells()
     unreadable = len(before) - len(store.files("cells/*.parquet"))
-    if frame.empty:
-        raise UserError(f"store {store.url!r} holds no cells", "Run an experiment first: raybd run configs/quickstart.yaml.")
     blank = frame.astype(object).where(frame.notna(), None)
     return [{str(name): value for name, value in row.items()} for row in blank.to_dict("records")], unreadable
 
@@ -128,6 +138,11 @@ def _beside(name: str) -> str:
 
 def _fixed(value: float | None) -> str:
     return "\N{EN DASH}" if value is None else f"{value:.3f}"
+
+
+def _value(value: Any) -> str:
+    """A parameter, or an objective."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _seconds(value: float | None) -> str:
