@@ -74,17 +74,24 @@ def cluster(folder: Path, nodes: int = 1) -> Iterator[Cluster]:
         processes.append(subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True))
 
     def add() -> None:
-        wanted = _alive(dashboard, token.read_text()) + 1
+        wanted = sum(process.poll() is None for process in processes) + 1
+
+        def joined() -> bool:
+            if processes[-1].poll() is not None:  # on a busy machine Ray's own half minute may not be enough
+                processes.pop()
+                start([f"--address={address}"])
+            return _alive(dashboard, token.read_text()) >= wanted
+
         start([f"--address={address}"])
-        _wait_for(lambda: _alive(dashboard, token.read_text()) >= wanted, processes[0], folder / "ray.log")
+        _wait_for(joined, processes[0], folder / "ray.log")
 
     with (folder / "ray.log").open("w") as log:
         try:
             start(head)
             _wait_for(lambda: _listens(dashboard), processes[0], folder / "ray.log")
+            _wait_for(lambda: _alive(dashboard, token.read_text()) == 1, processes[0], folder / "ray.log")
             for _ in range(nodes - 1):
-                start([f"--address={address}"])
-            _wait_for(lambda: _alive(dashboard, token.read_text()) == nodes, processes[0], folder / "ray.log")
+                add()
             yield Cluster(address, f"http://127.0.0.1:{dashboard}", env, processes, add)
         finally:
             for process in reversed(processes):

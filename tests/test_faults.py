@@ -113,7 +113,7 @@ def test_nodes_are_lost_and_come_back(tmp_path: Path) -> None:
 
         # A group loses a node that nothing replaces: an error; the node comes back: the same command goes on.
         steps_file = tmp_path / "steps"
-        trainer = {**DIES_ONCE, "trace": str(steps_file), "epochs": 400, "die": False}
+        trainer = {**DIES_ONCE, "trace": str(steps_file), "epochs": 40, "dies": False, "pause": 0.1}
         config = {**LITTLE, "name": "group", "trainers": [trainer], "resources": {"workers": 2, "checkpoint_seconds": 0}}
         process = follow(here, config, tmp_path)
         wait_for(lambda: steps_file.exists() and len(steps_file.read_text().splitlines()) > 60, process)
@@ -123,6 +123,15 @@ def test_nodes_are_lost_and_come_back(tmp_path: Path) -> None:
         assert process.returncode == 3, err
         assert "asks for 2 worker(s) with 1 CPUs" in err and "1 node, 1 CPUs" in err
         print(f"refused {time.monotonic() - killed:.1f} s after the node was killed")
+        before = len(steps_file.read_text().splitlines())
+        here.add()
+        process = follow(here, config, tmp_path)
+        _, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+        after = len(steps_file.read_text().splitlines()) - before
+        assert 0 < after <= 40 * 6 - before + 2 * 6  # at most the epoch that was running, and the one before, again
+        what = [json.loads(line)["what"] for line in (tmp_path / "results" / "runs" / "group").glob("*") for line in line.open()]
+        assert {"run began", "stage began", "stage done", "nodes came or went", "run ended"} <= set(what)
 
 
 def test_a_killed_driver_of_a_cluster_leaves_nothing_behind_that_runs(tmp_path: Path) -> None:

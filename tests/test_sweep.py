@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -38,9 +39,9 @@ TINY: dict[str, Any] = {
 }
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def start(folder: Path, asked: dict[str, Any] = TINY) -> subprocess.Popen[str]:
     path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(TINY))
+    path.write_text(yaml.safe_dump(asked))
     command = [sys.executable, "-m", "raybd", "sweep", str(path), "--store", str(folder / "results"), "--json"]
     clean = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAYBD_STORE")}
     return subprocess.Popen(
@@ -95,3 +96,58 @@ def test_a_killed_sweep_goes_on_and_a_finished_one_does_nothing(tmp_path: Path) 
     out, err = (process := start(tmp_path)).communicate(timeout=400)
     assert process.returncode == 1, err
     assert len(store.trials("tiny")) == len(trials)
+
+
+def learning(**changed: Any) -> dict[str, Any]:
+    """A sweep over a detector that tells after each of ten epochs how good it is."""
+    detector = {"kind": "tests.methods.learns", "name": "learns", "seconds": 0.1}
+    experiment = {**TINY["experiment"], "detectors": [detector], **changed.pop("experiment", {})}
+    return {**TINY, "experiment": experiment, "objectives": [{"skill": "maximize"}], "held_out": None, **changed}
+
+
+def test_a_trial_that_looks_bad_halfway_is_stopped_and_says_so(tmp_path: Path) -> None:
+    store, process = Store(str(tmp_path / "results")), start(tmp_path, learning(trials=6, pruning="asha"))
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err
+    trials = store.trials("tiny").set_index("trial").drop(index="default")
+    level = trials["params"].map(lambda text: json.loads(text)["detectors.0.level"])
+    pruned = trials[trials["state"] == "pruned"]
+    assert len(trials) == 6 and 0 < len(pruned) < 6
+    assert trials.loc[level.idxmax(), "state"] == "complete"
+    for trial, error in pruned["error"].items():
+        found = re.fullmatch(r"stopped by asha after (\d+) % of the trial: skill was ([\d.]+)", error)
+        assert found is not None, error
+        assert float(found[2]) == pytest.approx(level[trial] * int(found[1]) / 100, abs=1e-3)
+    assert json.loads(out)["best"][0]["trial"] == level[trials["state"] == "complete"].idxmax()
+    study = optuna.load_study(study_name="tiny", storage=JournalStorage(JournalFileBackend(store.at("sweeps/tiny/study.journal"))))
+    states = {f"{trial.number:04d}": trial.state.name.lower() for trial in study.trials}
+    assert states == trials["state"].to_dict()
+    assert all(trial.intermediate_values for trial in study.trials)
+    assert len(store.scores(columns=["trial"]).dropna()["trial"].unique()) == 6 - len(pruned) + 1
+
+
+def test_trials_are_ray_train_jobs_where_two_workers_are_asked_for(tmp_path: Path) -> None:
+    asked = learning(trials=3, pruning="median", concurrency=2)
+    asked["experiment"]["resources"] = {"gpus_per_worker": 0, "detectors": {"workers": 2, "gpus_per_worker": 0}}
+    process = start(tmp_path, asked)
+    out, err = process.communicate(timeout=500)
+    assert process.returncode == 0, err
+    trials = Store(str(tmp_path / "results")).trials("tiny")
+    assert trials["state"].tolist() == ["complete"] * 4
+    assert {row["workers"] for row in json.loads(out)["comparison"] if row["defense"] == "learns_best"} == {2}
+
+
+def test_a_trial_that_hangs_is_a_failed_row(tmp_path: Path) -> None:
+    detector = {"kind": "tests.methods.learns", "name": "learns"}
+    asked = learning(trials=3, objectives=[{"skill": "maximize"}], experiment={"detectors": [detector]})
+    asked["search"] = {"detectors.0": {"seconds": {"choices": [0.0, 60.0]}}}
+    asked["experiment"]["resources"] = {"gpus_per_worker": 0, "detectors": {"time_limit": 8, "gpus_per_worker": 0}}
+    process = start(tmp_path, asked)
+    _, err = process.communicate(timeout=400)
+    trials = Store(str(tmp_path / "results")).trials("tiny").set_index("trial").drop(index="default")
+    slow = trials["params"].str.contains("60")
+    assert slow.any(), "another seed is wanted"
+    assert set(trials[slow]["state"]) == {"failed"}
+    assert set(trials[slow]["error"]) == {"TimeLimit: stopped after 8 s: resources.time_limit"}
+    assert set(trials[~slow]["state"]) <= {"complete"}
+    assert process.returncode == 1, err

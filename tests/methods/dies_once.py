@@ -1,6 +1,7 @@
 """A trainer whose process dies in the middle of the third epoch, once."""
 
 import os
+import time
 from pathlib import Path
 
 import torch
@@ -16,6 +17,10 @@ class DiesOnce(Recipe):
 
     trace: str
     """File that is given one line for each step."""
+    dies: bool = True
+    """Whether it does."""
+    pause: float = 0.0
+    """Seconds that each step takes longer."""
 
     def train(self, split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
         """A classifier, in the second attempt."""
@@ -23,7 +28,8 @@ class DiesOnce(Recipe):
 
         def objective(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
             taken = trace.read_text().splitlines() if trace.exists() else []
-            if len(taken) == 2 * steps + 1 and "died" not in taken and parallel.rank() == 0:
+            time.sleep(self.pause)
+            if self.dies and len(taken) == 2 * steps + 1 and "died" not in taken and parallel.rank() == 0:
                 trace.write_text("\n".join([*taken, "died"]) + "\n")
                 os._exit(1)
             if parallel.rank() == 0:
