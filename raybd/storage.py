@@ -20,6 +20,9 @@ from raybd.types import UserError
 log = logging.getLogger("raybd.store")
 Result = TypeVar("Result")
 
+_MARKS = ("size", "mtime", "LastModified", "ETag", "updated", "etag", "last_modified")
+"""What file systems know of a file that changes when it is written, under the names that they have for it."""
+
 
 @dataclass(frozen=True)
 class Storage:
@@ -112,6 +115,14 @@ class Storage:
         """The files that match a glob, relative to the store, sorted; names that begin with a dot are not listed."""
         found = self.filesystem.glob(self.at(pattern))
         return sorted(str(path)[len(self.root) + 1 :] for path in found if not Path(path).name.startswith("."))
+
+    def stamps(self, folder: str) -> dict[str, str]:
+        """Size and time of each file of a folder, by name: where they are the same as before, the file was not written since."""
+        try:
+            found = _retried(lambda: self.filesystem.ls(self.at(folder), detail=True))
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        return {Path(info["name"]).name: " ".join(str(info[mark]) for mark in _MARKS if mark in info) for info in found}
 
     def set_aside(self, path: str, why: str) -> None:
         """Move a damaged file or folder out of the way, and say so."""
