@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from raybd.storage import Storage
@@ -18,8 +17,8 @@ log = logging.getLogger("raybd.store")
 
 _FEW = 100
 """So many files are read as fast as a new copy is written."""
-_FORMAT = pads.ParquetFileFormat(default_fragment_scan_options=pads.ParquetFragmentScanOptions(pre_buffer=False))
-"""What is read ahead pays for large files only."""
+_BATCH = 1000
+"""So many files are held in memory at a time."""
 _FILE, _STAMP = "gathered.file", "gathered.stamp"
 
 
@@ -61,28 +60,16 @@ def _keep(storage: Storage, copy: str, table: pa.Table) -> None:
 
 
 def _read(storage: Storage, folder: str, names: Sequence[str], schema: pa.Schema) -> pa.Table:
-    """Rows, and the file of each. All files in one go; where that fails, half of them, down to the one that is damaged."""
-    if len(names) == 1:
-        return _read_one(storage, f"{folder}/{names[0]}", schema)
-    paths = [storage.at(f"{folder}/{name}") for name in names]
-    try:
-        found = pads.dataset(paths, schema, _FORMAT, filesystem=storage.filesystem)
-        table = found.to_table(columns=[*schema.names, "__filename"]).combine_chunks()
-    except (pa.ArrowInvalid, OSError):
-        half = len(names) // 2
-        return pa.concat_tables([_read(storage, folder, part, schema) for part in (names[:half], names[half:])])
-    files = [Path(path).name for path in table["__filename"].to_pylist()]
-    return table.select(schema.names).append_column(_FILE, pa.array(files, pa.string()))
-
-
-def _read_one(storage: Storage, path: str, schema: pa.Schema) -> pa.Table:
-    table = schema.empty_table()
-    try:
-        data = pa.BufferReader(storage.read(path))
-    except FileNotFoundError:  # gone since it was listed
-        return table.append_column(_FILE, pa.array([], pa.string()))
-    try:
-        table = pq.read_table(data, schema=schema)
-    except (pa.ArrowInvalid, OSError) as error:
-        storage.set_aside(path, f"not a readable Parquet file ({str(error).splitlines()[0]})")
-    return table.append_column(_FILE, pa.array([Path(path).name] * len(table), pa.string()))
+    """Rows, and the file of each."""
+    tables = [schema.empty_table().append_column(_FILE, pa.array([], pa.string()))]
+    for start in range(0, len(names), _BATCH):
+        found = storage.read_many([f"{folder}/{name}" for name in names[start : start + _BATCH]])
+        for path, data in found.items():
+            try:
+                table = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
+            except (pa.ArrowInvalid, OSError) as error:
+                storage.set_aside(path, f"not a readable Parquet file ({str(error).splitlines()[0]})")
+            else:
+                tables.append(table.append_column(_FILE, pa.array([Path(path).name] * len(table), pa.string())))
+    # Files of an older raybd lack columns.
+    return pa.concat_tables(tables, promote_options="default").select([*schema.names, _FILE]).combine_chunks()

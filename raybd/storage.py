@@ -7,7 +7,7 @@ tried again.
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -83,6 +83,22 @@ class Storage:
         except NotADirectoryError as error:
             raise FileNotFoundError(path) from error
         return data
+
+    def read_many(self, paths: Sequence[str]) -> dict[str, bytes]:
+        """The bytes of many files, of those that are there; a remote file system is asked for all at the same time."""
+        if self.local:
+            return {path: data for path in paths if (data := self._read_if_there(path)) is not None}
+        found = _retried(lambda: self.filesystem.cat([self.at(path) for path in paths], on_error="return"))
+        failed = [data for data in found.values() if isinstance(data, Exception) and not isinstance(data, FileNotFoundError)]
+        if failed:
+            raise failed[0]
+        return {str(at)[len(self.root) + 1 :]: data for at, data in found.items() if isinstance(data, bytes)}
+
+    def _read_if_there(self, path: str) -> bytes | None:
+        try:
+            return self.read(path)
+        except FileNotFoundError:
+            return None
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file so that no reader ever sees half of it."""

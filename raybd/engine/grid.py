@@ -5,8 +5,11 @@ they finish, a crashed stage is tried again from its last checkpoint, and an err
 """
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict, deque
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import ray
@@ -39,8 +42,9 @@ class _Board:
         """The last word of a stage."""
         self._facts[key] = facts
 
-    def read(self) -> dict[str, dict[str, Any]]:
-        """The last word of every stage."""
+    def read(self, running: Collection[str]) -> dict[str, dict[str, Any]]:
+        """The last word of the stages that run; those of others are forgotten."""
+        self._facts = {key: facts for key, facts in self._facts.items() if key in running}
         return self._facts
 
 
@@ -48,11 +52,20 @@ _BoardActor = ray.remote(num_cpus=0)(_Board)
 
 
 @ray.remote
-def _run_alone(stage: Stage, store: Store, packed: Any, resources: Resources, board: Any) -> None:
-    """A stage as a plain task; worker processes are reused, so torch is imported once in each."""
+def _run_alone(stage: Stage, completes: list[Cell], store: Store, packed: Any, resources: Resources, board: Any) -> list[str]:
+    """A stage as a plain task, and the rows of the cells that it completes, whose ids it returns.
+
+    Worker processes are reused, so torch is imported once in each.
+    """
     parallel.use_threads(resources.cpus_per_worker)
     report = lambda facts: board.post.remote(stage.key, dict(facts))  # noqa: E731
     stages.run_stage(stage, store, unpack(packed), resources, report=report)
+    recorded = []
+    for cell in completes:
+        with suppress(Exception):  # is tried again as a task of its own, whose error becomes the row of the cell
+            record(cell, store)
+            recorded.append(cell.id)
+    return recorded
 
 
 @ray.remote(num_cpus=0)
@@ -64,8 +77,10 @@ def _run_group(stage: Stage, store: Store, boxed: list[Any], resources: Resource
 
 
 @ray.remote(num_cpus=0)
-def _record(cell: Cell, store: Store) -> dict[str, Any]:
-    return record(cell, store)
+def _record(cell: Cell, store: Store) -> list[str]:
+    """The row of a cell whose stages were in the store already."""
+    record(cell, store)
+    return [cell.id]
 
 
 @dataclass
@@ -77,8 +92,11 @@ class _Graph:
     unmet: dict[str, set[str]] = field(default_factory=dict)
     waiting: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     ready: list[str] = field(default_factory=list)
+    users: Counter[str] = field(default_factory=Counter)
+    """How many stages are left, for each data set."""
 
     def __post_init__(self) -> None:
+        self.users.update(stage.data for stage in self.stages.values())
         needs = {key: {need.key for need in stage.needs} for key, stage in self.stages.items()}
         needs |= {id_: {stage.key for stage in cell.stages()} for id_, cell in self.cells.items()}
         for name, needed in needs.items():
@@ -91,8 +109,18 @@ class _Graph:
         """A stage is in the store: what waited only for it is ready."""
         for name in self.waiting.pop(key, []):
             self.unmet[name].discard(key)
-            if not self.unmet[name]:
+            if not self.unmet[name] and (name in self.cells or name in self.stages):
                 self.ready.append(name)
+
+    def take(self, key: str) -> Stage:
+        """A stage that will not run (again)."""
+        stage = self.stages.pop(key)
+        self.users[stage.data] -= 1
+        return stage
+
+    def completed_by(self, key: str) -> list[Cell]:
+        """The cells that wait for this stage alone."""
+        return [self.cells[name] for name in self.waiting.get(key, ()) if name in self.cells and self.unmet[name] == {key}]
 
     def give_up(self, key: str) -> list[Cell]:
         """A stage failed: nothing that stands on it can run. Returns the cells among that."""
@@ -101,13 +129,17 @@ class _Graph:
             self.unmet[name].discard(key)
             if name in self.cells:
                 lost.append(self.cells.pop(name))
-            elif self.stages.pop(name, None):
+            elif name in self.stages:
+                self.take(name)
                 lost += self.give_up(name)
         return lost
 
 
 def run_grid(experiment: Experiment, plan: Plan, store: Store, have: Offer, progress: Progress) -> list[dict[str, Any]]:
-    """Run what the plan says is left. Returns the rows of all its cells, old and new."""
+    """Run what the plan says is left. Returns the rows of all its cells, old and new.
+
+    The driver keeps no new rows while it runs, so that its memory does not grow with the grid.
+    """
     if have.nodes > 1:
         check_store_everywhere(store)
     return _Run(experiment, plan, store, have, progress).run()
@@ -119,7 +151,9 @@ class _Run:
     def __init__(self, experiment: Experiment, plan: Plan, store: Store, have: Offer, progress: Progress) -> None:
         self.experiment, self.plan, self.store, self.have, self.progress = experiment, plan, store, have, progress
         self.graph = _Graph(dict(plan.stages), {cell.id: cell for cell in plan.todo})
-        self.rows: dict[str, dict[str, Any]] = dict(plan.rows)
+        self.statuses: dict[str, str] = {id_: row["status"] for id_, row in plan.rows.items()}
+        self.lines: dict[float, deque[tuple[int, str]]] = defaultdict(deque)
+        self.places = count()
         self.running: dict[Any, tuple[str, float]] = {}
         self.data: dict[str, Any] = {}
         self.board: Any = _BoardActor.remote()
@@ -127,18 +161,22 @@ class _Run:
 
     def run(self) -> list[dict[str, Any]]:
         for cell in self.plan.infeasible:
-            if cell.id not in self.rows:
+            if cell.id not in self.statuses:
                 self._finish(cell, record_failure(cell, self.store, "infeasible", str(cell.infeasible)))
-        while self.graph.ready or self.running:
-            self._submit()
+        self._submit()
+        while self.running:
             finished, _ = ray.wait(list(self.running), num_returns=1, timeout=_POLL_SECONDS)
+            if finished:  # and whatever else has ended by now
+                finished, _ = ray.wait(list(self.running), num_returns=len(self.running), timeout=0)
             self._count()
             for ref in finished:
                 self._take(ref)
             if not finished:
-                self.progress.heard(ray.get(self.board.read.remote()))
+                self.progress.heard(ray.get(self.board.read.remote(self._at_work())))
+            self._submit()
         self.gauges.tell(self._measures, now=True)
-        return [self.rows[cell.id] for cell in self.plan.cells if cell.id in self.rows]
+        rows = {**self.plan.rows, **self.store.rows(self.statuses.keys() - self.plan.rows.keys())}
+        return [rows[cell.id] for cell in self.plan.cells if cell.id in rows]
 
     def _count(self) -> None:
         """Add the GPU time since the last count, and tell the gauges."""
@@ -150,14 +188,14 @@ class _Run:
 
     def _measures(self) -> dict[str, float]:
         """The values of the gauges."""
-        failed = sum(row["status"] == "failed" for row in self.rows.values())
+        failed = sum(status == "failed" for status in self.statuses.values())
         at_work = self._at_work()
         served = {cell for name in at_work for cell in (name, *self.graph.waiting.get(name, ())) if cell in self.graph.cells}
         return {
-            "raybd_cells_done": len(self.rows) - failed,
+            "raybd_cells_done": len(self.statuses) - failed,
             "raybd_cells_failed": failed,
             "raybd_cells_running": len(served),
-            "raybd_stages_waiting": sum(name in self.graph.stages for name in self.graph.ready),
+            "raybd_stages_waiting": sum(len(line) for cost, line in self.lines.items() if cost),
             "raybd_gpu_seconds": self.gpu_seconds,
         }
 
@@ -166,23 +204,28 @@ class _Run:
         return {name for name, _ in self.running.values()}
 
     def _submit(self) -> None:
-        """Start what is ready, as much as the cluster can hold; the order of the cells decides who comes first."""
-        left = []
+        """Start what is ready, as much as the cluster can hold; the order of the cells decides who comes first.
+
+        What takes the same share of the cluster stands in one line, so that only the first of each line has to be looked at.
+        """
         for name in self.graph.ready:
+            cost = self._cost(self.graph.stages[name]) if name in self.graph.stages else 0.0
+            self.lines[cost].append((next(self.places), name))
+        self.graph.ready.clear()
+        while fitting := [cost for cost, line in self.lines.items() if line and self._fits(cost)]:
+            cost = min(fitting, key=lambda cost: self.lines[cost][0])
+            _, name = self.lines[cost].popleft()
             if name in self.graph.cells:
-                if sum(cost == 0 for _, cost in self.running.values()) >= _CELLS_IN_FLIGHT:
-                    left.append(name)
-                else:
-                    self.running[_record.remote(self.graph.cells[name], self.store)] = (name, 0.0)
-            elif name in self.graph.stages:
-                stage = self.graph.stages[name]
-                cost = self._cost(stage)
-                if self.running and sum(c for _, c in self.running.values()) + cost > 1 + 1e-9:
-                    left.append(name)
-                else:
-                    self.running[self._start(stage)] = (name, cost)
-                    self.progress.started(stage)
-        self.graph.ready = left
+                self.running[_record.remote(self.graph.cells[name], self.store)] = (name, cost)
+            else:
+                self.running[self._start(self.graph.stages[name])] = (name, cost)
+                self.progress.started(self.graph.stages[name])
+
+    def _fits(self, cost: float) -> bool:
+        """Whether the cluster can hold this beside what runs."""
+        if not cost:
+            return sum(not taken for _, taken in self.running.values()) < min(_CELLS_IN_FLIGHT, max(1, self.have.cpus))
+        return not self.running or sum(taken for _, taken in self.running.values()) + cost <= 1 + 1e-9
 
     def _cost(self, stage: Stage) -> float:
         """The share of the cluster that a stage takes."""
@@ -201,22 +244,22 @@ class _Run:
         task = _run_alone.options(
             num_cpus=asked.cpus_per_worker, num_gpus=gpus, max_retries=_CRASH_RETRIES, retry_exceptions=[OSError]
         )
-        return task.remote(stage, self.store, data, asked, self.board)
+        return task.remote(stage, self.graph.completed_by(stage.key), self.store, data, asked, self.board)
 
     def _take(self, ref: Any) -> None:
         """A task has ended, well or not."""
         name, _ = self.running.pop(ref)
         try:
-            row = ray.get(ref)
+            recorded = ray.get(ref) or ()
         except Exception as error:
             self._fail(name, _cause(error), str(error))
             return
-        if name in self.graph.cells:
-            self._finish(self.graph.cells.pop(name), row)
-        else:
+        for id_ in recorded:
+            self._finish(self.graph.cells.pop(id_), {"status": "ok"})
+        if name in self.graph.stages:
             self.progress.finished(self.graph.stages[name])
             self.graph.done(name)
-            self._forget_data(self.graph.stages.pop(name))
+            self._forget_data(self.graph.take(name))
 
     def _fail(self, name: str, error: BaseException, traceback: str) -> None:
         status = "infeasible" if isinstance(error, Infeasible) else "failed"
@@ -224,19 +267,19 @@ class _Run:
             lost = [self.graph.cells.pop(name)]
         else:
             self.progress.failed(self.graph.stages[name], describe_error(error))
-            stage = self.graph.stages.pop(name)
+            stage = self.graph.take(name)
             lost = self.graph.give_up(name)
             self._forget_data(stage)
         for cell in lost:
             self._finish(cell, record_failure(cell, self.store, status, describe_error(error), traceback))
 
-    def _finish(self, cell: Cell, row: dict[str, Any]) -> None:
-        self.rows[cell.id] = row
+    def _finish(self, cell: Cell, row: Mapping[str, Any]) -> None:
+        self.statuses[cell.id] = row["status"]
         self.progress.recorded(cell, row)
 
     def _forget_data(self, stage: Stage) -> None:
         """Free a data set that no stage needs any more."""
-        if not any(other.data == stage.data for other in self.graph.stages.values()):
+        if not self.graph.users[stage.data]:
             self.data.pop(stage.data, None)
 
 
