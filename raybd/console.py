@@ -30,8 +30,8 @@ _OF_SOME = (
 _NAMES = ("dataset", "attack", "trainer", "defense", "seed")
 
 
-def cells_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The rows of an experiment; a name that is the same in all rows stands in the title."""
+def cells_table(rows: Sequence[Mapping[str, Any]], most: int = 200) -> Table:
+    """The rows of an experiment, failed ones first where they are too many; a name that is the same in all stands in the title."""
     varied = [name for name in _NAMES if name in ("attack", "defense") or len({row[name] for row in rows}) > 1]
     fixed = ", ".join(f"{name} {rows[0][name]}" for name in _NAMES if rows and name not in varied)
     table = Table(box=box.SIMPLE_HEAD, title=fixed or None, title_justify="left", pad_edge=False)
@@ -41,7 +41,10 @@ def cells_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for title, _ in columns:
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("status", overflow="fold")
-    for row in rows:
+    shown = sorted(rows, key=lambda row: row["status"] != "failed")[:most] if len(rows) > most else rows
+    if len(shown) < len(rows):
+        table.caption = f"{len(shown)} of {len(rows)} cells, failed ones first; all of them: --json, or raybd.load_cells(STORE)"
+    for row in shown:
         numbers = [_number(row.get(column)) for _, column in columns]
         table.add_row(*(str(row[name]) for name in varied), *numbers, _status(row))
     return table

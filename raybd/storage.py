@@ -7,7 +7,7 @@ tried again.
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,9 @@ from raybd.types import UserError
 
 log = logging.getLogger("raybd.store")
 Result = TypeVar("Result")
+
+_MARKS = ("size", "mtime", "LastModified", "ETag", "updated", "etag", "last_modified")
+"""What file systems know of a file that changes when it is written, under the names that they have for it."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,22 @@ class Storage:
             raise FileNotFoundError(path) from error
         return data
 
+    def read_many(self, paths: Sequence[str]) -> dict[str, bytes]:
+        """The bytes of many files, of those that are there; a remote file system is asked for all at the same time."""
+        if self.local:
+            return {path: data for path in paths if (data := self._read_if_there(path)) is not None}
+        found = _retried(lambda: self.filesystem.cat([self.at(path) for path in paths], on_error="return"))
+        failed = [data for data in found.values() if isinstance(data, Exception) and not isinstance(data, FileNotFoundError)]
+        if failed:
+            raise failed[0]
+        return {str(at)[len(self.root) + 1 :]: data for at, data in found.items() if isinstance(data, bytes)}
+
+    def _read_if_there(self, path: str) -> bytes | None:
+        try:
+            return self.read(path)
+        except FileNotFoundError:
+            return None
+
     def write(self, path: str, data: bytes) -> None:
         """Write a file so that no reader ever sees half of it."""
         if not self.local:
@@ -112,6 +131,14 @@ class Storage:
         """The files that match a glob, relative to the store, sorted; names that begin with a dot are not listed."""
         found = self.filesystem.glob(self.at(pattern))
         return sorted(str(path)[len(self.root) + 1 :] for path in found if not Path(path).name.startswith("."))
+
+    def stamps(self, folder: str) -> dict[str, str]:
+        """Size and time of each file of a folder, by name: where they are the same as before, the file was not written since."""
+        try:
+            found = _retried(lambda: self.filesystem.ls(self.at(folder), detail=True))
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        return {Path(info["name"]).name: " ".join(str(info[mark]) for mark in _MARKS if mark in info) for info in found}
 
     def set_aside(self, path: str, why: str) -> None:
         """Move a damaged file or folder out of the way, and say so."""

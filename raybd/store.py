@@ -2,6 +2,7 @@
 
     STORE/scores/dataset=D/attack=A/defense=F/<cell>.parquet    one row per scored sample
     STORE/cells/<cell>.parquet                                  one row per cell
+    STORE/gathered/cells.parquet                                copy of the rows of all cells, for reading them at once
     STORE/trials/sweep=S/<trial>.parquet                        one row per trial of a sweep
     STORE/sweeps/<name>/study.journal                           Optuna's study of a sweep
     STORE/artifacts/<stage>/<key>/{tensors.safetensors, manifest.json}
@@ -17,17 +18,19 @@ A file appears whole or not at all. The manifest is written last, so an artefact
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import yaml
 
+from raybd.gathered import read_folder
 from raybd.storage import Storage
 from raybd.types import UserError
 
@@ -35,7 +38,14 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+Item = TypeVar("Item", bound=Hashable)
+Result = TypeVar("Result")
+
 SCHEMA_VERSION = 1
+_AT_ONCE = 8
+"""How many files are looked at at the same time."""
+_MANY = 100
+"""Of more artefacts than that it is quicker to list all that there are, and to look only at these."""
 _JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets this in the driver of a `ray job submit`."""
 
@@ -197,8 +207,14 @@ class Store(Storage):
 
     def states(self, artifacts: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
         """The state of many artefacts at once."""
-        with ThreadPoolExecutor(8) as pool:
-            return dict(zip(artifacts, pool.map(lambda item: self.state(*item), artifacts), strict=True))
+        found = set(artifacts)
+        if len(artifacts) > _MANY:
+            found = {(stage, key) for stage in {stage for stage, _ in artifacts} for key in self.keys(stage)}
+        return dict.fromkeys(artifacts, "missing") | _at_once(lambda item: self.state(*item), [a for a in artifacts if a in found])
+
+    def keys(self, stage: str) -> list[str]:
+        """The keys of the artefacts of a stage, finished or not, sorted."""
+        return sorted(self.stamps(f"artifacts/{stage}"))
 
     def write_scores(self, cell: str, dataset: str, attack: str, defense: str, columns: Mapping[str, Any]) -> None:
         """Write the score rows of a cell; a repeated write replaces them."""
@@ -207,7 +223,8 @@ class Store(Storage):
 
     def write_cell(self, row: Mapping[str, Any]) -> None:
         """Write the row of a cell; a repeated write replaces it."""
-        self.write(f"cells/{row['cell']}.parquet", _parquet(pa.Table.from_pylist([dict(row)], schema=CELLS)))
+        table = pa.Table.from_pylist([dict(row)], schema=CELLS)
+        self.write(f"cells/{row['cell']}.parquet", _small_parquet(table))
 
     def cell(self, cell: str) -> dict[str, Any] | None:
         """The row of a cell, if it is there and sound, its scores too; what is damaged is set aside."""
@@ -223,9 +240,20 @@ class Store(Storage):
             return None
         return row
 
+    def rows(self, cells: Collection[str]) -> dict[str, dict[str, Any]]:
+        """The rows of many cells, by id, of those that are there and sound, their scores too; what is damaged is set aside."""
+        table = read_folder(self, "cells", CELLS)
+        rows: list[dict[str, Any]] = table.filter(pc.is_in(table["cell"], pa.array(list(cells), pa.string()))).to_pylist()
+        found = {row["cell"]: row for row in rows}
+        sound = _at_once(lambda cell: self._scores_are_sound(found[cell]), [cell for cell, row in found.items() if row["n_scores"]])
+        return {cell: row for cell, row in found.items() if sound.get(cell, True)}
+
     def cells(self, experiment: str | None = None) -> "pd.DataFrame":
         """All cells, or those of one experiment, as a pandas frame."""
-        frame = self._frame("cells", CELLS, None if experiment is None else pads.field("experiment") == experiment)
+        table = read_folder(self, "cells", CELLS)
+        if experiment is not None:
+            table = table.filter(pc.field("experiment") == experiment)
+        frame: pd.DataFrame = table.to_pandas()
         return frame.sort_values(
             ["experiment", "dataset", "attack", "trainer", "seed", "defense_role", "defense"], ignore_index=True
         )
@@ -318,6 +346,14 @@ class Store(Storage):
                 self.set_aside(str(path)[len(self.root) + 1 :], f"not a readable Parquet file ({_first_line(error)})")
 
 
+def _at_once(do: Callable[[Item], Result], items: Sequence[Item]) -> dict[Item, Result]:
+    """What `do` finds for each of many items; each thread takes its share, for a thread's turn costs more than a small file."""
+    shares = [items[i::_AT_ONCE] for i in range(_AT_ONCE)]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        results = pool.map(lambda share: [(item, do(item)) for item in share], shares)
+        return dict(pair for share in results for pair in share)
+
+
 def in_job() -> bool:
     """Whether this process is the driver of a `ray job submit`."""
     return _JOB_MARK in os.environ
@@ -337,6 +373,16 @@ def open_store(url: str) -> Store:
 def _parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue())
+
+
+def _small_parquet(table: pa.Table) -> bytes:
+    """For a few rows: what makes many rows small and quick to search makes one row large and slow to read."""
+    sink = pa.BufferOutputStream()
+    lean = {"compression": "none", "use_dictionary": False, "write_statistics": False, "store_schema": False}
+    with pq.ParquetWriter(sink, table.schema, **lean) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata(table.schema.metadata)
     return bytes(sink.getvalue())
 
 

@@ -5,102 +5,38 @@ they finish, a crashed stage is tried again from its last checkpoint, and an err
 """
 
 import time
-from collections import defaultdict
-from dataclasses import dataclass, field
+from collections import defaultdict, deque
+from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
-from raybd import parallel, stages
-from raybd.engine.board import begin
 from raybd.engine.cluster import Offer, gpus_of
-from raybd.engine.data import load_dataset, unpack
+from raybd.engine.data import load_dataset
 from raybd.engine.diary import Diary
 from raybd.engine.doctor import check_store_everywhere
 from raybd.engine.progress import Gauges, Progress
+from raybd.engine.tasks import CRASH_RETRIES, record_cell, run_alone, run_group, why_lost
+from raybd.engine.waiting import Waiting
 from raybd.engine.watch import Watch, wait_for_places
-from raybd.experiment import Cell, Experiment, Resources
+from raybd.experiment import Cell, Experiment
 from raybd.graph import Stage
 from raybd.plan import Plan
 from raybd.provenance import commit, versions
-from raybd.record import describe_error, record, record_failure
+from raybd.record import describe_error, record_failure
 from raybd.store import Store
 from raybd.types import Infeasible
 
 _POLL_SECONDS = 0.5
-_CRASH_RETRIES = 2
 _CELLS_IN_FLIGHT = 16
 
 
-@ray.remote
-def _run_alone(stage: Stage, store: Store, packed: Any, resources: Resources, board: Any) -> None:
-    """A stage as a plain task; worker processes are reused, so torch is imported once in each."""
-    begin(board, stage.key)
-    parallel.use_threads(resources.cpus_per_worker)
-    report = lambda facts: board.post.remote(stage.key, dict(facts))  # noqa: E731
-    stages.run_stage(stage, store, unpack(packed), resources, report=report)
-
-
-@ray.remote(num_cpus=0)
-def run_group_task(
-    stage: Stage, store: Store, boxed: list[Any], resources: Resources, gpus: float, board: Any, watched: bool = False
-) -> None:
-    """A stage as a Ray Train job; this task only waits, the workers hold the resources."""
-    from raybd.engine.train import run_group
-
-    run_group(stage, store, boxed, resources, gpus, board, watched)
-
-
-@ray.remote(num_cpus=0)
-def _record(cell: Cell, store: Store) -> dict[str, Any]:
-    return record(cell, store)
-
-
-class StageLost(Exception):
-    """The process of a stage died, again and again."""
-
-
-@dataclass
-class _Graph:
-    """What waits for what."""
-
-    stages: dict[str, Stage]
-    cells: dict[str, Cell]
-    unmet: dict[str, set[str]] = field(default_factory=dict)
-    waiting: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    ready: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        needs = {key: {need.key for need in stage.needs} for key, stage in self.stages.items()}
-        needs |= {id_: {stage.key for stage in cell.stages()} for id_, cell in self.cells.items()}
-        for name, needed in needs.items():
-            self.unmet[name] = needed & self.stages.keys()
-            for key in self.unmet[name]:
-                self.waiting[key].append(name)
-        self.ready = [name for name in [*self.cells, *self.stages] if not self.unmet[name]]
-
-    def done(self, key: str) -> None:
-        """A stage is in the store: what waited only for it is ready."""
-        for name in self.waiting.pop(key, []):
-            self.unmet[name].discard(key)
-            if not self.unmet[name]:
-                self.ready.append(name)
-
-    def give_up(self, key: str) -> list[Cell]:
-        """A stage failed: nothing that stands on it can run. Returns the cells among that."""
-        lost = []
-        for name in self.waiting.pop(key, []):
-            self.unmet[name].discard(key)
-            if name in self.cells:
-                lost.append(self.cells.pop(name))
-            elif self.stages.pop(name, None):
-                lost += self.give_up(name)
-        return lost
-
-
 def run_grid(experiment: Experiment, plan: Plan, store: Store, have: Offer, progress: Progress) -> list[dict[str, Any]]:
-    """Run what the plan says is left. Returns the rows of all its cells, old and new."""
+    """Run what the plan says is left. Returns the rows of all its cells, old and new.
+
+    The driver keeps no new rows while it runs, so that its memory does not grow with the grid.
+    """
     have = wait_for_places(experiment, plan.stages.values(), have)
     if have.nodes > 1:
         check_store_everywhere(store)
@@ -112,8 +48,10 @@ class _Run:
 
     def __init__(self, experiment: Experiment, plan: Plan, store: Store, have: Offer, progress: Progress) -> None:
         self.experiment, self.plan, self.store, self.progress = experiment, plan, store, progress
-        self.graph = _Graph(dict(plan.stages), {cell.id: cell for cell in plan.todo})
-        self.rows: dict[str, dict[str, Any]] = dict(plan.rows)
+        self.graph = Waiting(dict(plan.stages), {cell.id: cell for cell in plan.todo})
+        self.statuses: dict[str, str] = {id_: row["status"] for id_, row in plan.rows.items()}
+        self.lines: dict[float, deque[tuple[int, str]]] = defaultdict(deque)
+        self.places = count()
         self.running: dict[Any, tuple[str, float]] = {}
         self.data: dict[str, Any] = {}
         self.watch, self.diary = Watch(experiment, have), Diary(store, experiment.name)
@@ -129,22 +67,26 @@ class _Run:
             end = describe_error(error)
             raise
         finally:
-            self.diary.note("run ended", how=end, cells=len(self.rows), running=sorted(self._at_work()))
+            self.diary.note("run ended", how=end, cells=len(self.statuses), running=sorted(self._at_work()))
             self.diary.write()
 
     def _run(self) -> list[dict[str, Any]]:
         for cell in self.plan.infeasible:
-            if cell.id not in self.rows:
+            if cell.id not in self.statuses:
                 self._finish(cell, record_failure(cell, self.store, "infeasible", str(cell.infeasible)))
-        while self.graph.ready or self.running:
-            self._submit()
+        self._submit()
+        while self.running:
             finished, _ = ray.wait(list(self.running), num_returns=1, timeout=_POLL_SECONDS)
+            if finished:  # and whatever else has ended by now
+                finished, _ = ray.wait(list(self.running), num_returns=len(self.running), timeout=0)
             self._count()
             for ref in finished:
                 self._take(ref)
             self._look()
+            self._submit()
         self.gauges.tell(self._measures, now=True)
-        return [self.rows[cell.id] for cell in self.plan.cells if cell.id in self.rows]
+        rows = {**self.plan.rows, **self.store.rows(self.statuses.keys() - self.plan.rows.keys())}
+        return [rows[cell.id] for cell in self.plan.cells if cell.id in rows]
 
     def _look(self) -> None:
         """See how far the stages are; stop those that take too long, and give up where none can be placed any more."""
@@ -175,14 +117,14 @@ class _Run:
 
     def _measures(self) -> dict[str, float]:
         """The values of the gauges."""
-        failed = sum(row["status"] == "failed" for row in self.rows.values())
+        failed = sum(status == "failed" for status in self.statuses.values())
         at_work = self._at_work()
         served = {cell for name in at_work for cell in (name, *self.graph.waiting.get(name, ())) if cell in self.graph.cells}
         return {
-            "raybd_cells_done": len(self.rows) - failed,
+            "raybd_cells_done": len(self.statuses) - failed,
             "raybd_cells_failed": failed,
             "raybd_cells_running": len(served),
-            "raybd_stages_waiting": sum(name in self.graph.stages for name in self.graph.ready),
+            "raybd_stages_waiting": sum(len(line) for cost, line in self.lines.items() if cost),
             "raybd_gpu_seconds": self.gpu_seconds,
         }
 
@@ -191,23 +133,28 @@ class _Run:
         return {name for name, _ in self.running.values()}
 
     def _submit(self) -> None:
-        """Start what is ready, as much as the cluster can hold; the order of the cells decides who comes first."""
-        left = []
+        """Start what is ready, as much as the cluster can hold; the order of the cells decides who comes first.
+
+        What takes the same share of the cluster stands in one line, so that only the first of each line has to be looked at.
+        """
         for name in self.graph.ready:
+            cost = self._cost(self.graph.stages[name]) if name in self.graph.stages else 0.0
+            self.lines[cost].append((next(self.places), name))
+        self.graph.ready.clear()
+        while fitting := [cost for cost, line in self.lines.items() if line and self._fits(cost)]:
+            cost = min(fitting, key=lambda cost: self.lines[cost][0])
+            _, name = self.lines[cost].popleft()
             if name in self.graph.cells:
-                if sum(cost == 0 for _, cost in self.running.values()) >= _CELLS_IN_FLIGHT:
-                    left.append(name)
-                else:
-                    self.running[_record.remote(self.graph.cells[name], self.store)] = (name, 0.0)
-            elif name in self.graph.stages:
-                stage = self.graph.stages[name]
-                cost = self._cost(stage)
-                if self.running and sum(c for _, c in self.running.values()) + cost > 1 + 1e-9:
-                    left.append(name)
-                else:
-                    self.running[self._start(stage)] = (name, cost)
-                    self.progress.started(stage)
-        self.graph.ready = left
+                self.running[record_cell.remote(self.graph.cells[name], self.store)] = (name, cost)
+            else:
+                self.running[self._start(self.graph.stages[name])] = (name, cost)
+                self.progress.started(self.graph.stages[name])
+
+    def _fits(self, cost: float) -> bool:
+        """Whether the cluster can hold this beside what runs."""
+        if not cost:
+            return sum(not taken for _, taken in self.running.values()) < min(_CELLS_IN_FLIGHT, max(1, self.watch.have.cpus))
+        return not self.running or sum(taken for _, taken in self.running.values()) + cost <= 1 + 1e-9
 
     def _cost(self, stage: Stage) -> float:
         """The share of the cluster that a stage takes."""
@@ -224,27 +171,27 @@ class _Run:
         if data is None:
             data = self.data[stage.data] = load_dataset.remote(stage.dataset)
         if asked.workers > 1:
-            return run_group_task.remote(stage, self.store, [data], asked, gpus, self.watch.board)
-        task = _run_alone.options(
-            num_cpus=asked.cpus_per_worker, num_gpus=gpus, max_retries=_CRASH_RETRIES, retry_exceptions=[OSError]
+            return run_group.remote(stage, self.store, [data], asked, gpus, self.watch.board)
+        task = run_alone.options(
+            num_cpus=asked.cpus_per_worker, num_gpus=gpus, max_retries=CRASH_RETRIES, retry_exceptions=[OSError]
         )
-        return task.remote(stage, self.store, data, asked, self.watch.board)
+        return task.remote(stage, self.graph.completed_by(stage.key), self.store, data, asked, self.watch.board)
 
     def _take(self, ref: Any) -> None:
         """A task has ended, well or not."""
         name, _ = self.running.pop(ref)
         try:
-            row = ray.get(ref)
+            recorded = ray.get(ref) or ()
         except Exception as error:
-            self._fail(name, _cause(error), str(error))
+            self._fail(name, why_lost(error), str(error))
             return
-        if name in self.graph.cells:
-            self._finish(self.graph.cells.pop(name), row)
-        else:
+        for id_ in recorded:
+            self._finish(self.graph.cells.pop(id_), {"status": "ok"})
+        if name in self.graph.stages:
             self.diary.note("stage done", key=name, stage=self.graph.stages[name].name, kind=self.graph.stages[name].method.kind)
             self.progress.finished(self.graph.stages[name])
             self.graph.done(name)
-            self._forget_data(self.graph.stages.pop(name))
+            self._forget_data(self.graph.take(name))
 
     def _fail(self, name: str, error: BaseException, traceback: str) -> None:
         status = "infeasible" if isinstance(error, Infeasible) else "failed"
@@ -252,31 +199,18 @@ class _Run:
             lost = [self.graph.cells.pop(name)]
         else:
             self.progress.failed(self.graph.stages[name], describe_error(error))
-            stage = self.graph.stages.pop(name)
+            stage = self.graph.take(name)
             lost = self.graph.give_up(name)
             self._forget_data(stage)
         self.diary.note("failed", key=name, error=describe_error(error), cells=[str(cell) for cell in lost])
         for cell in lost:
             self._finish(cell, record_failure(cell, self.store, status, describe_error(error), traceback))
 
-    def _finish(self, cell: Cell, row: dict[str, Any]) -> None:
-        self.rows[cell.id] = row
+    def _finish(self, cell: Cell, row: Mapping[str, Any]) -> None:
+        self.statuses[cell.id] = row["status"]
         self.progress.recorded(cell, row)
 
     def _forget_data(self, stage: Stage) -> None:
         """Free a data set that no stage needs any more."""
-        if not any(other.data == stage.data for other in self.graph.stages.values()):
+        if not self.graph.users[stage.data]:
             self.data.pop(stage.data, None)
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The error that a stage raised, without Ray's wrapping; where its process died, what that means."""
-    failures = getattr(error, "worker_failures", None)
-    if isinstance(error, RayTaskError):
-        return _cause(error.cause) if error.cause is not None else error
-    if isinstance(error, OutOfMemoryError):
-        return StageLost("out of memory: Ray killed the stage's process, twice, before the machine ran out; run less at once")
-    if isinstance(error, WorkerCrashedError):
-        tries = _CRASH_RETRIES + 1
-        return StageLost(f"the stage's process died {tries} times; the system may have killed it for want of memory")
-    return _cause(next(iter(failures.values()))) if failures else error

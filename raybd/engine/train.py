@@ -22,7 +22,7 @@ _SCRATCH = "train"
 _TIMEOUT_SECONDS = 600
 
 
-def run_group(stage: Stage, store: Store, data: Any, resources: Resources, gpus: float, board: Any, watched: bool) -> None:
+def train_group(stage: Stage, store: Store, data: Any, resources: Resources, gpus: float, board: Any, watched: bool) -> None:
     """Run a stage on a group of workers and wait. A dead worker restarts the group, which goes on from the stage's checkpoint."""
     name = f"{stage.name}-{stage.key}-{uuid.uuid4().hex[:8]}"
     try:

@@ -17,7 +17,7 @@ from raybd import parallel, stages
 from raybd.engine.board import new_board
 from raybd.engine.cluster import Offer, gpus_of
 from raybd.engine.data import load_dataset, unpack
-from raybd.engine.grid import run_group_task
+from raybd.engine.tasks import run_group
 from raybd.experiment import Experiment
 from raybd.graph import Stage
 from raybd.provenance import commit, versions
@@ -122,7 +122,7 @@ class _Runner:
             return
         board, last = new_board(), None
         boxed = [packed if packed is not None else load_dataset.remote(stage.dataset)]
-        task = run_group_task.remote(stage, store, boxed, asked, gpus_of(asked, self.job.have), board, watched)
+        task = run_group.remote(stage, store, boxed, asked, gpus_of(asked, self.job.have), board, watched)
         while not ray.wait([task], timeout=_POLL_SECONDS)[0]:
             facts = ray.get(board.read.remote({stage.key}))[1].get(stage.key)
             if facts is not None and facts != last:

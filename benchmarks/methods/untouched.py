@@ -1,0 +1,16 @@
+"""A repair that repairs nothing."""
+
+from torch import Generator
+
+from raybd.types import Config, Split, Victim
+
+
+class Untouched(Config):
+    """Hands back the victim."""
+
+    variant: int = 0
+    """Tells one such repair from another."""
+
+    def repair(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Victim:
+        """The same victim."""
+        return victim
