@@ -4,13 +4,18 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import s3fs
 import yaml
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
 
 from raybd.store import Store
 from tests.clusters import Cluster, cluster, kill
@@ -78,6 +83,49 @@ def test_a_stage_that_runs_out_of_memory_is_a_failed_row_and_the_others_go_on(tm
     assert rows["traced_0"]["status"] == "failed"
     assert "memory" in rows["traced_0"]["error"]
     assert {rows[name]["status"] for name in ("none", "traced_1")} == {"ok"}
+
+
+@pytest.fixture
+def flaky_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Callable[[], list[bool]]]]:
+    """A bucket whose server answers every third write with an error 500, and which writes it refused."""
+    writes: list[bool] = []
+    counting = threading.Lock()
+    backend = DomainDispatcherApplication(create_backend_app)
+
+    def sometimes(environ: dict[str, Any], start_response: Any) -> Any:
+        if environ["REQUEST_METHOD"] == "PUT" and environ["PATH_INFO"].count("/") > 1:
+            with counting:
+                writes.append(len(writes) % 3 == 2)
+                refused = writes[-1]
+            if refused:
+                environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+                start_response("500 Internal Server Error", [("Content-Length", "0")])
+                return [b""]
+        return backend(environ, start_response)
+
+    server = make_server("127.0.0.1", 0, sometimes, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_MAX_ATTEMPTS": "1",  # so that it is raybd that tries again
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    s3fs.S3FileSystem().mkdir("flaky")
+    yield "s3://flaky/results", lambda: writes
+    server.shutdown()
+
+
+def test_storage_that_fails_every_third_write_loses_nothing(tmp_path: Path, flaky_s3: tuple[str, Callable[[], list[bool]]]) -> None:
+    url, writes = flaky_s3
+    config = {**LITTLE, "attacks": [{"kind": "none"}, {"kind": "badnets"}], "detectors": [{"kind": "spectral"}]}
+    code, _, err = run(config, tmp_path, "--store", url)
+    assert code == 0, err
+    assert sum(writes()) >= 5
+    check_whole(Store(url), 4)
 
 
 def follow(here: Cluster, config: dict[str, Any], folder: Path) -> "subprocess.Popen[str]":
