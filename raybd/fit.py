@@ -236,6 +236,11 @@ def infer(
     return parallel.gather_rows(torch.cat(parts), len(x_NCHW)).cpu()
 
 
+def embeddings(victim: Victim, split: Split) -> Tensor:
+    """z_ND of a split's images: as they came with it from a stage before, or computed now."""
+    return infer(victim, split.x_NCHW, victim.embed) if split.z_ND is None else split.z_ND
+
+
 def has_bf16() -> bool:
     """Whether bf16 is faster than fp32 here, not only possible."""
     if torch.cuda.is_available():

@@ -187,11 +187,20 @@ def _victim(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Fact
     return weights(victim), {**shape_of(dataset), **measure(victim, dataset, poisoned)}
 
 
+def _features(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
+    """The training set as the victim embeds it, once for all detectors that look at that."""
+    suspects = load_poisoned(stage.need("poison"), store).over(dataset.train)
+    return {"z_ND": fit.embeddings(load_victim(stage.need("victim"), store), suspects)}, {}
+
+
 def _score(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
     detector = cast(Detector, stage.method.config)
     poisoned = load_poisoned(stage.need("poison"), store)
     victim = load_victim(stage.need("victim"), store)
     pool = make_pool(detector, victim, dataset, poisoned)
+    for features in (need for need in stage.needs if need.name == "features"):
+        z_ND = store.load(features.name, features.key).tensors["z_ND"]
+        pool = replace(pool, suspects=replace(pool.suspects, z_ND=z_ND))
     rng = random_stream("score", stage.seed)
     order = torch.randperm(len(pool.suspects), generator=rng)
     clean = trusted_images(stage, dataset, poisoned)
@@ -286,6 +295,7 @@ _COMPUTE: Mapping[str, Callable[[Stage, Store, Dataset], tuple[Tensors, Facts]]]
     "poison": _poison,
     "encoder": _encoder,
     "victim": _victim,
+    "features": _features,
     "score": _score,
     "control": _score,
     "scan": _scan,

@@ -45,13 +45,16 @@ class Split:
     y_N: Tensor
     class_names: tuple[str, ...] = ()
     """What the labels are called, for methods that read; empty where nobody said."""
+    z_ND: Tensor | None = None
+    """The images as the victim embeds them, where a stage before has computed that; `fit.embeddings` reads it."""
 
     def __len__(self) -> int:
         return len(self.y_N)
 
     def select(self, rows: Tensor) -> "Split":
         """A copy of some rows (indices or a mask)."""
-        return replace(self, x_NCHW=self.x_NCHW[rows], y_N=self.y_N[rows])
+        z_ND = None if self.z_ND is None else self.z_ND[rows]
+        return replace(self, x_NCHW=self.x_NCHW[rows], y_N=self.y_N[rows], z_ND=z_ND)
 
 
 @dataclass(frozen=True)
@@ -309,7 +312,10 @@ class DefendingTrainer(Protocol):
 
 
 class Detector(Protocol):
-    """A way to find poisoned or triggered samples: detectors/NAME.py."""
+    """A way to find poisoned or triggered samples: detectors/NAME.py.
+
+    One that asks `fit.embeddings` for all suspects says `embeds = True`: they are then computed once for each victim.
+    """
 
     @property
     def pool(self) -> Pool:

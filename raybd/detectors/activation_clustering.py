@@ -9,7 +9,7 @@ the cluster that trusted images avoid: the smaller one is the wrong one when poi
 0.1 with ten classes).
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 from torch import Generator
 
-from raybd.fit import infer
+from raybd.fit import embeddings
 from raybd.types import Config, Split, Suspicion, Victim
 
 Array = NDArray[np.float64]
@@ -33,6 +33,7 @@ class ActivationClustering(Config):
 
     pool: Literal["train"] = "train"
     """Scores the training set."""
+    embeds: ClassVar[bool] = True
     reduction: Literal["ica", "pca"] = "ica"
     """Independent (paper) or principal components."""
     components: int = Field(10, ge=1)
@@ -47,8 +48,8 @@ class ActivationClustering(Config):
 
     def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
         """Suspicion of each training image, within the class that it is labelled as."""
-        z_ND = infer(victim, suspects.x_NCHW, victim.embed).double().numpy()
-        z_clean_ND = infer(victim, clean.x_NCHW, victim.embed).double().numpy()
+        z_ND = embeddings(victim, suspects).double().numpy()
+        z_clean_ND = embeddings(victim, clean).double().numpy()
         score_N, threshold_N = np.zeros(len(suspects)), np.zeros(len(suspects))
         labels_N, clean_labels_N = suspects.y_N.numpy(), clean.y_N.numpy()
         for label in np.unique(labels_N):
