@@ -19,6 +19,7 @@ Pool = Literal["train", "test"]
 """What a detector scores: the whole training set, or a stream of test inputs."""
 
 CLEAN, POISON, CROSS = 0, 1, 2
+_STAMPED_AT_ONCE = 500
 ROLES = ("clean", "poison", "cross")
 """Truth about a sample. `cross`: changed like poison, but with its true label (WaNet's noise samples); a negative for detectors."""
 
@@ -105,6 +106,14 @@ class Stamp(Protocol):
 
     def __call__(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Copies of the images with the trigger, uint8; `state` is what the trigger needs beyond the attack's config."""
+
+
+def stamped(stamp: Stamp, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+    """Copies of the images with the trigger. A part at a time: triggers compute in float, which would fill memory."""
+    x_NCHW = x_NCHW.clone()
+    for part_BCHW in x_NCHW.split(_STAMPED_AT_ONCE):
+        part_BCHW.copy_(stamp(part_BCHW, state))
+    return x_NCHW
 
 
 @dataclass(frozen=True)

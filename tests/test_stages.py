@@ -340,14 +340,14 @@ def test_what_the_trigger_covers_can_be_left_out_of_a_score() -> None:
     victim, dataset = by_hand()
     poisoned = BadNets(size=1, rate=0.3).poison(dataset.train, 4, random_stream("poison", 0))
     pool = stages.make_pool(Strip(), victim, dataset, poisoned)
-    n, order = len(pool.suspects), torch.arange(len(pool.suspects))
+    n = len(pool.suspects)
     parts = torch.zeros(n, 2, 2)
     parts[pool.role_N == 1, 1, 1] = 9  # the trigger itself
     parts[:, 0, 0] = torch.linspace(1, 0, n)  # triggered ones stand last
-    found = pools.outside_trigger(Suspicion(parts.sum((1, 2)), torch.tensor(0.0), parts_NHW=parts), pool, order, dataset)
+    found = pools.outside_trigger(Suspicion(parts.sum((1, 2)), torch.tensor(0.0), parts_NHW=parts), pool, dataset)
     assert found == 0.0
     everywhere = Suspicion(parts.sum((1, 2)), torch.tensor(0.0), parts_NHW=parts.sum((1, 2)).view(n, 1, 1))
-    assert pools.outside_trigger(everywhere, pool, order, dataset) is None
+    assert pools.outside_trigger(everywhere, pool, dataset) is None
 
 
 def test_the_undefended_row_of_an_encoder_says_what_the_trigger_does_to_its_twin(tmp_path: Path) -> None:
