@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import yaml
 
@@ -223,6 +222,8 @@ class Store(Storage):
 
     def cells(self, experiment: str | None = None) -> "pd.DataFrame":
         """All cells, or those of one experiment, as a pandas frame."""
+        import pyarrow.dataset as pads
+
         frame = self._frame("cells", CELLS, None if experiment is None else pads.field("experiment") == experiment)
         return frame.sort_values(
             ["experiment", "dataset", "attack", "trainer", "seed", "defense_role", "defense"], ignore_index=True
@@ -230,6 +231,8 @@ class Store(Storage):
 
     def scores(self, columns: Sequence[str] | None = None, **equal: str | int) -> "pd.DataFrame":
         """Score rows as a pandas frame, for instance `scores(attack="badnets", defense="spectral")`; only these files are read."""
+        import pyarrow.dataset as pads
+
         folders = [(name, pa.string()) for name in ("dataset", "attack", "defense")]
         schema = pa.schema([*SCORES, *folders])
         chosen = None
@@ -247,6 +250,8 @@ class Store(Storage):
 
     def trials(self, sweep: str | None = None) -> "pd.DataFrame":
         """All trials, or those of one sweep, as a pandas frame."""
+        import pyarrow.dataset as pads
+
         folder = pa.schema([("sweep", pa.string())])
         chosen = None if sweep is None else pads.field("sweep") == sweep
         frame = self._frame("trials", pa.schema([*folder, *TRIALS]), chosen, None, pads.partitioning(folder, flavor="hive"))
@@ -284,6 +289,7 @@ class Store(Storage):
         partitioning: Any = None,
     ) -> "pd.DataFrame":
         import pandas as pd
+        import pyarrow.dataset as pads
 
         if not self.exists(folder):
             return pd.DataFrame(schema.empty_table().to_pandas())

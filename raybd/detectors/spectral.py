@@ -12,7 +12,6 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from sklearn.covariance import LedoitWolf
 from torch import Generator, Tensor
 
 from raybd.fit import embeddings
@@ -68,6 +67,8 @@ class Spectral(Config):
 
 def _whitening(residual_ND: Tensor) -> Tensor:
     """The inverse square root of the (shrunken) covariance within classes."""
+    from sklearn.covariance import LedoitWolf
+
     covariance = torch.from_numpy(LedoitWolf(assume_centered=True).fit(residual_ND.numpy()).covariance_)
     values_D, vectors_DD = torch.linalg.eigh(covariance)
     scaled_DD: Tensor = vectors_DD * values_D.clamp_min(1e-12).rsqrt()
