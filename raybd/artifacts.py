@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from raybd.graph import Stage
 from raybd.store import Store
-from raybd.types import Attack, Dataset, Network, Poisoned, Victim
+from raybd.types import Attack, Dataset, Network, Poisoned, Victim, stamped
 
 _VICTIM = "victim."
 """Weights of a model stand in an artefact under names that begin so."""
@@ -46,7 +46,7 @@ def load_poisoned(stage: Stage, store: Store) -> Poisoned:
         x_MCHW=tensors["x_MCHW"],
         y_M=tensors["y_M"],
         role_M=tensors["role_M"],
-        trigger=partial(attack.stamp, state=state),
+        trigger=partial(stamped, attack.stamp, state=state),
         labels=attack.label_map,
         state=state,
     )

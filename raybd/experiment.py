@@ -152,6 +152,7 @@ class Experiment:
             "defended": self.resources.trainers,
             "removal": self.resources.trainers,
             "purification": self.resources.trainers,
+            "features": self.resources.detectors,
             "score": self.resources.detectors,
             "control": self.resources.detectors,
             "baseline": self.resources.detectors,

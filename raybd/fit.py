@@ -255,13 +255,22 @@ def infer(
     """
     device = parallel.device()
     victim = victim.to(device).eval()
-    output = output or victim
-    parts = []
+    output, out_N = output or victim, torch.empty(0)
+    mine, start = len(parallel.shard(torch.arange(len(x_NCHW)))), 0
     with torch.autocast(device.type, torch.bfloat16, enabled=not exact and has_bf16()):
         for rows_B in parallel.batches(len(x_NCHW), batch_size):
             x_BCHW = x_NCHW[rows_B].to(device, non_blocking=True)
-            parts.append(output(x_BCHW.contiguous(memory_format=torch.channels_last)).float())
-    return parallel.gather_rows(torch.cat(parts), len(x_NCHW)).cpu()
+            part_B = output(x_BCHW.contiguous(memory_format=torch.channels_last)).float()
+            if not start:
+                out_N = part_B.new_empty((mine, *part_B.shape[1:]))
+            out_N[start : start + len(part_B)] = part_B
+            start += len(part_B)
+    return parallel.gather_rows(out_N, len(x_NCHW)).cpu()
+
+
+def embeddings(victim: Victim, split: Split) -> Tensor:
+    """z_ND of a split's images: as they came with it from a stage before, or computed now."""
+    return infer(victim, split.x_NCHW, victim.embed) if split.z_ND is None else split.z_ND
 
 
 def has_bf16() -> bool:
@@ -318,7 +327,7 @@ def _augment(x_BCHW: Tensor, draw: Tensor | None) -> Tensor:
 def _channel_moments(x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel, of pixels in 0..1."""
     n = x_NCHW.numel() / x_NCHW.shape[1]
-    chunks = x_NCHW.split(4096)
+    chunks = x_NCHW.split(256)  # sums of whole numbers are exact in double precision, however they are parted
     mean = sum(chunk.double().sum((0, 2, 3)) for chunk in chunks) / n / 255
     square = sum(chunk.double().square().sum((0, 2, 3)) for chunk in chunks) / n / 255**2
     assert isinstance(mean, Tensor) and isinstance(square, Tensor)

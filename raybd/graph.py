@@ -17,12 +17,24 @@ from raybd.registry import Method, method_class
 from raybd.types import Attack, DatasetMethod, EncoderAttack, Infeasible, StreamDetector, TrainingAttack, TwinAttack
 
 StageName = Literal[
-    "poison", "encoder", "victim", "baseline", "score", "control", "scan", "removal", "purification", "repair", "defended"
+    "poison",
+    "encoder",
+    "victim",
+    "features",
+    "baseline",
+    "score",
+    "control",
+    "scan",
+    "removal",
+    "purification",
+    "repair",
+    "defended",
 ]
 STAGE_VERSIONS: dict[StageName, int] = {
     "poison": 1,
     "encoder": 1,
     "victim": 2,
+    "features": 1,
     "baseline": 1,
     "score": 2,
     "control": 2,
@@ -120,10 +132,12 @@ def last_stage(victim: Stage, defense: Method | None, removal: bool) -> Stage:
 
 def _detection(victim: Stage, defense: Method, removal: bool) -> Stage:
     encoder, watches = encoder_of(victim), getattr(defense.config, "pool", None) == "test"
-    if encoder and not watches:
-        return replace(_after(victim, "score", defense), dataset=encoder.dataset, data=encoder.data)
     score = _after(victim, "score", defense)
-    if not removal or (watches and not (encoder and isinstance(defense.config, StreamDetector))):
+    if encoder and not watches:
+        score = replace(score, dataset=encoder.dataset, data=encoder.data)
+    if not watches and getattr(defense.config, "embeds", False):
+        score = replace(score, needs=(victim, replace(score, name="features", method=victim.method)))
+    if (encoder and not watches) or not removal or (watches and not (encoder and isinstance(defense.config, StreamDetector))):
         return score
     return _after(score, "purification" if watches else "removal", victim.method, victim.network)
 

@@ -7,7 +7,6 @@ metrics are scikit-learn's, with poison as the positive class and cross samples 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
 from raybd.types import POISON
@@ -38,6 +37,8 @@ def detection(score_N: Tensor, flagged_N: Tensor, role_N: Tensor) -> dict[str, f
 
     Without any poison only the false-positive rate is defined. With poison and nothing flagged, TPR = FPR = F1 = 0.
     """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
     positive = role_N.numpy() == POISON
     score, flagged = score_N.double().numpy(), flagged_N.numpy().astype(bool)
     hits, alarms = int((flagged & positive).sum()), int((flagged & ~positive).sum())

@@ -27,6 +27,10 @@ class Pool:
     true_y_N: Tensor
     role_N: Tensor
 
+    def shuffled(self, order: Tensor) -> "Pool":
+        """The same in another order: row i is what stood at order[i]."""
+        return Pool(self.suspects.select(order), self.index_N[order], self.true_y_N[order], self.role_N[order])
+
 
 def make_pool(detector: Detector, victim: Victim, dataset: Dataset, poisoned: Poisoned) -> Pool:
     """The training set as the victim saw it; or all test images, clean, and those that count once more with the trigger."""
@@ -68,9 +72,9 @@ def trusted_images(stage: Stage, dataset: Dataset, poisoned: Poisoned) -> Split:
     return replace(split, x_NCHW=x_NCHW)
 
 
-def judge(stage: Stage, verdict: Suspicion, pool: Pool, order: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Hold a verdict on the pool in this order against the truth."""
-    back = torch.argsort(order)
+def judge(stage: Stage, verdict: Suspicion, pool: Pool, back: Tensor | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Hold a verdict on the pool against the truth. What is said of each image is in the order `back`, or in that of the pool."""
+    back = torch.arange(len(pool.suspects)) if back is None else back
     score_N = verdict.score_N.float().cpu()[back]
     threshold_N = verdict.threshold_N.float().cpu().expand(len(score_N))[back]
     if not torch.isfinite(score_N).all():
@@ -80,21 +84,21 @@ def judge(stage: Stage, verdict: Suspicion, pool: Pool, order: Tensor) -> tuple[
     tensors = {
         "score_N": score_N,
         "threshold_N": threshold_N,
-        "index_N": pool.index_N,
-        "label_N": pool.suspects.y_N,
-        "true_label_N": pool.true_y_N,
-        "role_N": pool.role_N,
-        "gallery": pool.suspects.x_NCHW[top],
+        "index_N": pool.index_N[back],
+        "label_N": pool.suspects.y_N[back],
+        "true_label_N": pool.true_y_N[back],
+        "role_N": pool.role_N[back],
+        "gallery": pool.suspects.x_NCHW[back[top]],
         "gallery_row": top,
     }
     counts = {"n_scores": len(score_N), "n_flagged": int(flagged_N.sum())}
     said = {"oracle": verdict.oracle, "warning": verdict.warning, "facts": dict(verdict.facts)}
-    return tensors, {**metrics.detection(score_N, flagged_N, pool.role_N), **counts, **said}
+    return tensors, {**metrics.detection(score_N, flagged_N, pool.role_N[back]), **counts, **said}
 
 
-def halfway(score_N: Tensor, pool: Pool, order: Tensor) -> dict[str, float]:
+def halfway(score_N: Tensor, pool: Pool) -> dict[str, float]:
     """What scores are worth that a detector would give before it is finished."""
-    found = metrics.detection(score_N.float().cpu(), torch.zeros(len(score_N)), pool.role_N[order])
+    found = metrics.detection(score_N.float().cpu(), torch.zeros(len(score_N)), pool.role_N)
     return {name: value for name in HALFWAY if (value := found[name]) is not None}
 
 
@@ -111,7 +115,7 @@ def shown_pair(learned: Callable[[Split], Suspicion], verdict: Suspicion, pool: 
     return {**pictures, "picture.role": pool.role_N[rows], "picture.score": seen.score_N.cpu()}
 
 
-def outside_trigger(verdict: Suspicion, pool: Pool, order: Tensor, dataset: Dataset) -> float | None:
+def outside_trigger(verdict: Suspicion, pool: Pool, dataset: Dataset) -> float | None:
     """AUROC where only that part of the score counts that lies where the trigger changes no pixel: an analysis, no defense."""
     triggered = pool.role_N == POISON
     if verdict.parts_NHW is None or not triggered.any():
@@ -122,4 +126,4 @@ def outside_trigger(verdict: Suspicion, pool: Pool, order: Tensor, dataset: Data
     if not outside_HW.any():
         return None
     score_N = (verdict.parts_NHW.cpu() * outside_HW).sum((1, 2))
-    return metrics.detection(score_N, torch.zeros(len(score_N)), pool.role_N[order])["auroc"]
+    return metrics.detection(score_N, torch.zeros(len(score_N)), pool.role_N)["auroc"]

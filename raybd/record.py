@@ -46,7 +46,7 @@ def row_of(cell: Cell, store: Store) -> dict[str, Any]:
     judged = _scored(cell)
     score = manifests[judged.key] if judged else {}
     if score:
-        own = [score, *([last] if last is not score else [])]
+        own = [*_shared(judged, manifests), score, *([last] if last is not score else [])]
     if "n_scores" in score:
         row |= {name: score[name] for name in (*DETECTION, "n_scores", "n_flagged")}
     row["auroc_outside_trigger"] = score.get("auroc_outside_trigger")
@@ -122,6 +122,11 @@ def _beside_the_twin(stage: str, twin: Mapping[str, Any], row: Mapping[str, Any]
     gap = None if twin["auroc"] is None else row["auroc"] - twin["auroc"]
     outside = twin["auroc_outside_trigger"]
     return {"control_auroc": twin["auroc"], "auroc_over_control": gap, "control_auroc_outside_trigger": outside}
+
+
+def _shared(judged: Stage | None, manifests: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a detector shares with others of its victim: counted in the row of each, which says what it costs on its own."""
+    return [manifests[need.key] for need in judged.needs if need.name == "features"] if judged else []
 
 
 def _scored(cell: Cell) -> Stage | None:

@@ -1,6 +1,6 @@
 """What happens inside a cell: poison, train, score, remove, repair, measure. No Ray, no paths.
 
-Truth (roles, the trigger, test labels) stays in this file; a defense gets the victim, the suspects and the clean part.
+Truth (roles, the trigger, test labels) stays in this file, pools.py and measures.py; a defense gets victim, suspects, clean part.
 """
 
 import math
@@ -17,6 +17,7 @@ from raybd import fit, metrics, parallel
 from raybd.artifacts import load_poisoned, load_victim, shape_of, weights
 from raybd.experiment import Cell, Resources
 from raybd.graph import Stage, encoder_of, random_stream
+from raybd.measures import measure
 from raybd.pools import GALLERY, halfway, judge, make_pool, outside_trigger, shown_pair, training_pool, trusted_images
 from raybd.provenance import commit, device_name, peak_memory_bytes, reset_peak_memory, versions
 from raybd.record import describe_error, record, record_failure
@@ -42,11 +43,9 @@ from raybd.types import (
     TrainingAttack,
     TransferTrainer,
     TwinAttack,
-    UserError,
     Victim,
 )
 
-_NO_ANSWER = -1
 Tensors = dict[str, Tensor]
 Facts = dict[str, Any]
 
@@ -190,28 +189,38 @@ def _victim(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Fact
     return weights(victim), {**shape_of(dataset), **measure(victim, dataset, poisoned)}
 
 
+def _features(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
+    """The training set as the victim embeds it, once for all detectors that look at that."""
+    suspects = load_poisoned(stage.need("poison"), store).over(dataset.train)
+    return {"z_ND": fit.embeddings(load_victim(stage.need("victim"), store), suspects)}, {}
+
+
 def _score(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
     detector = cast(Detector, stage.method.config)
     poisoned = load_poisoned(stage.need("poison"), store)
     victim = load_victim(stage.need("victim"), store)
     pool = make_pool(detector, victim, dataset, poisoned)
+    for features in (need for need in stage.needs if need.name == "features"):
+        z_ND = store.load(features.name, features.key).tensors["z_ND"]
+        pool = replace(pool, suspects=replace(pool.suspects, z_ND=z_ND))
     rng = random_stream("score", stage.seed)
     order = torch.randperm(len(pool.suspects), generator=rng)
-    clean = trusted_images(stage, dataset, poisoned)
+    clean, back = trusted_images(stage, dataset, poisoned), torch.argsort(order)
     if not isinstance(detector, StreamDetector) or detector.pool == "train":
-        with fit.judged_by(lambda score_N: halfway(score_N, pool, order)):
-            verdict = detector.score(victim, pool.suspects.select(order), clean, rng)
-        tensors, facts = judge(stage, verdict, pool, order)
+        pool = pool.shuffled(order)  # the images of the other order are freed here
+        with fit.judged_by(lambda score_N: halfway(score_N, pool)):
+            verdict = detector.score(victim, pool.suspects, clean, rng)
+        tensors, facts = judge(stage, verdict, pool, back)
         return tensors, {**facts, "pool": detector.pool, "auroc_outside_trigger": None}
-    learned = detector.learn(victim, clean, rng)
-    verdict = learned(pool.suspects.select(order))
-    tensors, facts = judge(stage, verdict, pool, order)
+    learned, shuffled = detector.learn(victim, clean, rng), pool.shuffled(order)
+    verdict = learned(shuffled.suspects)
+    tensors, facts = judge(stage, verdict, shuffled, back)
     tensors |= shown_pair(learned, verdict, pool)
     if stage.name == "score" and encoder_of(stage.need("victim")):
         predicted_N = metrics.predictions(fit.infer(victim, dataset.train.x_NCHW))
         downstream = learned(replace(dataset.train, y_N=predicted_N))
         tensors["train_flagged_N"] = (downstream.score_N > downstream.threshold_N).cpu()
-    return tensors, {**facts, "pool": detector.pool, "auroc_outside_trigger": outside_trigger(verdict, pool, order, dataset)}
+    return tensors, {**facts, "pool": detector.pool, "auroc_outside_trigger": outside_trigger(verdict, shuffled, dataset)}
 
 
 def _scan(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
@@ -271,13 +280,12 @@ def _defended(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Fa
     assert stage.network is not None
     trainer, network = cast(DefendingTrainer, stage.method.config), cast(Network, stage.network.config)
     poisoned, rng = load_poisoned(stage.need("poison"), store), random_stream("victim", stage.seed)
-    n = len(dataset.train)
     pool = training_pool(dataset, poisoned)
     defended = trainer.defend(pool.suspects, dataset.num_classes, network, dataset.clean, rng)
     facts: Facts = {**shape_of(dataset), **measure(defended.victim, dataset, poisoned), "oracle": False}
     if defended.verdict is None:
         return weights(defended.victim), {**facts, "warning": defended.warning}
-    tensors, judged = judge(stage, defended.verdict, pool, torch.arange(n))
+    tensors, judged = judge(stage, defended.verdict, pool)
     warnings = [warning for warning in (defended.warning, defended.verdict.warning) if warning]
     return {**tensors, **weights(defended.victim)}, {**facts, **judged, "pool": "train", "warning": "; ".join(warnings) or None}
 
@@ -291,6 +299,7 @@ _COMPUTE: Mapping[str, Callable[[Stage, Store, Dataset], tuple[Tensors, Facts]]]
     "poison": _poison,
     "encoder": _encoder,
     "victim": _victim,
+    "features": _features,
     "score": _score,
     "control": _score,
     "scan": _scan,
@@ -300,41 +309,6 @@ _COMPUTE: Mapping[str, Callable[[Stage, Store, Dataset], tuple[Tensors, Facts]]]
     "repair": _repair,
     "defended": _defended,
 }
-
-
-def measure(victim: Victim, dataset: Dataset, poisoned: Poisoned, refused_N: Tensor | None = None) -> dict[str, float | None]:
-    """Clean accuracy on all test images; attack success and robust accuracy on those that count, with the trigger.
-
-    Refused inputs (a mask over all test images and, behind them, the triggered ones) get no answer: that is never right, and no
-    success of the attack. How often the answers to clean images are right is said too, then.
-    """
-    if victim.head is None:
-        raise UserError(
-            "the victim is an encoder without a head, so it predicts nothing",
-            "Make it the encoder of a probe: {kind: linear_probe, network: ..., encoder: {trainer: {kind: simclr}}}.",
-            exit_code=1,
-        )
-    test, labels = dataset.test, poisoned.labels
-    counted = labels.counted(test.y_N)
-    true_y, n = test.y_N[counted], len(test)
-    clean = metrics.predictions(fit.infer(victim, test.x_NCHW))
-    facts: dict[str, float | None] = {}
-    if refused_N is not None:
-        kept = ~refused_N[:n]
-        facts["accuracy_on_kept"] = metrics.clean_accuracy(clean[kept], test.y_N[kept]) if kept.any() else None
-        clean[refused_N[:n]] = _NO_ANSWER
-    facts["clean_accuracy"] = metrics.clean_accuracy(clean, test.y_N)
-    if not counted.any():
-        return {**facts, "attack_success": None, "robust_accuracy": None}
-    triggered = metrics.predictions(fit.infer(victim, poisoned.trigger(test.x_NCHW[counted])))
-    if refused_N is not None:
-        triggered[refused_N[n:]] = _NO_ANSWER
-    wanted = labels.wanted(true_y, dataset.num_classes)
-    return {
-        **facts,
-        "attack_success": metrics.attack_success(triggered, wanted),
-        "robust_accuracy": metrics.robust_accuracy(triggered, true_y),
-    }
 
 
 def _train(stage: Stage, split: Split, dataset: Dataset, store: Store) -> Victim:

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import yaml
 
@@ -260,6 +259,8 @@ class Store(Storage):
 
     def scores(self, columns: Sequence[str] | None = None, **equal: str | int) -> "pd.DataFrame":
         """Score rows as a pandas frame, for instance `scores(attack="badnets", defense="spectral")`; only these files are read."""
+        import pyarrow.dataset as pads
+
         folders = [(name, pa.string()) for name in ("dataset", "attack", "defense")]
         schema = pa.schema([*SCORES, *folders])
         chosen = None
@@ -285,6 +286,8 @@ class Store(Storage):
 
     def trials(self, sweep: str | None = None) -> "pd.DataFrame":
         """All trials, or those of one sweep, as a pandas frame."""
+        import pyarrow.dataset as pads
+
         folder = pa.schema([("sweep", pa.string())])
         chosen = None if sweep is None else pads.field("sweep") == sweep
         frame = self._frame("trials", pa.schema([*folder, *TRIALS]), chosen, None, pads.partitioning(folder, flavor="hive"))
@@ -322,6 +325,7 @@ class Store(Storage):
         partitioning: Any = None,
     ) -> "pd.DataFrame":
         import pandas as pd
+        import pyarrow.dataset as pads
 
         if not self.exists(folder):
             return pd.DataFrame(schema.empty_table().to_pandas())

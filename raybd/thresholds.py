@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import torch
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 
@@ -35,6 +34,8 @@ def half_gaussian_misplaced(score_N: Tensor, density: float) -> float:
 
 def mixture(score_N: Tensor) -> float:
     """Where the upper of two normal components becomes the likelier one, between their means."""
+    from sklearn.mixture import GaussianMixture
+
     found = GaussianMixture(2, random_state=0).fit(score_N.double().numpy()[:, None])
     lower, upper = np.argsort(found.means_.ravel())
     means = found.means_.ravel()

@@ -19,6 +19,7 @@ Pool = Literal["train", "test"]
 """What a detector scores: the whole training set, or a stream of test inputs."""
 
 CLEAN, POISON, CROSS = 0, 1, 2
+_STAMPED_AT_ONCE = 500
 ROLES = ("clean", "poison", "cross")
 """Truth about a sample. `cross`: changed like poison, but with its true label (WaNet's noise samples); a negative for detectors."""
 
@@ -51,13 +52,16 @@ class Split:
     y_N: Tensor
     class_names: tuple[str, ...] = ()
     """What the labels are called, for methods that read; empty where nobody said."""
+    z_ND: Tensor | None = None
+    """The images as the victim embeds them, where a stage before has computed that; `fit.embeddings` reads it."""
 
     def __len__(self) -> int:
         return len(self.y_N)
 
     def select(self, rows: Tensor) -> "Split":
         """A copy of some rows (indices or a mask)."""
-        return replace(self, x_NCHW=self.x_NCHW[rows], y_N=self.y_N[rows])
+        z_ND = None if self.z_ND is None else self.z_ND[rows]
+        return replace(self, x_NCHW=self.x_NCHW[rows], y_N=self.y_N[rows], z_ND=z_ND)
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,14 @@ class Stamp(Protocol):
 
     def __call__(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Copies of the images with the trigger, uint8; `state` is what the trigger needs beyond the attack's config."""
+
+
+def stamped(stamp: Stamp, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+    """Copies of the images with the trigger. A part at a time: triggers compute in float, which would fill memory."""
+    x_NCHW = x_NCHW.clone()
+    for part_BCHW in x_NCHW.split(_STAMPED_AT_ONCE):
+        part_BCHW.copy_(stamp(part_BCHW, state))
+    return x_NCHW
 
 
 @dataclass(frozen=True)
@@ -315,7 +327,10 @@ class DefendingTrainer(Protocol):
 
 
 class Detector(Protocol):
-    """A way to find poisoned or triggered samples: detectors/NAME.py."""
+    """A way to find poisoned or triggered samples: detectors/NAME.py.
+
+    One that asks `fit.embeddings` for all suspects says `embeds = True`: they are then computed once for each victim.
+    """
 
     @property
     def pool(self) -> Pool:

@@ -222,14 +222,14 @@ def test_features_come_from_the_named_map() -> None:
     rng = stream()
     split = Split(torch.randint(0, 256, (6, 3, 32, 32), generator=rng, dtype=torch.uint8), torch.arange(6) % 3)
     victim = new_victim(split, 3, Resnet18(), rng).eval()
-    assert features(victim, split.x_NCHW, "last", "mean").shape == (6, 512)
-    flat = features(victim, split.x_NCHW, "last", "flat")
+    assert features(victim, split, "last", "mean").shape == (6, 512)
+    flat = features(victim, split, "last", "flat")
     assert flat.shape == (6, 512 * 16)
     pooled = flat.view(6, 512, 16).mean(2)
-    assert torch.allclose(pooled, features(victim, split.x_NCHW, "last", "mean"), atol=1e-4)
-    assert features(victim, split.x_NCHW, "previous", "mean").shape == (6, 256)
+    assert torch.allclose(pooled, features(victim, split, "last", "mean"), atol=1e-4)
+    assert features(victim, split, "previous", "mean").shape == (6, 256)
     with pytest.raises(UserError, match="no feature map"):
-        features(Victim(nn.Flatten(), None, torch.zeros(3), torch.ones(3)), split.x_NCHW, "previous", "mean")
+        features(Victim(nn.Flatten(), None, torch.zeros(3), torch.ones(3)), split, "previous", "mean")
 
 
 def _score_in_group() -> Tensor:

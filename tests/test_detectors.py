@@ -8,13 +8,14 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import silhouette_score
 from torch import nn
 
 from raybd import experiment_file, metrics, stages
 from raybd.attacks.badencoder import BadEncoder
 from raybd.datasets.cifar10 import Cifar10
 from raybd.detectors import beatrix
-from raybd.detectors.activation_clustering import ActivationClustering
+from raybd.detectors.activation_clustering import ActivationClustering, silhouette
 from raybd.detectors.beatrix import Beatrix
 from raybd.detectors.spectral import Spectral
 from raybd.detectors.strip import Strip
@@ -246,6 +247,26 @@ def test_the_spectral_score_is_the_projection_on_the_top_singular_vector() -> No
     centered = z.numpy() - z.numpy().mean(0)
     expected = np.abs(centered @ np.linalg.svd(centered)[2][0])
     assert verdict.score_N.numpy() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(40, 25), (30, 1), (12, 0)])
+def test_the_silhouette_is_that_of_its_definition(sizes: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    part_ND = np.concatenate([rng.normal(shift, 1, (size, 3)) for shift, size in zip((0, 2), sizes, strict=True)])
+    cluster_N = np.repeat([0, 1], sizes).astype(np.int32)
+    expected = silhouette_score(part_ND, cluster_N) if all(sizes) else 0.0
+    assert silhouette(part_ND, cluster_N) == pytest.approx(expected)
+
+
+def test_clustering_keeps_no_direction_in_which_nothing_varies() -> None:
+    rng = torch.Generator().manual_seed(0)
+    spread_ND = torch.randn((60, 3), generator=rng) @ torch.randn((3, 8), generator=rng)
+    suspects = Split(torch.zeros((60, 3, 4, 4), dtype=torch.uint8), torch.zeros(60, dtype=torch.int64), z_ND=spread_ND)
+    victim = small_scene()[0]
+    few, many = (
+        ActivationClustering(components=kept).score(victim, suspects, suspects, torch.Generator()).score_N for kept in (3, 8)
+    )
+    assert torch.allclose(few, many)
 
 
 def test_strip_is_the_mean_negative_entropy_of_the_blends() -> None:

@@ -1,6 +1,7 @@
 """What happens inside a cell: who is measured on what, what is stored, and that a stage runs once."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,43 @@ def test_a_trigger_that_changes_no_pixel_is_infeasible(tmp_path: Path) -> None:
         stages.run_cell(cell, Store(str(tmp_path)))
 
 
+EMBEDDING: list[dict[str, Any]] = [
+    {"kind": "spectral"},
+    {"kind": "spectral", "name": "trusted", "reference": "trusted"},
+    {"kind": "activation_clustering"},
+    {"kind": "asset_inner", "steps": 5},
+    {"kind": "asset", "steps": 5, "epochs": 1},
+]
+
+
+def test_the_embeddings_of_a_victim_are_computed_once_and_alter_no_score(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    cells = [cell for cell in parse({**TINY, "detectors": EMBEDDING, "removal": False}).cells() if cell.defense]
+    victim, seconds = cells[0].victim, {}
+    for cell in cells:
+        seconds[cell.id] = stages.run_cell(cell, store)["seconds"]
+    assert len(store.files("artifacts/features/*/manifest.json")) == 1
+    shared = store.manifest("features", cells[0].last.need("features").key)["seconds"]
+    for cell in cells:
+        with_embeddings = store.load("score", cell.last.key)
+        assert seconds[cell.id] == pytest.approx(shared + with_embeddings.manifest["seconds"])
+        alone = replace(cell.last, needs=(victim,))
+        stages.run_stage(alone, store, cell.dataset.config.load())  # type: ignore[attr-defined]
+        assert torch.equal(store.load("score", alone.key).tensors["score_N"], with_embeddings.tensors["score_N"]), cell.defense_name
+
+
+def test_only_detectors_that_look_at_embeddings_of_the_training_set_wait_for_them() -> None:
+    others = [
+        {"kind": "strip", "pool": "train"},
+        {"kind": "asset", "name": "test", "pool": "test"},
+        {"kind": "asset", "name": "all", "concentrate": "none"},
+        {"kind": "asset_inner", "name": "flat", "pooling": "flat"},
+    ]
+    cells = parse({**TINY, "detectors": [*EMBEDDING, *others]}).cells()
+    waiting = [any(stage.name == "features" for stage in cell.stages()) for cell in cells if cell.defense]
+    assert waiting == [True] * len(EMBEDDING) + [False] * len(others)
+
+
 def test_the_plan_estimates_from_what_such_stages_took(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     assert make_plan(parse(TINY), store).seconds is None
@@ -231,7 +269,7 @@ def test_a_probe_stands_on_an_encoder_that_the_attack_acts_on(probe: str, tmp_pa
     experiment = parse({**TINY, "trainers": [on_encoder(probe)], "detectors": [{"kind": "spectral"}], "repairs": []})
     cell = next(cell for cell in experiment.cells() if cell.defense_name == "spectral")
     row = stages.run_cell(cell, store)
-    assert [stage.name for stage in cell.stages()] == ["poison", "encoder", "victim", "score"]
+    assert [stage.name for stage in cell.stages()] == ["poison", "encoder", "victim", "features", "score"]
     assert row["status"] == "ok" and row["clean_accuracy"] is not None and row["attack_success"] is not None
     assert store.scores()["role"].value_counts()["poison"] == 30
     encoder, victim = (stages.load_victim(cell.last.need(name), store) for name in ("encoder", "victim"))  # type: ignore[arg-type]
@@ -302,14 +340,14 @@ def test_what_the_trigger_covers_can_be_left_out_of_a_score() -> None:
     victim, dataset = by_hand()
     poisoned = BadNets(size=1, rate=0.3).poison(dataset.train, 4, random_stream("poison", 0))
     pool = stages.make_pool(Strip(), victim, dataset, poisoned)
-    n, order = len(pool.suspects), torch.arange(len(pool.suspects))
+    n = len(pool.suspects)
     parts = torch.zeros(n, 2, 2)
     parts[pool.role_N == 1, 1, 1] = 9  # the trigger itself
     parts[:, 0, 0] = torch.linspace(1, 0, n)  # triggered ones stand last
-    found = pools.outside_trigger(Suspicion(parts.sum((1, 2)), torch.tensor(0.0), parts_NHW=parts), pool, order, dataset)
+    found = pools.outside_trigger(Suspicion(parts.sum((1, 2)), torch.tensor(0.0), parts_NHW=parts), pool, dataset)
     assert found == 0.0
     everywhere = Suspicion(parts.sum((1, 2)), torch.tensor(0.0), parts_NHW=parts.sum((1, 2)).view(n, 1, 1))
-    assert pools.outside_trigger(everywhere, pool, order, dataset) is None
+    assert pools.outside_trigger(everywhere, pool, dataset) is None
 
 
 def test_the_undefended_row_of_an_encoder_says_what_the_trigger_does_to_its_twin(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from raybd.types import CROSS, POISON, Config, Infeasible, LabelMap, Poisoned, Split, Stamp, UserError, Victim
+from raybd.types import CROSS, POISON, Config, Infeasible, LabelMap, Poisoned, Split, Stamp, UserError, Victim, stamped
 
 
 class AllToOne(Config):
@@ -110,7 +110,7 @@ def overlay(
     `cross` are further (rows, images) that change and keep their label.
     """
     state = state or {}
-    poisoned_MCHW = stamp(train.x_NCHW[index_M], state) if x_MCHW is None else x_MCHW
+    poisoned_MCHW = stamped(stamp, train.x_NCHW[index_M], state) if x_MCHW is None else x_MCHW
     cross_L, cross_LCHW = cross if cross is not None else (index_M[:0], poisoned_MCHW[:0])
     roles = [torch.full((len(rows),), role, dtype=torch.int8) for rows, role in ((index_M, POISON), (cross_L, CROSS))]
     return Poisoned(
@@ -118,7 +118,7 @@ def overlay(
         x_MCHW=torch.cat([poisoned_MCHW, cross_LCHW]),
         y_M=torch.cat([labels.relabel(train.y_N[index_M], num_classes), train.y_N[cross_L]]),
         role_M=torch.cat(roles),
-        trigger=partial(stamp, state=state),
+        trigger=partial(stamped, stamp, state=state),
         labels=labels,
         state=state,
     )

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from raybd.attacks._poisoning import AllToOne, Labels, draw, draw_cross, overlay, to_pixels
-from raybd.types import Config, LabelMap, Poisoned, Split
+from raybd.types import Config, LabelMap, Poisoned, Split, stamped
 
 
 class WaNet(Config):
@@ -41,9 +41,14 @@ class WaNet(Config):
         noisy = draw_cross(train.y_N, rows, self.cross_ratio * self.rate, all_N, rng)
         side = train.x_NCHW.shape[-1]
         grid_HW2 = self._draw_grid(side, rng)
-        noise_LHW2 = (2 * torch.rand((len(noisy), side, side, 2), generator=rng) - 1) / side
-        cross = (noisy, _warp(train.x_NCHW[noisy], (grid_HW2 + noise_LHW2).clamp(-1, 1)))
-        return overlay(train, num_classes, rows, self.stamp, self.labels, {"grid_HW2": grid_HW2}, cross=cross)
+
+        def warp_noisily(x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+            noise_NHW2 = (2 * torch.rand((len(x_NCHW), side, side, 2), generator=rng) - 1) / side
+            return _warp(x_NCHW, (state["grid_HW2"] + noise_NHW2).clamp(-1, 1))
+
+        state = {"grid_HW2": grid_HW2}
+        cross = (noisy, stamped(warp_noisily, train.x_NCHW[noisy], state))
+        return overlay(train, num_classes, rows, self.stamp, self.labels, state, cross=cross)
 
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Copies of the images, warped."""

@@ -14,22 +14,22 @@ import torch
 from torch import Generator, Tensor, nn
 
 from raybd import parallel
-from raybd.fit import infer
-from raybd.types import UserError, Victim
+from raybd.fit import embeddings, infer
+from raybd.types import Split, UserError, Victim
 
 Layer = Literal["last", "previous"]
 Pooling = Literal["mean", "flat"]
 
 
-def features(victim: Victim, x_NCHW: Tensor, layer: Layer, pooling: Pooling) -> Tensor:
-    """Frozen features of the victim, in eval mode: x_NCHW -> N x D.
+def features(victim: Victim, split: Split, layer: Layer, pooling: Pooling) -> Tensor:
+    """Frozen features of the victim, in eval mode: N x D.
 
     `last`, `mean` is the embedding. Otherwise the last map of the encoder that is larger than one pixel, or the last map before it
     of another shape, averaged over the image or flattened. Raises UserError where the encoder has no such map.
     """
-    if (layer, pooling) == ("last", "mean"):
-        return infer(victim, x_NCHW, victim.embed)
-    module = _map_of(victim, x_NCHW[:2], layer)
+    if embedded(layer, pooling):
+        return embeddings(victim, split)
+    module = _map_of(victim, split.x_NCHW[:2], layer)
 
     def read(x_BCHW: Tensor) -> Tensor:
         caught: list[Tensor] = []
@@ -40,7 +40,12 @@ def features(victim: Victim, x_NCHW: Tensor, layer: Layer, pooling: Pooling) -> 
             hook.remove()
         return caught[-1].flatten(1) if pooling == "flat" else caught[-1].mean((2, 3))
 
-    return infer(victim, x_NCHW, read)
+    return infer(victim, split.x_NCHW, read)
+
+
+def embedded(layer: Layer, pooling: Pooling) -> bool:
+    """Whether these features are the embeddings themselves."""
+    return (layer, pooling) == ("last", "mean")
 
 
 def _map_of(victim: Victim, x_BCHW: Tensor, layer: Layer) -> nn.Module:

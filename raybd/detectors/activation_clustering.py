@@ -9,20 +9,20 @@ the cluster that trusted images avoid: the smaller one is the wrong one when poi
 0.1 with ten classes).
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.stats import binom
-from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
-from sklearn.metrics import silhouette_score
 from torch import Generator
 
-from raybd.fit import infer
+from raybd.fit import embeddings
 from raybd.types import Config, Split, Suspicion, Victim
+
+if TYPE_CHECKING:
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import PCA
 
 Array = NDArray[np.float64]
 _SILHOUETTE_SAMPLE = 2000
@@ -33,6 +33,8 @@ class ActivationClustering(Config):
 
     pool: Literal["train"] = "train"
     """Scores the training set."""
+    version: ClassVar[int] = 2
+    embeds: ClassVar[bool] = True
     reduction: Literal["ica", "pca"] = "ica"
     """Independent (paper) or principal components."""
     components: int = Field(10, ge=1)
@@ -47,8 +49,9 @@ class ActivationClustering(Config):
 
     def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
         """Suspicion of each training image, within the class that it is labelled as."""
-        z_ND = infer(victim, suspects.x_NCHW, victim.embed).double().numpy()
-        z_clean_ND = infer(victim, clean.x_NCHW, victim.embed).double().numpy()
+        z_ND = embeddings(victim, suspects).double().numpy()
+        asked = self.suspect == "fewer_clean"
+        z_clean_ND = embeddings(victim, clean).double().numpy() if asked else np.empty((len(clean), z_ND.shape[1]))
         score_N, threshold_N = np.zeros(len(suspects)), np.zeros(len(suspects))
         labels_N, clean_labels_N = suspects.y_N.numpy(), clean.y_N.numpy()
         for label in np.unique(labels_N):
@@ -67,13 +70,15 @@ class ActivationClustering(Config):
         share = float((clusters.labels_ == 1).mean())
         if self.suspect == "smaller":
             suspected, flagged = int(share <= 0.5), min(share, 1 - share) <= self.largest_share
-            sample = min(len(z_ND), _SILHOUETTE_SAMPLE)
-            weight = float(silhouette_score(part_ND, clusters.labels_, sample_size=sample, random_state=0))
+            sample = np.random.RandomState(0).permutation(len(z_ND))[:_SILHOUETTE_SAMPLE]
+            weight = silhouette(part_ND[sample], clusters.labels_[sample])
         else:
             drawn = clusters.predict(reduce.transform(trusted_ND)) if len(trusted_ND) else np.zeros(0)
             inside = int((drawn == 1).sum())
             suspected = int(inside < share * len(drawn))
             held, expected = (inside, share) if suspected else (len(drawn) - inside, 1 - share)
+            from scipy.stats import binom
+
             flagged = bool(binom.cdf(held, len(drawn), expected) <= self.significance)
             weight = expected - held / max(1, len(drawn))
         centers = clusters.cluster_centers_
@@ -81,14 +86,38 @@ class ActivationClustering(Config):
         towards_N = (part_ND - centers.mean(0)) @ axis / (axis @ axis)
         return max(weight, 0.0) * towards_N, flagged
 
-    def _reduction(self, z_ND: Array) -> PCA:
-        rank = int(np.linalg.matrix_rank(z_ND - z_ND.mean(0)))
-        count = max(1, min(self.components, rank))
-        return PCA(count, whiten=self.reduction == "ica", svd_solver="full").fit(z_ND)
+    def _reduction(self, z_ND: Array) -> "PCA":
+        """Without directions in which nothing varies, which whitening would blow up."""
+        from sklearn.decomposition import PCA
+
+        reduce = PCA(
+            min(self.components, *z_ND.shape),
+            whiten=self.reduction == "ica",
+            svd_solver="full" if z_ND.shape[1] > len(z_ND) else "covariance_eigh",
+        ).fit(z_ND)
+        variance_D = reduce.explained_variance_
+        rank = max(1, int((variance_D > variance_D[0] * len(z_ND) * np.finfo(np.float64).eps).sum()))
+        return reduce if rank == len(variance_D) else reduce.set_params(n_components=rank).fit(z_ND)
 
 
-def _two_means(part_ND: Array) -> KMeans:
+def silhouette(part_ND: Array, cluster_N: NDArray[np.int32]) -> float:
+    """How well two clusters are apart, in -1..1 (Rousseeuw 1987); 0 where there is one."""
+    from scipy.spatial.distance import cdist
+
+    member_N2 = cluster_N[:, None] == np.arange(2)
+    size_2, alone_N = member_N2.sum(0), member_N2.sum(0)[cluster_N] == 1
+    if not size_2.all():
+        return 0.0
+    sum_N2 = cdist(part_ND, part_ND) @ member_N2
+    inside_N = sum_N2[member_N2] / np.maximum(size_2[cluster_N] - 1, 1)
+    outside_N = sum_N2[~member_N2] / size_2[1 - cluster_N]
+    return float(np.where(alone_N, 0.0, (outside_N - inside_N) / np.maximum(inside_N, outside_N).clip(1e-300)).mean())
+
+
+def _two_means(part_ND: Array) -> "KMeans":
     """2-means from the two sides of the first principal axis."""
+    from sklearn.cluster import KMeans
+
     upper_N = part_ND[:, 0] > np.median(part_ND[:, 0])
     if upper_N.all() or not upper_N.any():
         upper_N = part_ND[:, 0] >= part_ND[:, 0].max()

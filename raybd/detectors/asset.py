@@ -23,6 +23,7 @@ from raybd.detectors._concentration import (
     Pooling,
     by_content,
     cross_fitted,
+    embedded,
     features,
     once,
     outlyingness,
@@ -108,6 +109,11 @@ class Asset(Config):
     share: float = Field(0.1, gt=0, lt=1)
     """`top_share`: share that is flagged."""
 
+    @property
+    def embeds(self) -> bool:
+        """Whether the embeddings of all suspects are looked at."""
+        return self.concentrate != "none" and embedded(self.layer, self.pooling)
+
     def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
         """Suspicion of each image: the loss that the trained network has on it."""
         canonical = by_content(suspects.x_NCHW)
@@ -171,7 +177,7 @@ class Asset(Config):
     def _selector(self, victim: Victim, suspects: Split, trusted: Split, rng: Generator) -> Select:
         if self.concentrate == "none":
             return lambda rows_B: torch.ones(len(rows_B), dtype=torch.bool)
-        suspects_ND, trusted_MD = (features(victim, x, self.layer, self.pooling) for x in (suspects.x_NCHW, trusted.x_NCHW))
+        suspects_ND, trusted_MD = (features(victim, part, self.layer, self.pooling) for part in (suspects, trusted))
         if self.standardise:
             suspects_ND, trusted_MD = standardised(suspects_ND, trusted_MD), standardised(trusted_MD, trusted_MD)
         how = Discriminator(self.width, self.inner_lr, self.steps, self.alternate, self.batch_size)

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Generator
 
 from raybd import thresholds
-from raybd.detectors._concentration import Discriminator, Layer, Pooling, by_content, cross_fitted, features, standardised
+from raybd.detectors._concentration import Discriminator, Layer, Pooling, by_content, cross_fitted, embedded, features, standardised
 from raybd.types import Config, Pool, Split, Suspicion, Victim, searched
 
 
@@ -36,12 +36,17 @@ class AssetInner(Config):
     alpha: float = Field(0.01, gt=0, lt=1)
     """Share of clean images above the threshold, which is taken from the held-out half of the trusted ones."""
 
+    @property
+    def embeds(self) -> bool:
+        """Whether the embeddings of all suspects are looked at."""
+        return embedded(self.layer, self.pooling)
+
     def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
         """Suspicion of each image; labels play no part."""
         order, half = torch.randperm(len(clean), generator=rng), len(clean) // 2
         canonical = by_content(suspects.x_NCHW)
-        parts = (suspects.x_NCHW[canonical], clean.x_NCHW[order[half:]], clean.x_NCHW[order[:half]])
-        suspects_ND, trusted_MD, held_LD = (features(victim, x, self.layer, self.pooling) for x in parts)
+        parts = (suspects.select(canonical), clean.select(order[half:]), clean.select(order[:half]))
+        suspects_ND, trusted_MD, held_LD = (features(victim, part, self.layer, self.pooling) for part in parts)
         suspects_ND, held_LD = standardised(suspects_ND, trusted_MD), standardised(held_LD, trusted_MD)
         how = Discriminator(self.width, self.lr, self.steps, alternate=False, batch=self.batch_size)
         score_N, held_L = cross_fitted(how, suspects_ND, standardised(trusted_MD, trusted_MD), held_LD, self.folds, rng)

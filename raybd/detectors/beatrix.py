@@ -17,7 +17,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from sklearn.cluster import KMeans
 from torch import Generator, Tensor, nn
 
 from raybd import parallel, thresholds
@@ -84,6 +83,8 @@ class Beatrix(Config):
         """x_BCHW -> the group of each image."""
         if self.groups == "predicted" or (self.groups == "auto" and victim.head is not None):
             return lambda x_BCHW: victim(x_BCHW).argmax(1)
+        from sklearn.cluster import KMeans
+
         z_MD = F.normalize(infer(victim, x_MCHW, victim.embed), dim=1)
         means = KMeans(min(self.clusters, len(z_MD)), n_init=5, random_state=int(torch.randint(2**31, (1,), generator=rng)))
         centers_KD = parallel.from_first(lambda: torch.from_numpy(means.fit(z_MD.numpy()).cluster_centers_)).to(parallel.device())

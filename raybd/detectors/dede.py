@@ -14,7 +14,6 @@ from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
-from sklearn.metrics import roc_auc_score
 from torch import Generator, Tensor, nn
 
 from raybd import parallel, thresholds
@@ -231,5 +230,7 @@ class DeDe(Config):
 
 
 def _auroc(negative_M: Tensor, positive_M: Tensor) -> float:
+    from sklearn.metrics import roc_auc_score
+
     is_positive = [0] * len(negative_M) + [1] * len(positive_M)
     return float(roc_auc_score(is_positive, torch.cat([negative_M, positive_M]).numpy()))

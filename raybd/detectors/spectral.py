@@ -8,14 +8,13 @@ takes the threshold from them. The paper's score can't tell clean images from po
 at rate 0.1 with ten classes: seen from the class mean both lie equally far away.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from sklearn.covariance import LedoitWolf
 from torch import Generator, Tensor
 
-from raybd.fit import infer
+from raybd.fit import embeddings
 from raybd.types import Config, Split, Suspicion, Victim
 
 
@@ -24,6 +23,7 @@ class Spectral(Config):
 
     pool: Literal["train"] = "train"
     """Scores the training set."""
+    embeds: ClassVar[bool] = True
     reference: Literal["class", "trusted"] = "class"
     """What an image is held against: all images of its class (paper), or the trusted ones."""
     remove: float = Field(0.15, gt=0, lt=1)
@@ -33,12 +33,12 @@ class Spectral(Config):
 
     def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
         """Suspicion of each training image, within the class that it is labelled as."""
-        z_ND = infer(victim, suspects.x_NCHW, victim.embed).double()
+        z_ND = embeddings(victim, suspects).double()
         if self.reference == "class":
             return self._against_class(z_ND, suspects.y_N)
         order = torch.randperm(len(clean), generator=rng)
         trusted = clean.select(order)
-        return self._against_trusted(z_ND, suspects.y_N, infer(victim, trusted.x_NCHW, victim.embed).double(), trusted.y_N)
+        return self._against_trusted(z_ND, suspects.y_N, embeddings(victim, trusted).double(), trusted.y_N)
 
     def _against_class(self, z_ND: Tensor, y_N: Tensor) -> Suspicion:
         score_N, threshold_N = torch.zeros(len(z_ND)), torch.zeros(len(z_ND))
@@ -67,6 +67,8 @@ class Spectral(Config):
 
 def _whitening(residual_ND: Tensor) -> Tensor:
     """The inverse square root of the (shrunken) covariance within classes."""
+    from sklearn.covariance import LedoitWolf
+
     covariance = torch.from_numpy(LedoitWolf(assume_centered=True).fit(residual_ND.numpy()).covariance_)
     values_D, vectors_DD = torch.linalg.eigh(covariance)
     scaled_DD: Tensor = vectors_DD * values_D.clamp_min(1e-12).rsqrt()

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 
 from raybd.fit import infer
@@ -102,6 +101,8 @@ class Mode:
 
 def low_mode(value_N: Tensor) -> Mode:
     """Part positive values by a mixture of two normal distributions over their logarithm."""
+    from sklearn.mixture import GaussianMixture
+
     log_N1 = (value_N.double() + TINY).log().numpy()[:, None]
     one, two = (GaussianMixture(k, random_state=0).fit(log_N1) for k in (1, 2))
     low = int(two.means_[:, 0].argmin())
