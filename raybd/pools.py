@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from raybd import fit, metrics
+from raybd import canaries, fit, metrics, thresholds
 from raybd.graph import Stage, random_stream
-from raybd.types import CLEAN, POISON, Dataset, DatasetMethod, Detector, Poisoned, Split, Suspicion, UserError, Victim
+from raybd.types import CLEAN, CROSS, POISON, Dataset, DatasetMethod, Detector, Poisoned, Split, Suspicion, UserError, Victim
 
 GALLERY = 16
 """How many images of a stage are kept for the report."""
@@ -69,27 +69,32 @@ def trusted_images(stage: Stage, dataset: Dataset, poisoned: Poisoned) -> Split:
 
 
 def judge(stage: Stage, verdict: Suspicion, pool: Pool, order: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Hold a verdict on the pool in this order against the truth."""
+    """Hold a verdict on the pool in this order against the truth, and against what was planted, which stands in no table."""
     back = torch.argsort(order)
     score_N = verdict.score_N.float().cpu()[back]
     threshold_N = verdict.threshold_N.float().cpu().expand(len(score_N))[back]
     if not torch.isfinite(score_N).all():
         raise ValueError(f"{stage.method.name} gave {int((~torch.isfinite(score_N)).sum())} scores that are not finite")
     flagged_N = score_N > threshold_N
-    top = torch.argsort(score_N, descending=True, stable=True)[:GALLERY]
+    own = torch.nonzero(pool.role_N <= CROSS).flatten()
+    top = torch.argsort(score_N[own], descending=True, stable=True)[:GALLERY]
     tensors = {
-        "score_N": score_N,
-        "threshold_N": threshold_N,
-        "index_N": pool.index_N,
-        "label_N": pool.suspects.y_N,
-        "true_label_N": pool.true_y_N,
-        "role_N": pool.role_N,
-        "gallery": pool.suspects.x_NCHW[top],
+        "score_N": score_N[own],
+        "threshold_N": threshold_N[own],
+        "index_N": pool.index_N[own],
+        "label_N": pool.suspects.y_N[own],
+        "true_label_N": pool.true_y_N[own],
+        "role_N": pool.role_N[own],
+        "gallery": pool.suspects.x_NCHW[own[top]],
         "gallery_row": top,
     }
-    counts = {"n_scores": len(score_N), "n_flagged": int(flagged_N.sum())}
-    said = {"oracle": verdict.oracle, "warning": verdict.warning, "facts": dict(verdict.facts)}
-    return tensors, {**metrics.detection(score_N, flagged_N, pool.role_N), **counts, **said}
+    facts, warning = {"separation": thresholds.separation(score_N[own])}, verdict.warning
+    if len(own) < len(score_N):
+        facts |= canaries.measured(score_N, flagged_N, pool.role_N)
+        warning = "; ".join(text for text in (warning, canaries.missed(facts, pool.role_N)) if text) or None
+    counts = {"n_scores": len(own), "n_flagged": int(flagged_N[own].sum())}
+    said = {"oracle": verdict.oracle, "warning": warning, "facts": {**verdict.facts, **facts}}
+    return tensors, {**metrics.detection(score_N[own], flagged_N[own], pool.role_N[own]), **counts, **said}
 
 
 def shown_pair(learned: Callable[[Split], Suspicion], verdict: Suspicion, pool: Pool) -> dict[str, Tensor]:

@@ -1,0 +1,171 @@
+"""Canaries: what a defender plants into a suspicious training set, to learn without any truth what a detector is worth.
+
+Pan, Zeng, Lyu, Lin and Jia 2023, arXiv 2302.11408, tune by poison that they know; a defender knows none but what he made himself.
+A canary is a copy of a trusted image with a private trigger and a wrong label, drawn from four families; it stands in for poison.
+Trusted images that go in as they are stand for what is clean. Nobody who plants looks at what is poison: rows are drawn blindly.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from sklearn.metrics import roc_auc_score
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from raybd.types import CROSS, Config, Split, UserError
+
+CANARY, VALIDATION = CROSS + 1, CROSS + 2
+"""Roles of planted rows, beside the truth about the others; no table holds them."""
+OBJECTIVES = ("canary", "canary_auroc", "stability", "trusted_fpr", "excess_mass")
+"""What scores say once canaries are among the suspects."""
+REPEATED = ("canary", "stability")
+"""Those that need scores of several random streams."""
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Rows of the training set that make way, what stands there instead, and the trusted images that this used up."""
+
+    index_M: Tensor
+    x_MCHW: Tensor
+    y_M: Tensor
+    role_M: Tensor
+    used_L: Tensor
+
+
+class Canaries(Config):
+    """How many canaries go into a training set, and in how many groups, each with a trigger and a wrong label of its own."""
+
+    version: ClassVar[int] = 1
+    rate: float = Field(0.005, ge=0, lt=1)
+    """Share of the training set that becomes canaries, if that is more than `least`."""
+    least: int = Field(40, ge=2)
+    """Fewest canaries; an AUROC of fewer says little."""
+    triggers: int = Field(4, ge=1)
+    """Groups of canaries."""
+    validation: float = Field(0.2, gt=0, lt=1)
+    """Share of the trusted images that goes in untouched."""
+    runs: int = Field(1, ge=1)
+    """Random streams of the detector; with 2 or more the flagged rows are compared."""
+
+    def plant(self, train: Split, clean: Split, num_classes: int, rng: Generator) -> Planted:
+        """Draw rows, triggers and labels. Raises UserError where the trusted images would not last."""
+        canaries, validation = max(round(self.rate * len(train)), self.least), round(self.validation * len(clean))
+        used = canaries + validation
+        if 2 * used > len(clean) or used > len(train) // 4 or validation < 2:
+            raise UserError(
+                f"canaries: {canaries} of them and {validation} untouched images are too many for {len(clean)} trusted images "
+                f"and {len(train)} training images",
+                "Give the data set more trusted images (clean: ...; half of them must stay), or lower canaries.least.",
+                exit_code=1,
+            )
+        order = torch.randperm(len(clean), generator=rng)[:used]
+        rows = torch.randperm(len(train), generator=rng)[:used]
+        x_MCHW, y_M = clean.x_NCHW[order].clone(), clean.y_N[order].clone()
+        targets = torch.randperm(num_classes, generator=rng)
+        families = torch.randperm(len(_FAMILIES), generator=rng)
+        for group, part in enumerate(torch.arange(canaries).chunk(self.triggers)):
+            stamp = _FAMILIES[int(families[group % len(_FAMILIES)])](x_MCHW.shape, rng)
+            x_MCHW[part] = stamp(x_MCHW[part].float()).clamp(0, 255).round().to(torch.uint8)
+            wanted = targets[group % num_classes].expand(len(part))
+            other = targets[(group + 1) % num_classes]
+            y_M[part] = torch.where(y_M[part] == wanted, other, wanted)
+        role_M = torch.full((used,), VALIDATION, dtype=torch.int8)
+        role_M[:canaries] = CANARY
+        return Planted(rows, x_MCHW, y_M, role_M, order)
+
+
+def measured(score_N: Tensor, flagged_N: Tensor, role_N: Tensor) -> dict[str, float]:
+    """What scores of a training set with canaries say of their detector: canaries against untouched trusted images."""
+    planted_N, trusted_N = role_N > CROSS, role_N == VALIDATION
+    fpr = float(flagged_N[trusted_N].double().mean())
+    return {
+        "canary_auroc": float(roc_auc_score(role_N[planted_N] == CANARY, score_N[planted_N].double())),
+        "trusted_fpr": fpr,
+        "excess_mass": float(flagged_N[~planted_N].double().mean()) - fpr,
+    }
+
+
+def missed(facts: Mapping[str, float], role_N: Tensor) -> str | None:
+    """Why a detector should not be trusted, where it ranks canaries no better than chance (two deviations of an AUROC) would."""
+    n, m = int((role_N == CANARY).sum()), int((role_N == VALIDATION).sum())
+    found, chance = facts["canary_auroc"], 0.5 + 2 * math.sqrt((n + m + 1) / (12 * n * m))
+    return f"canaries were not found: canary AUROC {found:.2f}, {chance:.2f} may be chance" if found <= chance else None
+
+
+def agreed(flagged_RN: Tensor, facts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The objective `canary` from the runs of a detector: how well their flagged rows agree, and the means of their facts."""
+    mean = {name: sum(said[name] for said in facts) / len(facts) for name in ("canary_auroc", "separation", "trusted_fpr")}
+    stability = sum(_jaccard(a, b) for a, b in combinations(flagged_RN, 2)) / math.comb(len(flagged_RN), 2)
+    penalty = 5 * max(0.0, mean["trusted_fpr"] - 0.02)
+    return {"stability": stability, "canary": mean["canary_auroc"] + 0.5 * stability + 0.25 * mean["separation"] - penalty}
+
+
+def _jaccard(one_N: Tensor, other_N: Tensor) -> float:
+    """0 where neither flags anything: that is no finding to agree on."""
+    either = int((one_N | other_N).sum())
+    return int((one_N & other_N).sum()) / either if either else 0.0
+
+
+Trigger = Callable[[Tensor], Tensor]
+"""x_NCHW -> x_NCHW with the trigger, both float on the 0..255 scale."""
+
+
+def _patch(shape: torch.Size, rng: Generator) -> Trigger:
+    """Random pixels in a small square anywhere."""
+    channels, side = shape[1], shape[-1]
+    size = _between(max(2, side // 12), max(2, side // 6), rng)
+    top, left = (_between(0, side - size, rng) for _ in range(2))
+    pattern_CHW = 255.0 * torch.randint(0, 2, (channels, size, size), generator=rng)
+
+    def stamp(x_NCHW: Tensor) -> Tensor:
+        x_NCHW = x_NCHW.clone()
+        x_NCHW[..., top : top + size, left : left + size] = pattern_CHW
+        return x_NCHW
+
+    return stamp
+
+
+def _blend(shape: torch.Size, rng: Generator) -> Trigger:
+    """A pattern over the whole image, as fine as the image or coarser."""
+    side, weight = shape[-1], 0.15 + 0.1 * float(torch.rand(1, generator=rng))
+    cells = max(2, side >> _between(0, 2, rng))
+    pattern_1CHW = 255 * torch.rand((1, shape[1], cells, cells), generator=rng)
+    pattern_1CHW = functional.interpolate(pattern_1CHW, (side, side), mode="nearest")
+    return lambda x_NCHW: (1 - weight) * x_NCHW + weight * pattern_1CHW
+
+
+def _sinusoid(shape: torch.Size, rng: Generator) -> Trigger:
+    """Stripes in any direction."""
+    side, strength = shape[-1], _between(25, 45, rng)
+    angle, phase = (2 * math.pi * float(torch.rand(1, generator=rng)) for _ in range(2))
+    periods, line = _between(2, 8, rng), torch.arange(side) / side
+    along_HW = math.cos(angle) * line + math.sin(angle) * line[:, None]
+    return lambda x_NCHW: x_NCHW + strength * torch.sin(2 * math.pi * periods * along_HW + phase)
+
+
+def _warp(shape: torch.Size, rng: Generator) -> Trigger:
+    """Pixels that move along a smooth field, by about a sixteenth of the side."""
+    side, line = shape[-1], torch.linspace(-1, 1, shape[-1])
+    field = 2 * torch.rand((1, 2, 4, 4), generator=rng) - 1
+    field_1HW2 = functional.interpolate(field / field.abs().mean(), (side, side), mode="bicubic", align_corners=True).permute(
+        0, 2, 3, 1
+    )
+    grid_1HW2 = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1) + field_1HW2 / 8
+
+    def stamp(x_NCHW: Tensor) -> Tensor:
+        return functional.grid_sample(x_NCHW, grid_1HW2.expand(len(x_NCHW), -1, -1, -1), padding_mode="border", align_corners=True)
+
+    return stamp
+
+
+_FAMILIES = (_patch, _blend, _sinusoid, _warp)
+
+
+def _between(low: int, high: int, rng: Generator) -> int:
+    return int(torch.randint(low, high + 1, (1,), generator=rng))
