@@ -1,15 +1,14 @@
 """Canaries: what a defender plants into a suspicious training set, to learn without any truth what a detector is worth.
 
 Pan, Zeng, Lyu, Lin and Jia 2023, arXiv 2302.11408, tune by poison that they know; a defender knows none but what he made himself.
-A canary is a copy of a trusted image with a private trigger and a wrong label, drawn from four families; it stands in for poison.
-Trusted images that go in as they are stand for what is clean. Nobody who plants looks at what is poison: rows are drawn blindly.
+A canary is a copy of a trusted image with a private trigger, from one of four families, and a wrong label; it stands in for poison.
+The same images as they are stand for what is clean. Nobody who plants looks at what is poison: rows are drawn blindly.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -39,45 +38,46 @@ class Planted:
 
 
 class Canaries(Config):
-    """How many canaries go into a training set, and in how many groups, each with a trigger and a wrong label of its own."""
+    """How many canaries go into a training set, and in how many groups, each with a trigger and a wrong label of its own.
 
-    version: ClassVar[int] = 1
+    Each trusted image that is used goes in twice, as a canary and as it is: the two differ in nothing but what makes a canary.
+    """
+
     rate: float = Field(0.005, ge=0, lt=1)
     """Share of the training set that becomes canaries, if that is more than `least`."""
-    least: int = Field(40, ge=2)
+    least: int = Field(60, ge=2)
     """Fewest canaries; an AUROC of fewer says little."""
-    triggers: int = Field(4, ge=1)
-    """Groups of canaries."""
-    validation: float = Field(0.2, gt=0, lt=1)
-    """Share of the trusted images that goes in untouched."""
+    triggers: int = Field(3, ge=1)
+    """Groups of canaries; a victim learns no trigger that only a few images wear."""
     runs: int = Field(1, ge=1)
     """Random streams of the detector; with 2 or more the flagged rows are compared."""
 
     def plant(self, train: Split, clean: Split, num_classes: int, rng: Generator) -> Planted:
-        """Draw rows, triggers and labels. Raises UserError where the trusted images would not last."""
-        canaries, validation = max(round(self.rate * len(train)), self.least), round(self.validation * len(clean))
-        used = canaries + validation
-        if 2 * used > len(clean) or used > len(train) // 4 or validation < 2:
+        """Draw rows, images, triggers and labels. Raises UserError where the trusted images would not last."""
+        count = max(round(self.rate * len(train)), self.least)
+        if 2 * count > len(clean) or 8 * count > len(train):
             raise UserError(
-                f"canaries: {canaries} of them and {validation} untouched images are too many for {len(clean)} trusted images "
-                f"and {len(train)} training images",
-                "Give the data set more trusted images (clean: ...; half of them must stay), or lower canaries.least.",
+                f"canaries: {count} are too many for {len(clean)} trusted and {len(train)} training images: half of the trusted "
+                "ones must be left to the detector, and an eighth of the training set is the most",
+                "Give the data set more trusted images (clean: ...), or set canaries: {least: ...} in the experiment.",
                 exit_code=1,
             )
-        order = torch.randperm(len(clean), generator=rng)[:used]
-        rows = torch.randperm(len(train), generator=rng)[:used]
-        x_MCHW, y_M = clean.x_NCHW[order].clone(), clean.y_N[order].clone()
-        targets = torch.randperm(num_classes, generator=rng)
-        families = torch.randperm(len(_FAMILIES), generator=rng)
-        for group, part in enumerate(torch.arange(canaries).chunk(self.triggers)):
-            stamp = _FAMILIES[int(families[group % len(_FAMILIES)])](x_MCHW.shape, rng)
-            x_MCHW[part] = stamp(x_MCHW[part].float()).clamp(0, 255).round().to(torch.uint8)
-            wanted = targets[group % num_classes].expand(len(part))
-            other = targets[(group + 1) % num_classes]
-            y_M[part] = torch.where(y_M[part] == wanted, other, wanted)
-        role_M = torch.full((used,), VALIDATION, dtype=torch.int8)
-        role_M[:canaries] = CANARY
-        return Planted(rows, x_MCHW, y_M, role_M, order)
+        used = torch.randperm(len(clean), generator=rng)[:count]
+        rows = torch.randperm(len(train), generator=rng)[: 2 * count]
+        untouched = clean.select(used)
+        x_LCHW, y_L = self._changed(untouched, num_classes, rng)
+        role_M = torch.tensor([CANARY, VALIDATION], dtype=torch.int8).repeat_interleave(count)
+        return Planted(rows, torch.cat([x_LCHW, untouched.x_NCHW]), torch.cat([y_L, untouched.y_N]), role_M, used)
+
+    def _changed(self, images: Split, num_classes: int, rng: Generator) -> tuple[Tensor, Tensor]:
+        x_LCHW, y_L = images.x_NCHW.clone(), images.y_N.clone()
+        labels, families = torch.randperm(num_classes, generator=rng), torch.randperm(len(_FAMILIES), generator=rng)
+        for group, part in enumerate(torch.arange(len(images)).chunk(self.triggers)):
+            stamp = _FAMILIES[int(families[group % len(_FAMILIES)])](x_LCHW.shape, rng)
+            x_LCHW[part] = stamp(x_LCHW[part].float()).clamp(0, 255).round().to(torch.uint8)
+            wrong, instead = labels[group % num_classes], labels[(group + 1) % num_classes]
+            y_L[part] = torch.where(y_L[part] == wrong, instead, wrong)
+        return x_LCHW, y_L
 
 
 def measured(score_N: Tensor, flagged_N: Tensor, role_N: Tensor) -> dict[str, float]:

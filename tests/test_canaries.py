@@ -20,7 +20,7 @@ from raybd.search import measured, parse_sweep
 from raybd.store import Store
 from raybd.types import Dataset, Split, Suspicion
 
-SMALL = Canaries(least=12, validation=0.2, triggers=3)
+SMALL = Canaries(least=12, triggers=3)
 TINY: dict[str, Any] = {
     "name": "tiny",
     "datasets": [{"kind": "digits", "limit": 300, "test_limit": 50, "clean": 60}],
@@ -55,11 +55,11 @@ def names_of(cell: Cell) -> list[str]:
 def test_canaries_wear_a_trigger_and_a_wrong_label_and_the_others_go_in_as_they_are() -> None:
     found, trusted = planted()
     assert found.role_M.tolist() == [CANARY] * 12 + [VALIDATION] * 12
-    sources = trusted.select(found.used_L)
+    sources = trusted.select(found.used_L.repeat(2))
     changed = (found.x_MCHW != sources.x_NCHW).flatten(1).any(1)
     wrong = found.y_M != sources.y_N
     assert changed.tolist() == wrong.tolist() == [True] * 12 + [False] * 12
-    assert len(found.index_M.unique()) == len(found.used_L.unique()) == 24
+    assert len(found.index_M.unique()) == 2 * len(found.used_L.unique()) == 24
 
 
 def test_the_labels_of_canaries_are_spread() -> None:
@@ -89,8 +89,8 @@ def test_each_family_changes_an_image_but_leaves_it_recognisable(family: Any) ->
 def test_too_few_trusted_images_are_named_with_the_mend() -> None:
     with pytest.raises(UserError) as caught:
         planted(config=Canaries(least=40), clean=60)
-    assert "40 of them and 12 untouched images are too many for 60 trusted images" in caught.value.what
-    assert "canaries.least" in caught.value.mend
+    assert "40 are too many for 60 trusted and 400 training images" in caught.value.what
+    assert "canaries: {least" in caught.value.mend
 
 
 # --- what it says of a detector ---------------------------------------------------------------------------------------------------
@@ -176,9 +176,9 @@ def test_the_detector_is_given_only_the_trusted_images_that_were_not_planted(tmp
     stages.run_cell(cell, store)
     dataset: Dataset = cell.dataset.config.load()  # type: ignore[attr-defined]
     left = without_planted(cell.last, store, dataset).clean
-    assert len(left) == 60 - 24
+    assert len(left) == 60 - 12
     pool = stages.load_poisoned(overlay_of(cell.last), store).over(dataset.train)
-    untouched = store.load("plant", overlay_of(cell.last).key).tensors["used_L"][12:]
+    untouched = store.load("plant", overlay_of(cell.last).key).tensors["used_L"]
     assert len(untouched) == 12
     shown = {image.numpy().tobytes() for image in pool.x_NCHW}
     assert all(image.numpy().tobytes() in shown for image in dataset.clean.x_NCHW[untouched])
