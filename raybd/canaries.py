@@ -43,23 +43,24 @@ class Canaries(Config):
     Each trusted image that is used goes in twice, as a canary and as it is: the two differ in nothing but what makes a canary.
     """
 
-    rate: float = Field(0.005, ge=0, lt=1)
-    """Share of the training set that becomes canaries, if that is more than `least`."""
-    least: int = Field(60, ge=2)
+    rate: float = Field(0.05, gt=0, lt=1)
+    """Share of the training set that becomes canaries, as far as a third of the trusted images lasts. Much less poison than they
+    are is another task than they are; so are they where many triggers share them."""
+    least: int = Field(40, ge=2)
     """Fewest canaries; an AUROC of fewer says little."""
-    triggers: int = Field(3, ge=1)
-    """Groups of canaries; a victim learns no trigger that only a few images wear."""
+    triggers: int = Field(1, ge=1)
+    """Groups of canaries; a victim learns no trigger that only a few images wear, and many a detector finds none."""
     runs: int = Field(1, ge=1)
     """Random streams of the detector; with 2 or more the flagged rows are compared."""
 
     def plant(self, train: Split, clean: Split, num_classes: int, rng: Generator) -> Planted:
-        """Draw rows, images, triggers and labels. Raises UserError where the trusted images would not last."""
-        count = max(round(self.rate * len(train)), self.least)
-        if 2 * count > len(clean) or 8 * count > len(train):
+        """Draw rows, images, triggers and labels. Raises UserError where there are too few images."""
+        count = min(round(self.rate * len(train)), len(clean) // 3)
+        if count < self.least or 2 * count > len(train):
             raise UserError(
-                f"canaries: {count} are too many for {len(clean)} trusted and {len(train)} training images: half of the trusted "
-                "ones must be left to the detector, and an eighth of the training set is the most",
-                "Give the data set more trusted images (clean: ...), or set canaries: {least: ...} in the experiment.",
+                f"canaries: rate {self.rate:g} of {len(train)} training images, and at most a third of {len(clean)} trusted ones, "
+                f"is {count}; fewer than {self.least} say little",
+                "Give the data set more trusted images (clean: ...), or set canaries: {rate: ..., least: ...} in the experiment.",
                 exit_code=1,
             )
         used = torch.randperm(len(clean), generator=rng)[:count]

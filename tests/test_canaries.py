@@ -20,7 +20,7 @@ from raybd.search import measured, parse_sweep
 from raybd.store import Store
 from raybd.types import Dataset, Split, Suspicion
 
-SMALL = Canaries(least=12, triggers=3)
+SMALL = Canaries(rate=0.03, least=12, triggers=3)
 TINY: dict[str, Any] = {
     "name": "tiny",
     "datasets": [{"kind": "digits", "limit": 300, "test_limit": 50, "clean": 60}],
@@ -28,7 +28,7 @@ TINY: dict[str, Any] = {
     "trainers": [{"kind": "supervised", "network": {"kind": "small_cnn", "width": 4}, "epochs": 1, "augment": "none"}],
     "detectors": [{"kind": "spectral", "reference": "trusted"}],
 }
-PLANTED = {**TINY, "canaries": {"least": 12, "triggers": 3, "runs": 3}}
+PLANTED = {**TINY, "canaries": {"rate": 0.04, "least": 12, "runs": 3}}
 
 
 def split(n: int, seed: int = 0) -> Split:
@@ -63,7 +63,7 @@ def test_canaries_wear_a_trigger_and_a_wrong_label_and_the_others_go_in_as_they_
 
 
 def test_the_labels_of_canaries_are_spread() -> None:
-    found, _ = planted(config=SMALL.model_copy(update={"least": 20, "triggers": 10}), clean=100)
+    found, _ = planted(config=SMALL.model_copy(update={"rate": 0.05, "triggers": 10}), clean=100)
     counts = found.y_M[:20].bincount(minlength=10)
     assert int(counts.max()) <= 4
 
@@ -88,9 +88,9 @@ def test_each_family_changes_an_image_but_leaves_it_recognisable(family: Any) ->
 
 def test_too_few_trusted_images_are_named_with_the_mend() -> None:
     with pytest.raises(UserError) as caught:
-        planted(config=Canaries(least=40), clean=60)
-    assert "40 are too many for 60 trusted and 400 training images" in caught.value.what
-    assert "canaries: {least" in caught.value.mend
+        planted(config=Canaries(rate=0.1), clean=90)
+    assert "at most a third of 90 trusted ones, is 30; fewer than 40 say little" in caught.value.what
+    assert "canaries: {rate" in caught.value.mend
 
 
 # --- what it says of a detector ---------------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def test_a_trainer_that_is_a_defense_is_judged_by_canaries_too(tmp_path: Path) -
 
 def test_without_canaries_nothing_changes() -> None:
     plain, with_canaries, once = (
-        parse(raw).cells()[1] for raw in (TINY, PLANTED, {**PLANTED, "canaries": {"least": 12, "triggers": 3}})
+        parse(raw).cells()[1] for raw in (TINY, PLANTED, {**PLANTED, "canaries": {"rate": 0.04, "least": 12}})
     )
     assert names_of(plain) == ["poison", "victim", "score"]
     assert plain.stages()[0].key == with_canaries.stages()[0].key
@@ -263,7 +263,7 @@ def test_a_sweep_may_say_how_many_canaries() -> None:
 
 
 def test_a_trial_has_the_objective_as_its_number(tmp_path: Path) -> None:
-    experiment = {**SWEEP["experiment"], "detectors": [{"kind": "spectral"}], "canaries": {"least": 12}}
+    experiment = {**SWEEP["experiment"], "detectors": [{"kind": "spectral"}], "canaries": {"rate": 0.04, "least": 12}}
     sweep = parse_sweep({**SWEEP, "experiment": experiment, "search": {"detectors.0": {"fpr": {"low": 0.01, "high": 0.1}}}})
     (cell,) = sweep.cells_of(sweep.base())
     store = Store(str(tmp_path))
