@@ -37,8 +37,8 @@ def load_victim(stage: Stage, store: Store) -> Victim:
 
 
 def load_poisoned(stage: Stage, store: Store) -> Poisoned:
-    """A poisoned overlay from the store, with its trigger."""
-    attack = cast(Attack, stage.method.config)
+    """An overlay from the store, poison or canaries over poison, with the trigger of the attack."""
+    attack = cast(Attack, stage.need("poison").method.config)
     tensors = store.load(stage.name, stage.key).tensors
     state = {name.removeprefix("state."): tensor for name, tensor in tensors.items() if name.startswith("state.")}
     return Poisoned(

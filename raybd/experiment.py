@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
+from raybd.canaries import Canaries
 from raybd.graph import (
     Stage,
     Training,
@@ -17,6 +18,7 @@ from raybd.graph import (
     last_stage,
     no_attack,
     open_labels,
+    stability_stage,
     victim_stage,
 )
 from raybd.registry import Method
@@ -71,6 +73,8 @@ class Cell:
     infeasible: str | None = None
     control: Stage | None = None
     """The same on the clean twin: attack success without a backdoor, a detector held against the same inputs, a scan."""
+    stability: Stage | None = None
+    """The same verdict from other random streams, where that was asked for."""
 
     @property
     def defense_name(self) -> str:
@@ -85,11 +89,12 @@ class Cell:
 
     def stages(self) -> tuple[Stage, ...]:
         """Its path through the graph, in order; each stage once."""
-        return tuple({stage.key: stage for end in (self.victim, self.last, self.control) if end for stage in end.path()}.values())
+        ends = (self.victim, self.last, self.control, self.stability)
+        return tuple({stage.key: stage for end in ends if end for stage in end.path()}.values())
 
     def keys(self) -> dict[str, str]:
         """The key of each of its stages, by name: of the clean twin's only the last, as `control`, where its own have the name."""
-        ends = (self.control, self.victim, self.last)
+        ends = (self.control, self.victim, self.last, self.stability)
         own: dict[str, str] = {stage.name: stage.key for end in ends if end for stage in end.path()}
         return {**own, **({"control": self.control.key} if self.control else {})}
 
@@ -114,15 +119,18 @@ class Experiment:
     """After each detector of the training set: drop what it flags, train again, measure. After one of test inputs on an encoder:
     drop what it flags of the probe's training set, train the probe again, refuse the inputs that it flags, measure."""
     resources: AllResources
+    canaries: Canaries | None = None
+    """Planted into the training set of each victim, to measure detectors without truth."""
 
     def cells(self) -> tuple[Cell, ...]:
         """The product of the lists. Opens the data sets (labels and content hash, no images) and finds what is infeasible."""
         cells, opened = [], cache(open_labels)
+        planted, repeated = self._canaries()
         for dataset in self.datasets:
             for attack, training in product(self.attacks, self.trainings):
                 reason = infeasible(opened, dataset, attack, training)
                 for seed in self.seeds:
-                    victim = victim_stage(opened, dataset, attack, training, seed)
+                    victim = victim_stage(opened, dataset, attack, training, seed, planted)
                     twin = victim_stage(opened, dataset, no_attack(), training, seed)
                     cells += [
                         Cell(
@@ -134,14 +142,23 @@ class Experiment:
                             defense=defense,
                             seed=seed,
                             victim=victim,
-                            last=last_stage(victim, defense, self.removal),
+                            last=(last := last_stage(victim, defense, self.removal)),
                             infeasible=reason,
                             control=control_stage(victim, twin, defense),
+                            stability=stability_stage(last, repeated) if repeated else None,
                         )
                         for defense in (None, *self.defenses)
                         if not (defense and defense.role == "trainers" and encoder_of(victim))
                     ]
         return tuple(cells)
+
+    def _canaries(self) -> tuple[Method | None, Method | None]:
+        """As they are planted, whatever is done with them later, so that victims are shared; and as verdicts are repeated."""
+        if self.canaries is None:
+            return None, None
+        once = self.canaries.model_copy(update={"runs": 1})
+        planted, repeated = (Method("attacks", "canaries", config, "canaries") for config in (once, self.canaries))
+        return planted, repeated if self.canaries.runs > 1 else None
 
     def resources_of(self, stage: Stage) -> Resources:
         """How a stage of this experiment runs."""
@@ -158,8 +175,8 @@ class Experiment:
             "baseline": self.resources.detectors,
             "scan": self.resources.scanners,
             "repair": self.resources.repairs,
-        }.get(stage.name)
-        if stage.name == "poison" and not stage.needs and stage.network is None:
+        }.get(stage.needs[0].name if stage.name == "stability" else stage.name)
+        if stage.name == "plant" or (stage.name == "poison" and not stage.needs and stage.network is None):
             return Resources(gpus_per_worker=0, time_limit=self.resources.time_limit)
         return special or Resources(**{name: getattr(self.resources, name) for name in Resources.model_fields})
 
@@ -198,4 +215,5 @@ class Experiment:
             "repairs": [entry(method) for method in self.defenses if method.role == "repairs"],
             "removal": self.removal,
             "resources": self.resources.model_dump(mode="json", exclude_none=True),
+            **({"canaries": self.canaries.model_dump(mode="json")} if self.canaries else {}),
         }

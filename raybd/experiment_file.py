@@ -12,10 +12,11 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
+from raybd.canaries import Canaries
 from raybd.experiment import AllResources, Experiment
 from raybd.graph import Pretraining, Training
 from raybd.registry import Method, Role, Trusted, did_you_mean, method_class
-from raybd.types import Config, UserError
+from raybd.types import Config, EncoderAttack, TrainingAttack, UserError
 
 DEFAULT_NETWORK = "resnet18"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -34,6 +35,7 @@ class _File(Config):
     repairs: tuple[dict[str, Any], ...] = ()
     removal: bool = False
     resources: AllResources = AllResources()
+    canaries: Canaries | None = None
 
 
 class _Source(Config):
@@ -104,6 +106,7 @@ def parse(raw: Mapping[str, Any], where: str = "experiment") -> Experiment:
         defenses=detectors + methods("scanners") + methods("repairs") + tuple(defending),
         removal=file.removal,
         resources=file.resources,
+        canaries=file.canaries,
     )
     if not trainings:
         raise UserError(
@@ -111,6 +114,7 @@ def parse(raw: Mapping[str, Any], where: str = "experiment") -> Experiment:
             "Add the training that it is compared with, like {kind: supervised, network: small_cnn}.",
         )
     _refuse_repeats(experiment, where)
+    _refuse_canaries(experiment, where)
     return experiment
 
 
@@ -220,6 +224,24 @@ def _refuse_repeats(experiment: Experiment, where: str) -> None:
                     f"{where}: {column}: {name!r} stands twice",
                     "Remove one, or give each a name of its own: {kind: ..., name: ...}.",
                 )
+
+
+def _refuse_canaries(experiment: Experiment, where: str) -> None:
+    """Where canaries were planted, no victim may be trained on anything else."""
+    if experiment.canaries is None:
+        return
+    for training in experiment.trainings:
+        if training.source is not None and training.source.attack is None:
+            raise UserError(
+                f"{where}: canaries: {training.trainer.name} is a probe on an encoder, and no encoder is trained on canaries",
+                "Remove canaries (or the objective that wants them), or take a trainer of classifiers.",
+            )
+    for attack in experiment.attacks:
+        if isinstance(attack.config, TrainingAttack | EncoderAttack):
+            raise UserError(
+                f"{where}: canaries: {attack.name} hands out a victim of its own, which is trained without them",
+                "Remove canaries (or the objective that wants them), or take an attack that changes data only.",
+            )
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

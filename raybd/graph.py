@@ -18,11 +18,13 @@ from raybd.types import Attack, DatasetMethod, EncoderAttack, Infeasible, Stream
 
 StageName = Literal[
     "poison",
+    "plant",
     "encoder",
     "victim",
     "features",
     "baseline",
     "score",
+    "stability",
     "control",
     "scan",
     "removal",
@@ -32,11 +34,13 @@ StageName = Literal[
 ]
 STAGE_VERSIONS: dict[StageName, int] = {
     "poison": 1,
+    "plant": 1,
     "encoder": 1,
     "victim": 2,
     "features": 1,
     "baseline": 1,
     "score": 2,
+    "stability": 1,
     "control": 2,
     "scan": 1,
     "removal": 2,
@@ -124,7 +128,7 @@ def last_stage(victim: Stage, defense: Method | None, removal: bool) -> Stage:
     if defense is None:
         return victim
     if defense.role == "trainers":
-        return _after(victim.need("poison"), "defended", defense, victim.network)
+        return _after(overlay_of(victim), "defended", defense, victim.network)
     if defense.role in ("scanners", "repairs"):
         return _after(victim, "scan" if defense.role == "scanners" else "repair", defense)
     return _detection(victim, defense, removal)
@@ -146,8 +150,18 @@ Opened = tuple[str, torch.Tensor, int]
 """Of a data set: content key, labels of the training split, number of classes."""
 
 
-def victim_stage(opened: Callable[[Method], Opened], dataset: Method, attack: Method, training: Training, seed: int) -> Stage:
-    """A victim with all that it stands on: its poison, the clean twin where the attack wants one, what it was pretrained on."""
+def victim_stage(
+    opened: Callable[[Method], Opened],
+    dataset: Method,
+    attack: Method,
+    training: Training,
+    seed: int,
+    canaries: Method | None = None,
+) -> Stage:
+    """A victim with all that it stands on: its poison, the clean twin where the attack wants one, what it was pretrained on.
+
+    Canaries are planted over its poison, for it alone.
+    """
     trainer, network, data, source = training.trainer, training.network, opened(dataset)[0], training.source
     if source is not None and source.attack is None:
         encoder = _encoder_stage(opened, source.dataset or dataset, attack, source.training, seed)
@@ -157,10 +171,11 @@ def victim_stage(opened: Callable[[Method], Opened], dataset: Method, attack: Me
         needs = (victim_stage(opened, dataset, no_attack(), training, seed),)
     controls = isinstance(attack.config, TrainingAttack)
     poison = Stage("poison", attack, seed, dataset, data, needs, network if controls else None)
+    overlay = _after(poison, "plant", canaries) if canaries else poison
     if source is None or source.attack is None:
-        return _after(poison, "victim", trainer, network)
+        return _after(overlay, "victim", trainer, network)
     start = victim_stage(opened, source.dataset or dataset, source.attack, source.training, seed)
-    return Stage("victim", trainer, seed, dataset, data, (start, poison), network)
+    return Stage("victim", trainer, seed, dataset, data, (start, overlay), network)
 
 
 def _encoder_stage(opened: Callable[[Method], Opened], dataset: Method, attack: Method, training: Training, seed: int) -> Stage:
@@ -186,6 +201,19 @@ def control_stage(victim: Stage, twin: Stage, defense: Method | None) -> Stage |
     return replace(_after(twin, "control", defense), needs=both) if watches else None
 
 
+def overlay_of(stage: Stage) -> Stage:
+    """The stage that changed the training set last: canaries where they were planted, or the poison."""
+    return next((found for found in reversed(tuple(stage.path())) if found.name == "plant"), stage.need("poison"))
+
+
+def stability_stage(last: Stage, canaries: Method) -> Stage | None:
+    """The same verdict on the training set from further random streams, if there is one."""
+    for stage in (last, *last.needs):
+        if stage.name == "defended" or (stage.name == "score" and getattr(stage.method.config, "pool", None) == "train"):
+            return _after(stage, "stability", canaries)
+    return None
+
+
 def encoder_of(victim: Stage) -> Stage | None:
     """The encoder that a victim is a probe of, if it is one."""
     return next((need for need in victim.needs if need.name == "encoder"), None)
@@ -196,9 +224,12 @@ def no_attack() -> Method:
     return Method("attacks", "none", method_class("attacks", "none")(), "none")
 
 
-def random_stream(stage: str, seed: int) -> torch.Generator:
-    """The stream of random numbers of a stage: it depends on the stage's name and the seed alone, so variants share it."""
-    digest = hashlib.sha256(f"{stage}:{seed}".encode()).digest()
+def random_stream(stage: str, seed: int, run: int = 0) -> torch.Generator:
+    """The stream of random numbers of a stage: it depends on the stage's name and the seed alone, so variants share it.
+
+    Where a stage is run more than once, each run has its own.
+    """
+    digest = hashlib.sha256(f"{stage}:{seed}{f':{run}' if run else ''}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 

@@ -8,9 +8,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from raybd import fit, metrics
+from raybd import canaries, fit, metrics, thresholds
 from raybd.graph import Stage, random_stream
-from raybd.types import CLEAN, HALFWAY, POISON, Dataset, DatasetMethod, Detector, Poisoned, Split, Suspicion, UserError, Victim
+from raybd.types import (
+    CLEAN,
+    CROSS,
+    POISON,
+    Dataset,
+    DatasetMethod,
+    Detector,
+    Poisoned,
+    Split,
+    Suspicion,
+    UserError,
+    Victim,
+)
 
 GALLERY = 16
 """How many images of a stage are kept for the report."""
@@ -73,33 +85,51 @@ def trusted_images(stage: Stage, dataset: Dataset, poisoned: Poisoned) -> Split:
 
 
 def judge(stage: Stage, verdict: Suspicion, pool: Pool, back: Tensor | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Hold a verdict on the pool against the truth. What is said of each image is in the order `back`, or in that of the pool."""
+    """Hold a verdict on the pool against the truth, and against what was planted, which stands in no table.
+
+    What is said of each image is in the order `back`, or in that of the pool.
+    """
     back = torch.arange(len(pool.suspects)) if back is None else back
     score_N = verdict.score_N.float().cpu()[back]
     threshold_N = verdict.threshold_N.float().cpu().expand(len(score_N))[back]
     if not torch.isfinite(score_N).all():
         raise ValueError(f"{stage.method.name} gave {int((~torch.isfinite(score_N)).sum())} scores that are not finite")
     flagged_N = score_N > threshold_N
-    top = torch.argsort(score_N, descending=True, stable=True)[:GALLERY]
+    role_N = pool.role_N[back]
+    own = torch.nonzero(role_N <= CROSS).flatten()
+    top = torch.argsort(score_N[own], descending=True, stable=True)[:GALLERY]
     tensors = {
-        "score_N": score_N,
-        "threshold_N": threshold_N,
-        "index_N": pool.index_N[back],
-        "label_N": pool.suspects.y_N[back],
-        "true_label_N": pool.true_y_N[back],
-        "role_N": pool.role_N[back],
-        "gallery": pool.suspects.x_NCHW[back[top]],
+        "score_N": score_N[own],
+        "threshold_N": threshold_N[own],
+        "index_N": pool.index_N[back[own]],
+        "label_N": pool.suspects.y_N[back[own]],
+        "true_label_N": pool.true_y_N[back[own]],
+        "role_N": role_N[own],
+        "gallery": pool.suspects.x_NCHW[back[own[top]]],
         "gallery_row": top,
     }
-    counts = {"n_scores": len(score_N), "n_flagged": int(flagged_N.sum())}
-    said = {"oracle": verdict.oracle, "warning": verdict.warning, "facts": dict(verdict.facts)}
-    return tensors, {**metrics.detection(score_N, flagged_N, pool.role_N[back]), **counts, **said}
+    facts, warning = {"separation": thresholds.separation(score_N[own])}, verdict.warning
+    if len(own) < len(score_N):
+        facts |= canaries.measured(score_N, flagged_N, role_N)
+        warning = "; ".join(text for text in (warning, canaries.missed(facts, role_N)) if text) or None
+    counts = {"n_scores": len(own), "n_flagged": int(flagged_N[own].sum())}
+    said = {"oracle": verdict.oracle, "warning": warning, "facts": {**verdict.facts, **facts}}
+    return tensors, {**metrics.detection(score_N[own], flagged_N[own], role_N[own]), **counts, **said}
 
 
 def halfway(score_N: Tensor, pool: Pool) -> dict[str, float]:
-    """What scores are worth that a detector would give before it is finished."""
-    found = metrics.detection(score_N.float().cpu(), torch.zeros(len(score_N)), pool.role_N)
-    return {name: value for name in HALFWAY if (value := found[name]) is not None}
+    """What scores are worth that a detector would give before it is finished.
+
+    Of `canary` those parts that need no threshold and no further run.
+    """
+    score_N, own = score_N.float().cpu(), pool.role_N <= CROSS
+    judged = metrics.detection(score_N[own], torch.zeros(int(own.sum())), pool.role_N[own])
+    found = {name: value for name in ("auroc", "average_precision") if (value := judged[name]) is not None}
+    found["separation"] = thresholds.separation(score_N[own])
+    if not own.all():
+        found["canary_auroc"] = canaries.measured(score_N, torch.zeros(len(score_N)), pool.role_N)["canary_auroc"]
+        found["canary"] = found["canary_auroc"] + 0.25 * found["separation"]
+    return found
 
 
 def shown_pair(learned: Callable[[Split], Suspicion], verdict: Suspicion, pool: Pool) -> dict[str, Tensor]:

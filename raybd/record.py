@@ -13,6 +13,7 @@ from raybd.types import ROLES
 
 WEAK_ATTACK = 0.5
 """Attack success below which an attack counts as failed: what a defense does against it says nothing."""
+_STARTS = ("encoder", "victim")
 _MEASURED_AGAIN = ("removal", "purification", "repair", "defended")
 
 
@@ -26,12 +27,12 @@ def record(cell: Cell, store: Store) -> dict[str, Any]:
 
 
 def record_trial(cell: Cell, store: Store, sweep: str, trial: str) -> tuple[dict[str, Any], dict[str, float]]:
-    """Write the score rows of a cell of a trial. Returns what its row would be, and the facts that its detector declared."""
+    """Write the score rows of a cell of a trial. Returns what its row would be, and the facts beside it, free of truth."""
     row = row_of(cell, store)
     if "n_scores" in row:
         _record_scores(cell, sweep, store, sweep, trial)
-    judged = _scored(cell)
-    return row, dict(store.manifest(judged.name, judged.key).get("facts", {})) if judged else {}
+    said = [store.manifest(stage.name, stage.key).get("facts", {}) for stage in (_scored(cell), cell.stability) if stage]
+    return row, {name: number for facts in said for name, number in facts.items()}
 
 
 def row_of(cell: Cell, store: Store) -> dict[str, Any]:
@@ -86,7 +87,8 @@ def _names(cell: Cell) -> dict[str, Any]:
         "trainer": cell.trainer.describe(),
         "network": cell.network.describe(),
         "defense": cell.defense.describe() if cell.defense else None,
-        **{need.name if need.name == "encoder" else "source": _source(need) for need in cell.victim.needs if need.name != "poison"},
+        **{need.name if need.name == "encoder" else "source": _source(need) for need in cell.victim.needs if need.name in _STARTS},
+        **{"canaries": need.method.describe() for need in cell.victim.needs if need.name == "plant"},  # noqa: B035
         "stages": cell.keys(),
     }
     return {
@@ -138,7 +140,9 @@ def _warning(victim: Mapping[str, Any], score: Mapping[str, Any]) -> str | None:
     """Why the numbers of a row should not be trusted."""
     success = victim["attack_success"]
     failed = f"the attack failed: attack success {success:.2f}" if success is not None and success < WEAK_ATTACK else None
-    return "; ".join(reason for reason in (failed, score.get("warning")) if reason) or None
+    learned = victim.get("canaries_learned", 1.0)
+    unlearned = f"the victim learned {100 * learned:.0f} % of the canaries: they say little" if learned < WEAK_ATTACK else None
+    return "; ".join(reason for reason in (failed, unlearned, score.get("warning")) if reason) or None
 
 
 def _record_scores(cell: Cell, experiment: str, store: Store, sweep: str | None = None, trial: str | None = None) -> None:

@@ -23,7 +23,7 @@ import yaml
 from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from raybd import experiment_file
+from raybd import canaries, experiment_file
 from raybd.experiment import Cell, Experiment
 from raybd.graph import content_hash
 from raybd.registry import ROLES, Role, did_you_mean, method_class
@@ -63,8 +63,13 @@ DIRECTIONS: Mapping[str, Direction] = {
     "held_out_error": "minimize",
     "separation": "maximize",
     "share_of_steps_raised": "maximize",
+    "canary": "maximize",
+    "canary_auroc": "maximize",
+    "stability": "maximize",
+    "trusted_fpr": "minimize",
+    "excess_mass": "maximize",
 }
-"""Which way is better. Columns of the cells table, then facts that detectors declare."""
+"""Which way is better. Columns of the cells table, then facts that detectors declare, then what canaries say of them."""
 FREE_COLUMNS = ("seconds", "gpu_seconds", "peak_memory_bytes")
 """Columns of the cells table that no ground truth plays a part in; facts of a detector never see any."""
 ORACLE_COLUMNS = tuple(name for name in list(DIRECTIONS)[:16] if name not in FREE_COLUMNS)
@@ -157,6 +162,12 @@ class Sweep:
         return tuple(dict.fromkeys(found.place for found in self.ranges))
 
     @property
+    def searched(self) -> frozenset[str]:
+        """Their names in the tables; of a nested one that of the method around it."""
+        entries = [_at(self.raw, ".".join(place.split(".")[:2])) for place in self.places]
+        return frozenset(entry.get("name", entry["kind"]) for entry in entries)
+
+    @property
     def definition(self) -> str:
         """A hash of what makes its trials comparable; the number of trials may grow."""
         ranges = [(found.name, str(found)) for found in self.ranges]
@@ -186,8 +197,12 @@ class Sweep:
         return experiment_file.parse({**raw, "name": name or self.name}, self.where)
 
     def comparison(self, params: Params) -> Experiment:
-        """The methods as they stand in the file beside those with these values, on all attacks, the held-out ones too."""
+        """The methods as they stand in the file beside those with these values, on all attacks, the held-out ones too.
+
+        No canaries are planted here.
+        """
         raw = copy.deepcopy(dict(self.raw))
+        raw.pop("canaries", None)
         best = copy.deepcopy(raw)
         for param, value in params.items():
             place, _, field = param.rpartition(".")
@@ -222,9 +237,7 @@ class Sweep:
         cells = [cell for cell in experiment.cells() if not cell.infeasible]
         if not roles <= {"detectors", "scanners", "repairs", "trainers"}:
             return tuple(cells)
-        entries = [_at(self.raw, ".".join(place.split(".")[:2])) for place in self.places]
-        names = {entry.get("name", entry["kind"]) for entry in entries}
-        return tuple(cell for cell in cells if cell.defense_name in names or cell.trainer.name in names)
+        return tuple(cell for cell in cells if cell.defense_name in self.searched or cell.trainer.name in self.searched)
 
     def _holds(self, found: Range, params: Params) -> bool:
         """Whether the condition of a range holds, where it has one."""
@@ -293,7 +306,8 @@ def parse_sweep(raw: Mapping[str, Any], where: str = "sweep") -> Sweep:
         file = _SweepFile.model_validate(raw)
     except ValidationError as error:
         raise experiment_file._user_error(error, where, _SweepFile) from error
-    experiment = {**copy.deepcopy(file.experiment), "name": file.name}
+    objectives = tuple(_objective(asked, f"{where}: objectives[{i}]") for i, asked in enumerate(file.objectives))
+    experiment = {**copy.deepcopy(file.experiment), "name": file.name, **_planted(file.experiment, objectives)}
     experiment_file.parse(experiment, f"{where}: experiment")  # before anything is looked up in it
     ranges = [found for place, asked in file.search.items() for found in _ranges(experiment, place, asked, f"{where}: search")]
     sweep = Sweep(
@@ -301,7 +315,7 @@ def parse_sweep(raw: Mapping[str, Any], where: str = "sweep") -> Sweep:
         raw=experiment,
         where=f"{where}: experiment",
         ranges=tuple(ranges),
-        objectives=tuple(_objective(asked, f"{where}: objectives[{i}]") for i, asked in enumerate(file.objectives)),
+        objectives=objectives,
         trials=file.trials,
         seed=file.seed,
         sampler=file.sampler,
@@ -314,6 +328,7 @@ def parse_sweep(raw: Mapping[str, Any], where: str = "sweep") -> Sweep:
     if sweep.held_out and any(place.startswith("attacks.") for place in sweep.places):
         raise UserError(f"{where}: held_out: the sweep searches an attack itself", "Remove held_out, or search a defense.")
     _check_pruning(sweep, where)
+    _refuse_unseen_canaries(sweep, where)
     sweep.comparison({})
     return sweep
 
@@ -446,6 +461,26 @@ def _objective(asked: str | Mapping[str, Direction], at: str) -> Objective:
     if DIRECTIONS.get(name, direction) != direction:
         raise UserError(f"{at}: {name} is better the other way", f"Write {name} alone.")
     return Objective(name, direction)
+
+
+def _planted(experiment: Mapping[str, Any], objectives: Sequence[Objective]) -> dict[str, Any]:
+    """The canaries of the trials, where an objective wants them."""
+    wanted, given = {objective.name for objective in objectives}, experiment.get("canaries") or {}
+    if wanted.isdisjoint(canaries.OBJECTIVES):
+        return {}
+    return {"canaries": {**({} if wanted.isdisjoint(canaries.REPEATED) else {"runs": 3}), **given}}
+
+
+def _refuse_unseen_canaries(sweep: Sweep, where: str) -> None:
+    """Canaries stand in the training set: what is searched must score that, or be what the victim is trained by."""
+    wanted = next((objective.name for objective in sweep.objectives if objective.name in canaries.OBJECTIVES), None)
+    for defense in sweep.base().defenses if wanted else ():
+        unseen = defense.role in ("scanners", "repairs") or getattr(defense.config, "pool", None) == "test"
+        if unseen and defense.name in sweep.searched:
+            raise UserError(
+                f"{where}: objectives: {wanted} needs a score for each training image, and {defense.name} gives none",
+                "Search a detector of the training set (pool: train) or a trainer that is a defense, or take another objective.",
+            )
 
 
 def _ranges(experiment: Mapping[str, Any], place: str, asked: Any, where: str) -> list[Range]:

@@ -13,10 +13,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from raybd import fit, metrics, parallel
+from raybd import fit, metrics, parallel, planting
 from raybd.artifacts import load_poisoned, load_victim, shape_of, weights
 from raybd.experiment import Cell, Resources
-from raybd.graph import Stage, encoder_of, random_stream
+from raybd.graph import Stage, encoder_of, overlay_of, random_stream
 from raybd.measures import measure
 from raybd.pools import GALLERY, halfway, judge, make_pool, outside_trigger, shown_pair, training_pool, trusted_images
 from raybd.provenance import commit, device_name, peak_memory_bytes, reset_peak_memory, versions
@@ -81,6 +81,7 @@ def run_stage(
     )
     reset_peak_memory()
     began = time.monotonic()
+    dataset = planting.without_planted(stage, store, dataset)
     with fit.running(runtime):
         tensors, facts = _COMPUTE[stage.name](stage, store, dataset)
     cost = _cost(time.monotonic() - began, resources)
@@ -181,29 +182,29 @@ def _encoder(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Fac
 
 def _victim(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
     poison = stage.need("poison")
-    poisoned = load_poisoned(poison, store)
+    poisoned = load_poisoned(overlay_of(stage), store)
     if isinstance(poison.method.config, TrainingAttack):
         victim = load_victim(poison, store)
     else:
         victim = _train(stage, _labelled(stage, poisoned, dataset), dataset, store)
-    return weights(victim), {**shape_of(dataset), **measure(victim, dataset, poisoned)}
+    return weights(victim), {**shape_of(dataset), **measure(victim, dataset, poisoned), **planting.learned(victim, poisoned)}
 
 
 def _features(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
     """The training set as the victim embeds it, once for all detectors that look at that."""
-    suspects = load_poisoned(stage.need("poison"), store).over(dataset.train)
+    suspects = load_poisoned(overlay_of(stage), store).over(dataset.train)
     return {"z_ND": fit.embeddings(load_victim(stage.need("victim"), store), suspects)}, {}
 
 
-def _score(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
+def _score(stage: Stage, store: Store, dataset: Dataset, run: int = 0) -> tuple[Tensors, Facts]:
     detector = cast(Detector, stage.method.config)
-    poisoned = load_poisoned(stage.need("poison"), store)
+    poisoned = load_poisoned(overlay_of(stage), store)
     victim = load_victim(stage.need("victim"), store)
     pool = make_pool(detector, victim, dataset, poisoned)
     for features in (need for need in stage.needs if need.name == "features"):
         z_ND = store.load(features.name, features.key).tensors["z_ND"]
         pool = replace(pool, suspects=replace(pool.suspects, z_ND=z_ND))
-    rng = random_stream("score", stage.seed)
+    rng = random_stream("score", stage.seed, run)
     order = torch.randperm(len(pool.suspects), generator=rng)
     clean, back = trusted_images(stage, dataset, poisoned), torch.argsort(order)
     if not isinstance(detector, StreamDetector) or detector.pool == "train":
@@ -242,15 +243,14 @@ def _baseline(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Fa
 def _removal(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
     score = store.load("score", stage.need("score").key).tensors
     keep_N = score["score_N"] <= score["threshold_N"]
-    poisoned = load_poisoned(stage.need("poison"), store)
-    suspects = _labelled(stage, poisoned, dataset)
+    poisoned = load_poisoned(overlay_of(stage), store)
     facts = {**shape_of(dataset), "n_removed": int((~keep_N).sum())}
-    if keep_N.all():
+    if keep_N.all() and len(keep_N) == len(dataset.train):  # what was planted goes in any case
         victim = load_victim(stage.need("victim"), store)
     else:
         if not keep_N.any():
             raise ValueError("the detector flagged the whole training set; nothing is left to train on")
-        victim = _train(stage, suspects.select(keep_N), dataset, store)
+        victim = _train(stage, _labelled(stage, poisoned, dataset).select(score["index_N"][keep_N]), dataset, store)
     return weights(victim), {**facts, **measure(victim, dataset, poisoned)}
 
 
@@ -270,16 +270,16 @@ def _purification(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors
 
 def _repair(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
     repair = cast(Repair, stage.method.config)
-    poisoned = load_poisoned(stage.need("poison"), store)
+    poisoned = load_poisoned(overlay_of(stage), store)
     victim = load_victim(stage.need("victim"), store)
     repaired = repair.repair(victim, _labelled(stage, poisoned, dataset), dataset.clean, random_stream("repair", stage.seed))
     return weights(repaired), {**shape_of(dataset), **measure(repaired, dataset, poisoned)}
 
 
-def _defended(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
+def _defended(stage: Stage, store: Store, dataset: Dataset, run: int = 0) -> tuple[Tensors, Facts]:
     assert stage.network is not None
     trainer, network = cast(DefendingTrainer, stage.method.config), cast(Network, stage.network.config)
-    poisoned, rng = load_poisoned(stage.need("poison"), store), random_stream("victim", stage.seed)
+    poisoned, rng = load_poisoned(overlay_of(stage), store), random_stream("victim", stage.seed, run)
     pool = training_pool(dataset, poisoned)
     defended = trainer.defend(pool.suspects, dataset.num_classes, network, dataset.clean, rng)
     facts: Facts = {**shape_of(dataset), **measure(defended.victim, dataset, poisoned), "oracle": False}
@@ -290,6 +290,11 @@ def _defended(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Fa
     return {**tensors, **weights(defended.victim)}, {**facts, **judged, "pool": "train", "warning": "; ".join(warnings) or None}
 
 
+def _stability(stage: Stage, store: Store, dataset: Dataset) -> tuple[Tensors, Facts]:
+    verdicts = {"score": _score, "defended": _defended}
+    return planting.stability(stage, store, lambda scored, run: verdicts[scored.name](scored, store, dataset, run))
+
+
 def _labelled(stage: Stage, poisoned: Poisoned, dataset: Dataset) -> Split:
     """What a victim is trained on: poisoned, unless it is a probe, whose poison is in the encoder below."""
     return dataset.train if encoder_of(stage.need("victim")) else poisoned.over(dataset.train)
@@ -297,10 +302,12 @@ def _labelled(stage: Stage, poisoned: Poisoned, dataset: Dataset) -> Split:
 
 _COMPUTE: Mapping[str, Callable[[Stage, Store, Dataset], tuple[Tensors, Facts]]] = {
     "poison": _poison,
+    "plant": planting.plant,
     "encoder": _encoder,
     "victim": _victim,
     "features": _features,
     "score": _score,
+    "stability": _stability,
     "control": _score,
     "scan": _scan,
     "baseline": _baseline,

@@ -55,6 +55,16 @@ def otsu(score_N: Tensor) -> float:
     return float(sorted_N[best : best + 2].mean())
 
 
+def separation(score_N: Tensor) -> float:
+    """The share of the scores' variance that lies between the two parts into which Otsu's cut divides them."""
+    score_N = score_N.double()
+    above_N, variance = score_N > otsu(score_N), float(score_N.var(correction=0))
+    if variance == 0 or above_N.all() or not above_N.any():
+        return 0.0
+    share, low, high = float(above_N.double().mean()), score_N[~above_N].mean(), score_N[above_N].mean()
+    return share * (1 - share) * float(high - low) ** 2 / variance
+
+
 def top_share(score_N: Tensor, share: float) -> float:
     """The cut that flags this share of the scores."""
     return float(torch.quantile(score_N.double(), 1 - share))

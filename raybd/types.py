@@ -24,7 +24,7 @@ ROLES = ("clean", "poison", "cross")
 """Truth about a sample. `cross`: changed like poison, but with its true label (WaNet's noise samples); a negative for detectors."""
 
 
-HALFWAY = ("auroc", "average_precision")
+HALFWAY = ("auroc", "average_precision", "separation", "canary_auroc", "canary")
 """What scores are worth is told of detectors that pass them to `fit.halfway`."""
 
 

@@ -145,7 +145,7 @@ class Asset(Config):
         held_M = losses(self.suspicion, infer(net, held.x_NCHW), held.y_N) if held_out else score_N
         warning = None if started else "the detector did not start: nothing was ever selected, raise top or lower cut"
         cut = torch.tensor(self._cut(score_N, held_M))
-        facts = {"share_of_steps_raised": started, "separation": _separation(score_N)}
+        facts = {"share_of_steps_raised": started, "separation": thresholds.separation(score_N)}
         return Suspicion(score_N[back], cut, warning=warning, facts=facts)
 
     def _cut(self, score_N: Tensor, held_M: Tensor) -> float:
@@ -201,12 +201,3 @@ class Asset(Config):
         s_B = logit_B if self.outlying_on == "logit" else logit_B.sigmoid()
         far_B = outlyingness(s_B) > self.cut
         return far_B if self.sided == "two" else far_B & (s_B > s_B.median())
-
-
-def _separation(score_N: Tensor) -> float:
-    """The share of the scores' variance that lies between the two parts into which Otsu's cut divides them; needs no truth."""
-    above_N, variance = score_N > thresholds.otsu(score_N), float(score_N.double().var(correction=0))
-    if variance == 0 or above_N.all() or not above_N.any():
-        return 0.0
-    share, low, high = float(above_N.double().mean()), score_N[~above_N].double().mean(), score_N[above_N].double().mean()
-    return share * (1 - share) * float(high - low) ** 2 / variance

@@ -1,0 +1,292 @@
+"""Canaries: what is planted, what it says of a detector, that no table and no defense sees it, and sweeps that want it."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raybd import canaries, pools, stages
+from raybd.canaries import CANARY, VALIDATION, Canaries
+from raybd.errors import UserError
+from raybd.experiment import Cell, Experiment
+from raybd.experiment_file import parse
+from raybd.graph import overlay_of, random_stream
+from raybd.planting import without_planted
+from raybd.record import record_trial
+from raybd.search import measured, parse_sweep
+from raybd.store import Store
+from raybd.types import Dataset, Split, Suspicion
+
+SMALL = Canaries(rate=0.03, least=12, triggers=3)
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "datasets": [{"kind": "digits", "limit": 300, "test_limit": 50, "clean": 60}],
+    "attacks": [{"kind": "badnets"}],
+    "trainers": [{"kind": "supervised", "network": {"kind": "small_cnn", "width": 4}, "epochs": 1, "augment": "none"}],
+    "detectors": [{"kind": "spectral", "reference": "trusted"}],
+}
+PLANTED = {**TINY, "canaries": {"rate": 0.04, "least": 12, "runs": 3}}
+
+
+def split(n: int, seed: int = 0) -> Split:
+    rng = torch.Generator().manual_seed(seed)
+    return Split(torch.randint(0, 256, (n, 3, 16, 16), generator=rng, dtype=torch.uint8), torch.arange(n) % 10)
+
+
+def planted(seed: int = 0, config: Canaries = SMALL, train: int = 400, clean: int = 60) -> tuple[Any, Split]:
+    trusted = split(clean, 1)
+    return config.plant(split(train), trusted, 10, torch.Generator().manual_seed(seed)), trusted
+
+
+def last_cell(experiment: Experiment) -> Cell:
+    return next(cell for cell in experiment.cells() if cell.defense is not None)
+
+
+def names_of(cell: Cell) -> list[str]:
+    return [stage.name for stage in cell.stages()]
+
+
+# --- what is planted --------------------------------------------------------------------------------------------------------------
+
+
+def test_canaries_wear_a_trigger_and_a_wrong_label_and_the_others_go_in_as_they_are() -> None:
+    found, trusted = planted()
+    assert found.role_M.tolist() == [CANARY] * 12 + [VALIDATION] * 12
+    sources = trusted.select(found.used_L.repeat(2))
+    changed = (found.x_MCHW != sources.x_NCHW).flatten(1).any(1)
+    wrong = found.y_M != sources.y_N
+    assert changed.tolist() == wrong.tolist() == [True] * 12 + [False] * 12
+    assert len(found.index_M.unique()) == 2 * len(found.used_L.unique()) == 24
+
+
+def test_the_labels_of_canaries_are_spread() -> None:
+    found, _ = planted(config=SMALL.model_copy(update={"rate": 0.05, "triggers": 10}), clean=100)
+    counts = found.y_M[:20].bincount(minlength=10)
+    assert int(counts.max()) <= 4
+
+
+def test_the_same_seed_plants_the_same_and_another_one_other_rows_triggers_and_labels() -> None:
+    one, again, other = planted()[0], planted()[0], planted(seed=1)[0]
+    for name in ("index_M", "x_MCHW", "y_M", "used_L"):
+        assert torch.equal(getattr(one, name), getattr(again, name)), name
+        assert not torch.equal(getattr(one, name), getattr(other, name)), name
+
+
+@pytest.mark.parametrize("family", canaries._FAMILIES)
+def test_each_family_changes_an_image_but_leaves_it_recognisable(family: Any) -> None:
+    ramp = torch.arange(32.0).expand(2, 3, 32, 32) * 6 + 20
+    for seed in range(5):
+        stamped = family(ramp.shape, torch.Generator().manual_seed(seed))(ramp)
+        change = (stamped - ramp).abs()
+        assert stamped.shape == ramp.shape
+        assert 0 < float(change.mean()) < 40
+        assert torch.equal(change[0], change[1]), "one trigger for the whole group"
+
+
+def test_too_few_trusted_images_are_named_with_the_mend() -> None:
+    with pytest.raises(UserError) as caught:
+        planted(config=Canaries(rate=0.1), clean=90)
+    assert "at most a third of 90 trusted ones, is 30; fewer than 40 say little" in caught.value.what
+    assert "canaries: {rate" in caught.value.mend
+
+
+# --- what it says of a detector ---------------------------------------------------------------------------------------------------
+
+
+def test_the_objective_is_what_its_formula_says() -> None:
+    flagged = torch.tensor([[1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 0, 0]], dtype=torch.bool)  # Jaccard 1/3, 1 and 1/3
+    facts = [{"canary_auroc": auroc, "separation": 0.8, "trusted_fpr": 0.05} for auroc in (0.8, 0.9, 1.0)]
+    found = canaries.agreed(flagged, facts)
+    assert found["stability"] == pytest.approx(5 / 9)
+    assert found["canary"] == pytest.approx(0.9 + 0.5 * 5 / 9 + 0.25 * 0.8 - 5 * 0.03)
+
+
+def test_to_flag_nothing_is_no_agreement_and_few_false_alarms_cost_nothing() -> None:
+    facts = [{"canary_auroc": 0.5, "separation": 0.0, "trusted_fpr": 0.02}] * 2
+    assert canaries.agreed(torch.zeros((2, 5), dtype=torch.bool), facts) == {"stability": 0.0, "canary": 0.5}
+
+
+def by_hand(score_N: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """100 training images, of which 20 are poison, 20 canaries and 20 untouched trusted ones; flagged is above 0.5."""
+    role_N = torch.tensor([0, 1, CANARY, VALIDATION, 0], dtype=torch.int8).repeat(20)
+    suspects = split(100)
+    pool = pools.Pool(suspects, torch.arange(100), suspects.y_N, role_N)
+    stage = last_cell(parse(TINY)).last
+    return pools.judge(stage, Suspicion(score_N, torch.tensor(0.5)), pool, torch.arange(100))
+
+
+ROLE = torch.tensor([0, 1, CANARY, VALIDATION, 0]).repeat(20)
+
+
+def test_a_perfect_a_useless_and_an_inverted_detector_are_told_apart_without_truth() -> None:
+    noise = torch.rand(100, generator=torch.Generator().manual_seed(0))
+    bad = ((ROLE == CANARY) | (ROLE == 1)).float()
+    perfect, useless, inverted = (by_hand(score_N)[1] for score_N in (bad + noise / 10, noise, 1 - bad + noise / 10))
+    assert perfect["facts"]["canary_auroc"] == perfect["auroc"] == 1.0
+    assert perfect["facts"]["trusted_fpr"] == 0.0
+    assert perfect["facts"]["excess_mass"] == pytest.approx(20 / 60)
+    assert perfect["warning"] is None
+    assert abs(useless["facts"]["canary_auroc"] - 0.5) < 0.18
+    assert inverted["facts"]["canary_auroc"] == 0.0
+    assert "canaries were not found" in useless["warning"] and "canary AUROC 0.00" in inverted["warning"]
+
+
+def test_what_was_planted_stands_in_no_number_that_truth_gives() -> None:
+    score_N = (ROLE == 1).float()
+    tensors, facts = by_hand(score_N)
+    other_tensors, other = by_hand(torch.where(ROLE > 2, 5.0, score_N))
+    assert set(tensors["role_N"].tolist()) == {0, 1}
+    assert torch.equal(tensors["index_N"], torch.nonzero(ROLE <= 2).flatten())
+    assert facts["n_scores"] == 60 and facts["n_flagged"] == 20
+    for name in ("auroc", "fpr", "f1", "n_flagged", "n_scores"):
+        assert facts[name] == other[name], name
+    assert torch.equal(tensors["gallery"], other_tensors["gallery"])
+
+
+# --- in a cell --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_cell_with_canaries_plants_once_and_says_what_they_say(tmp_path: Path) -> None:
+    store, cell = Store(str(tmp_path)), last_cell(parse(PLANTED))
+    assert names_of(cell) == ["poison", "plant", "victim", "score", "stability"]
+    row = stages.run_cell(cell, store)
+    assert row["n_scores"] == 300 - 24
+    scores = store.scores()
+    assert len(scores) == 300 - 24
+    assert set(scores["role"]) == {"clean", "poison"}
+    assert (scores.query("role == 'clean'").eval("label == true_label")).all()
+    overlay = stages.load_poisoned(overlay_of(cell.last), store)
+    assert not set(scores["index"]) & set(overlay.index_M[overlay.role_M > 2].tolist())
+    assert json.loads(row["config"])["canaries"]["least"] == 12
+    learned = store.manifest("victim", cell.victim.key)["canaries_learned"]
+    assert 0 <= learned < 0.5, "one epoch teaches a small victim no trigger"
+    assert f"the victim learned {100 * learned:.0f} % of the canaries" in row["warning"]
+    _, facts = record_trial(cell, store, "sweep", "0000")
+    assert {"canary", "canary_auroc", "stability", "separation", "trusted_fpr", "excess_mass"} <= facts.keys()
+    assert 0 <= facts["stability"] <= 1
+    again = parse(parse(PLANTED).describe())
+    assert [c.id for c in again.cells()] == [c.id for c in parse(PLANTED).cells()]
+
+
+def test_the_detector_is_given_only_the_trusted_images_that_were_not_planted(tmp_path: Path) -> None:
+    store, cell = Store(str(tmp_path)), last_cell(parse(PLANTED))
+    stages.run_cell(cell, store)
+    dataset: Dataset = cell.dataset.config.load()  # type: ignore[attr-defined]
+    left = without_planted(cell.last, store, dataset).clean
+    assert len(left) == 60 - 12
+    pool = stages.load_poisoned(overlay_of(cell.last), store).over(dataset.train)
+    untouched = store.load("plant", overlay_of(cell.last).key).tensors["used_L"]
+    assert len(untouched) == 12
+    shown = {image.numpy().tobytes() for image in pool.x_NCHW}
+    assert all(image.numpy().tobytes() in shown for image in dataset.clean.x_NCHW[untouched])
+    assert not any(image.numpy().tobytes() in shown for image in left.x_NCHW)
+
+
+def test_canaries_are_drawn_without_a_look_at_the_poison(tmp_path: Path) -> None:
+    rows = []
+    for attack in ({"kind": "none"}, {"kind": "badnets", "rate": 0.5}):
+        store, cell = Store(str(tmp_path / attack["kind"])), last_cell(parse({**PLANTED, "attacks": [attack]}))
+        dataset: Dataset = cell.dataset.config.load()  # type: ignore[attr-defined]
+        for stage in cell.stages()[:2]:
+            stages.run_stage(stage, store, dataset)
+        overlay = stages.load_poisoned(cell.stages()[1], store)
+        assert len(overlay.index_M.unique()) == len(overlay.index_M)
+        rows.append((overlay.index_M[overlay.role_M > 2], overlay.x_MCHW[overlay.role_M > 2]))
+    assert all(torch.equal(one, other) for one, other in zip(*rows, strict=True))
+
+
+def test_removal_drops_what_was_planted_too(tmp_path: Path) -> None:
+    detector = {"kind": "activation_clustering", "largest_share": 0.0001}  # flags nothing
+    experiment = parse({**PLANTED, "detectors": [detector], "removal": True})
+    store, cell = Store(str(tmp_path)), last_cell(experiment)
+    row = stages.run_cell(cell, store)
+    assert row["n_flagged"] == 0
+    weights = [stages.load_victim(stage, store).encoder.state_dict()["0.weight"] for stage in (cell.victim, cell.last)]
+    assert not torch.equal(*weights), "trained again, without the canaries"
+
+
+def test_a_trainer_that_is_a_defense_is_judged_by_canaries_too(tmp_path: Path) -> None:
+    trainers = [*TINY["trainers"], {"kind": "tests.methods.defends", "name": "defends", "epochs": 1, "augment": "none"}]
+    store, cell = Store(str(tmp_path)), last_cell(parse({**PLANTED, "trainers": trainers, "detectors": []}))
+    stages.run_cell(cell, store)
+    _, facts = record_trial(cell, store, "sweep", "0000")
+    assert {"canary", "canary_auroc"} <= facts.keys()
+
+
+def test_without_canaries_nothing_changes() -> None:
+    plain, with_canaries, once = (
+        parse(raw).cells()[1] for raw in (TINY, PLANTED, {**PLANTED, "canaries": {"rate": 0.04, "least": 12}})
+    )
+    assert names_of(plain) == ["poison", "victim", "score"]
+    assert plain.stages()[0].key == with_canaries.stages()[0].key
+    assert not {stage.key for stage in plain.stages()[1:]} & {stage.key for stage in with_canaries.stages()}
+    assert once.last.key == with_canaries.last.key, "more runs need no other victim"
+    assert random_stream("score", 0).initial_seed() == random_stream("score", 0, 0).initial_seed() == 62045112483839086
+    assert "canaries" not in parse(TINY).describe()
+
+
+# --- in a sweep -------------------------------------------------------------------------------------------------------------------
+
+SWEEP: dict[str, Any] = {
+    "name": "search",
+    "experiment": {
+        **{name: value for name, value in TINY.items() if name != "name"},
+        "detectors": [{"kind": "asset"}, {"kind": "strip"}],
+    },
+    "search": {"detectors.0": {"lr_min": None}},
+    "objectives": ["canary"],
+}
+
+
+def test_an_objective_of_canaries_plants_them_in_the_trials_and_not_in_the_comparison() -> None:
+    for objective, runs in (("canary", 3), ("stability", 3), ("canary_auroc", 1), ("trusted_fpr", 1)):
+        sweep = parse_sweep({**SWEEP, "objectives": [objective, "auroc"]})
+        (cell,) = sweep.cells_of(sweep.experiment({"detectors.0.lr_min": 1e-3}))
+        assert "plant" in names_of(cell)
+        assert ("stability" in names_of(cell)) == (runs == 3)
+        (default,) = sweep.cells_of(sweep.base())
+        assert default.victim.key == cell.victim.key, "trained once"
+        assert not any("plant" in names_of(cell) for cell in sweep.comparison({}).cells())
+    plain = parse_sweep({**SWEEP, "objectives": ["separation", "auroc"]})
+    assert not any("plant" in names_of(cell) for cell in plain.base().cells())
+    assert plain.definition != parse_sweep({**SWEEP, "objectives": ["canary", "auroc"]}).definition
+
+
+def test_a_sweep_may_say_how_many_canaries() -> None:
+    experiment = {**SWEEP["experiment"], "canaries": {"least": 7, "runs": 5}}
+    found = parse_sweep({**SWEEP, "experiment": experiment}).base().canaries
+    assert found is not None
+    assert (found.least, found.runs) == (7, 5)
+
+
+def test_a_trial_has_the_objective_as_its_number(tmp_path: Path) -> None:
+    experiment = {**SWEEP["experiment"], "detectors": [{"kind": "spectral"}], "canaries": {"rate": 0.04, "least": 12}}
+    sweep = parse_sweep({**SWEEP, "experiment": experiment, "search": {"detectors.0": {"fpr": {"low": 0.01, "high": 0.1}}}})
+    (cell,) = sweep.cells_of(sweep.base())
+    store = Store(str(tmp_path))
+    stages.run_cell(cell, store)
+    row, facts = record_trial(cell, store, "search", "default")
+    assert measured(sweep, [row], [facts]) == {"canary": facts["canary"], "auroc": row["auroc"]}
+
+
+PROBE = {"kind": "linear_probe", "network": "small_cnn", "encoder": {"trainer": {"kind": "supcon"}}}
+BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"trainers": [PROBE]}, {}, "linear_probe is a probe on an encoder"),
+    ({"attacks": [{"kind": "input_aware"}]}, {}, "input_aware hands out a victim of its own"),
+    (
+        {},
+        {"search": {"detectors.1": {"overlays": {"low": 2, "high": 5}}}},
+        "canary needs a score for each training image, and strip",
+    ),
+    ({"canaries": {"leest": 3}}, {}, "canaries"),
+]
+
+
+@pytest.mark.parametrize(("experiment", "values", "what"), BAD, ids=lambda value: str(value)[:30])
+def test_where_canaries_make_no_sense_the_sweep_says_so(experiment: dict[str, Any], values: dict[str, Any], what: str) -> None:
+    raw = copy.deepcopy({**SWEEP, **values, "experiment": {**SWEEP["experiment"], **experiment}})
+    with pytest.raises(UserError, match=what):
+        parse_sweep(raw, "file.yaml")
