@@ -100,7 +100,8 @@ class _Run:
         late = self.watch.late(self.graph.stages)
         for ref, (name, _) in list(self.running.items()):
             if name in late:
-                ray.cancel(ref, force=True)
+                alone = self.experiment.resources_of(self.graph.stages[name]).workers == 1
+                ray.cancel(ref, force=alone)  # a group is interrupted, so that Ray Train gives its places back
                 del self.running[ref]
                 self._fail(name, late[name], str(late[name]))
         self.watch.check_places([self.graph.stages[name] for name in self._at_work() if name in self.graph.stages])
