@@ -86,6 +86,11 @@ def test_each_family_changes_an_image_but_leaves_it_recognisable(family: Any) ->
         assert torch.equal(change[0], change[1]), "one trigger for the whole group"
 
 
+def test_a_third_of_the_trusted_images_is_the_most() -> None:
+    found, _ = planted(config=Canaries(rate=0.2, least=12), clean=60)
+    assert len(found.used_L) == 20
+
+
 def test_too_few_trusted_images_are_named_with_the_mend() -> None:
     with pytest.raises(UserError) as caught:
         planted(config=Canaries(rate=0.1), clean=90)
