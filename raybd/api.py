@@ -40,7 +40,7 @@ def sweep(config: str | Path | Mapping[str, Any], store: str | Path = DEFAULT_ST
     """
     from rich.console import Console
 
-    from raybd.search import load_sweep, parse_sweep
+    from raybd.sweep_file import load_sweep, parse_sweep
 
     asked = parse_sweep(config) if isinstance(config, Mapping) else load_sweep(config)
     opened = open_store(str(store))

@@ -62,21 +62,23 @@ class _Trusted(Config):
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read an experiment file; an override is `attacks.0.rate=0.05`. Raises UserError that names the file and the field."""
+    return parse(read(path, overrides, "an experiment file, like configs/quickstart.yaml"), str(path))
+
+
+def read(path: str | Path, overrides: Sequence[str], wanted: str) -> dict[str, Any]:
+    """The mapping in a YAML file, with some values changed. Raises UserError that says what was wanted."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-        raw = yaml.safe_load(text)
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(
-            f"{path}: {error.strerror}", "Give the path of an experiment file, like configs/quickstart.yaml."
-        ) from error
+        raise UserError(f"{path}: {error.strerror}", f"Give the path of {wanted}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}", "Mend the file; configs/ has examples.") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path}: holds no mapping at its top", "Begin with `name:`; configs/ has examples.")
     for override in overrides:
         _apply(raw, override)
-    return parse(raw, str(path))
+    return raw
 
 
 def parse(raw: Mapping[str, Any], where: str = "experiment") -> Experiment:
@@ -84,7 +86,7 @@ def parse(raw: Mapping[str, Any], where: str = "experiment") -> Experiment:
     try:
         file = _File.model_validate(raw)
     except ValidationError as error:
-        raise _user_error(error, where, _File) from error
+        raise user_error(error, where, _File) from error
 
     def methods(role: Role) -> tuple[Method, ...]:
         return tuple(_method(role, entry, f"{where}: {role}[{i}]") for i, entry in enumerate(getattr(file, role)))
@@ -128,7 +130,7 @@ def _detector(entry: Mapping[str, Any], at: str) -> Method:
     try:
         found = _Trusted.model_validate(asked)
     except ValidationError as error:
-        raise _user_error(error, f"{at}.trusted", _Trusted) from error
+        raise user_error(error, f"{at}.trusted", _Trusted) from error
     dataset = _method("datasets", found.dataset, f"{at}.trusted.dataset") if found.dataset else None
     return replace(method, trusted=Trusted(dataset, found.poisoned))
 
@@ -181,7 +183,7 @@ def _pretraining(start: Any, at: str, network: Method, key: str) -> Pretraining:
     try:
         asked = model.model_validate(start)
     except ValidationError as error:
-        raise _user_error(error, at, model) from error
+        raise user_error(error, at, model) from error
     training = _training(asked.trainer, f"{at}.trainer", network)
     if isinstance(asked, _Source):
         attack = _method("attacks", asked.attack, f"{at}.attack")
@@ -205,7 +207,7 @@ def _method(role: Role, entry: Any, where: str) -> Method:
     try:
         return Method(role, kind, found.model_validate(fields), name)
     except ValidationError as error:
-        raise _user_error(error, where, found) from error
+        raise user_error(error, where, found) from error
 
 
 def _refuse_repeats(experiment: Experiment, where: str) -> None:
@@ -264,7 +266,8 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         ) from error
 
 
-def _user_error(error: ValidationError, where: str, model: type[Config]) -> UserError:
+def user_error(error: ValidationError, where: str, model: type[Config]) -> UserError:
+    """What is wrong with the first field that was refused, and what to do."""
     first = error.errors()[0]
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
     field = str(first["loc"][0]) if first["loc"] else ""

@@ -16,8 +16,9 @@ from scipy.stats import spearmanr
 from raybd.report.site import write_report
 from raybd.report.sweep_figures import ENOUGH, importance
 from raybd.report.sweeps import Found, find_sweeps
-from raybd.search import Sweep, parse_sweep
+from raybd.search import Sweep
 from raybd.store import Store
+from raybd.sweep_file import parse_sweep
 from raybd.types import UserError
 from tests.test_report import BLANK, HOSTILE, Page, page
 

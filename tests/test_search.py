@@ -8,7 +8,8 @@ import optuna
 import pytest
 
 from raybd.errors import UserError
-from raybd.search import Sweep, best_of, load_sweep, make_sampler, measured, parse_sweep, rank_correlation, trials_left
+from raybd.search import Sweep, best_of, make_sampler, measured, rank_correlation, trials_left
+from raybd.sweep_file import load_sweep, parse_sweep
 
 SWEEPS = sorted((Path(__file__).parents[1] / "configs" / "sweeps").glob("*.yaml"))
 RAW: dict[str, Any] = {

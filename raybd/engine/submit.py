@@ -29,7 +29,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from raybd import experiment_file
 from raybd.engine.cluster import offer_token
 from raybd.errors import UserError
-from raybd.search import is_sweep, load_sweep
+from raybd.sweep_file import is_sweep, load_sweep
 
 LIMIT_MB = 20.0
 STOPPED = 130
