@@ -40,7 +40,7 @@ def test_a_dry_run_says_what_would_be_done(
     assert raybd(monkeypatch, "run", config, "--dry-run", "--store", tmp_path / "results") == 0
     out = capsys.readouterr().out
     assert "4: 0 done, 2 to run, 2 infeasible" in out
-    assert "1 poison, 1 victim, 1 score" in out
+    assert "1 poison, 1 victim, 1 features, 1 score" in out
     assert "the label map allows only" in out
     assert not (tmp_path / "results").exists()
 
@@ -49,7 +49,7 @@ def test_a_dry_run_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert raybd(monkeypatch, "run", config, "--dry-run", "--json") == 0
     plan = json.loads(capsys.readouterr().out)
     assert len(plan["cells"]) == 4
-    assert [stage["stage"] for stage in plan["stages"]] == ["poison", "victim", "score"]
+    assert [stage["stage"] for stage in plan["stages"]] == ["poison", "victim", "features", "score"]
 
 
 def test_an_experiment_that_is_all_infeasible_gets_its_rows_without_ray(
