@@ -6,7 +6,7 @@ they finish, a crashed stage is tried again from its last checkpoint, and an err
 
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -16,6 +16,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from raybd import parallel, stages
+from raybd.engine.board import Board
 from raybd.engine.cluster import Offer, gpus_of
 from raybd.engine.data import load_dataset, unpack
 from raybd.engine.doctor import check_store_everywhere
@@ -30,25 +31,6 @@ from raybd.types import Infeasible
 _POLL_SECONDS = 0.5
 _CRASH_RETRIES = 2
 _CELLS_IN_FLIGHT = 16
-
-
-class _Board:
-    """Where running stages say how far they are; the driver reads it."""
-
-    def __init__(self) -> None:
-        self._facts: dict[str, dict[str, Any]] = {}
-
-    def post(self, key: str, facts: dict[str, Any]) -> None:
-        """The last word of a stage."""
-        self._facts[key] = facts
-
-    def read(self, running: Collection[str]) -> dict[str, dict[str, Any]]:
-        """The last word of the stages that run; those of others are forgotten."""
-        self._facts = {key: facts for key, facts in self._facts.items() if key in running}
-        return self._facts
-
-
-_BoardActor = ray.remote(num_cpus=0)(_Board)
 
 
 @ray.remote
@@ -156,7 +138,7 @@ class _Run:
         self.places = count()
         self.running: dict[Any, tuple[str, float]] = {}
         self.data: dict[str, Any] = {}
-        self.board: Any = _BoardActor.remote()
+        self.board: Any = Board.remote()
         self.gauges, self.gpu_seconds, self.counted = Gauges(experiment.name), 0.0, time.monotonic()
 
     def run(self) -> list[dict[str, Any]]:

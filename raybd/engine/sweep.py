@@ -35,9 +35,10 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from raybd import parallel, stages
+from raybd.engine.board import Board
 from raybd.engine.cluster import Offer, check_resources, gpus_of
 from raybd.engine.data import load_dataset, unpack
-from raybd.engine.grid import _BoardActor, run_grid
+from raybd.engine.grid import run_grid
 from raybd.engine.progress import Progress
 from raybd.engine.train import run_group
 from raybd.experiment import Experiment
@@ -266,7 +267,7 @@ def _tune(sweep: Sweep, store: Store, have: Offer, rows: Mapping[str, Row], quie
     # A group of workers holds its own CPUs; a trial that held one too could starve it. It asks for a byte: Tune wants something.
     holds: dict[str, float] = {"cpu": cpus, "gpu": gpus} if alone else {"memory": 1}
     concurrency = max(1, min(sweep.concurrency, int(have.cpus // cpus)))
-    job = _Job(sweep, store, have, _BoardActor.remote())
+    job = _Job(sweep, store, have, Board.remote())
     scratch = f"sweeps/{sweep.name}/tune"
     store.remove(scratch)
     try:
