@@ -5,11 +5,10 @@ they finish, a crashed stage is tried again from its last checkpoint, and an err
 """
 
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
 import ray
@@ -20,6 +19,7 @@ from raybd.engine.board import Board
 from raybd.engine.cluster import Offer, gpus_of
 from raybd.engine.data import load_dataset, unpack
 from raybd.engine.doctor import check_store_everywhere
+from raybd.engine.lines import Lines
 from raybd.engine.progress import Gauges, Progress
 from raybd.experiment import Cell, Experiment, Resources
 from raybd.graph import Stage
@@ -42,8 +42,13 @@ def _run_alone(stage: Stage, completes: list[Cell], store: Store, packed: Any, r
     parallel.use_threads(resources.cpus_per_worker)
     report = lambda facts: board.post.remote(stage.key, dict(facts))  # noqa: E731
     stages.run_stage(stage, store, unpack(packed), resources, report=report)
+    return _record_all(completes, store)
+
+
+def _record_all(cells: list[Cell], store: Store) -> list[str]:
+    """Write the rows of cells. Returns the ids of those where it worked."""
     recorded = []
-    for cell in completes:
+    for cell in cells:
         with suppress(Exception):  # is tried again as a task of its own, whose error becomes the row of the cell
             record(cell, store)
             recorded.append(cell.id)
@@ -134,8 +139,7 @@ class _Run:
         self.experiment, self.plan, self.store, self.have, self.progress = experiment, plan, store, have, progress
         self.graph = _Graph(dict(plan.stages), {cell.id: cell for cell in plan.todo})
         self.statuses: dict[str, str] = {id_: row["status"] for id_, row in plan.rows.items()}
-        self.lines: dict[float, deque[tuple[int, str]]] = defaultdict(deque)
-        self.places = count()
+        self.lines = Lines()
         self.running: dict[Any, tuple[str, float]] = {}
         self.data: dict[str, Any] = {}
         self.board: Any = Board.remote()
@@ -177,7 +181,7 @@ class _Run:
             "raybd_cells_done": len(self.statuses) - failed,
             "raybd_cells_failed": failed,
             "raybd_cells_running": len(served),
-            "raybd_stages_waiting": sum(len(line) for cost, line in self.lines.items() if cost),
+            "raybd_stages_waiting": self.lines.waiting(),
             "raybd_gpu_seconds": self.gpu_seconds,
         }
 
@@ -186,17 +190,12 @@ class _Run:
         return {name for name, _ in self.running.values()}
 
     def _submit(self) -> None:
-        """Start what is ready, as much as the cluster can hold; the order of the cells decides who comes first.
-
-        What takes the same share of the cluster stands in one line, so that only the first of each line has to be looked at.
-        """
+        """Start what is ready, as much as the cluster can hold; the order of the cells decides who comes first."""
         for name in self.graph.ready:
-            cost = self._cost(self.graph.stages[name]) if name in self.graph.stages else 0.0
-            self.lines[cost].append((next(self.places), name))
+            self.lines.add(name, self._cost(self.graph.stages[name]) if name in self.graph.stages else 0.0)
         self.graph.ready.clear()
-        while fitting := [cost for cost, line in self.lines.items() if line and self._fits(cost)]:
-            cost = min(fitting, key=lambda cost: self.lines[cost][0])
-            _, name = self.lines[cost].popleft()
+        while (first := self.lines.take(self._fits)) is not None:
+            name, cost = first
             if name in self.graph.cells:
                 self.running[_record.remote(self.graph.cells[name], self.store)] = (name, cost)
             else:
