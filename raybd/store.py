@@ -71,6 +71,11 @@ SCORES = pa.schema(
     metadata=_metadata,
 )
 """The columns of a score file; dataset, attack and defense stand in its folder names and come back as columns when it is read."""
+_SCORES_ENCODING = {
+    "use_dictionary": [name for name in SCORES.names if name not in ("index", "score", "flagged")],
+    "column_encoding": {"index": "DELTA_BINARY_PACKED", "score": "BYTE_STREAM_SPLIT"},
+}
+"""Halves a file: no two scores are alike, so a dictionary of them only adds to it, and each index is the one before plus one."""
 
 _TEXT = ("cell", "experiment", "dataset", "attack", "trainer", "network", "defense", "defense_role", "status", "error", "warning")
 QUALITY = ("clean_accuracy", "attack_success", "robust_accuracy")
@@ -218,7 +223,7 @@ class Store(Storage):
     def write_scores(self, cell: str, dataset: str, attack: str, defense: str, columns: Mapping[str, Any]) -> None:
         """Write the score rows of a cell; a repeated write replaces them."""
         table = pa.table({name: columns[name] for name in SCORES.names}, schema=SCORES)
-        self.write(_scores_path(cell, dataset, attack, defense), _parquet(table))
+        self.write(_scores_path(cell, dataset, attack, defense), _parquet(table, **_SCORES_ENCODING))
 
     def write_cell(self, row: Mapping[str, Any]) -> None:
         """Write the row of a cell; a repeated write replaces it."""
@@ -374,9 +379,9 @@ def open_store(url: str) -> Store:
     return Store(store.root) if store.local else store
 
 
-def _parquet(table: pa.Table) -> bytes:
+def _parquet(table: pa.Table, **encoding: Any) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", **encoding)
     return bytes(sink.getvalue())
 
 

@@ -5,9 +5,7 @@ they finish, a crashed stage is tried again from its last checkpoint, and an err
 """
 
 import time
-from collections import defaultdict, deque
 from collections.abc import Mapping
-from itertools import count
 from typing import Any
 
 import ray
@@ -16,6 +14,7 @@ from raybd.engine.cluster import Offer, gpus_of
 from raybd.engine.data import load_dataset
 from raybd.engine.diary import Diary
 from raybd.engine.doctor import check_store_everywhere
+from raybd.engine.lines import Lines
 from raybd.engine.progress import Gauges, Progress
 from raybd.engine.tasks import CRASH_RETRIES, record_cell, run_alone, run_group, why_lost
 from raybd.engine.waiting import Waiting
@@ -50,8 +49,7 @@ class _Run:
         self.experiment, self.plan, self.store, self.progress = experiment, plan, store, progress
         self.graph = Waiting(dict(plan.stages), {cell.id: cell for cell in plan.todo})
         self.statuses: dict[str, str] = {id_: row["status"] for id_, row in plan.rows.items()}
-        self.lines: dict[float, deque[tuple[int, str]]] = defaultdict(deque)
-        self.places = count()
+        self.lines = Lines()
         self.running: dict[Any, tuple[str, float]] = {}
         self.data: dict[str, Any] = {}
         self.watch, self.diary = Watch(experiment, have), Diary(store, experiment.name)
@@ -125,7 +123,7 @@ class _Run:
             "raybd_cells_done": len(self.statuses) - failed,
             "raybd_cells_failed": failed,
             "raybd_cells_running": len(served),
-            "raybd_stages_waiting": sum(len(line) for cost, line in self.lines.items() if cost),
+            "raybd_stages_waiting": self.lines.waiting(),
             "raybd_gpu_seconds": self.gpu_seconds,
         }
 
@@ -134,17 +132,12 @@ class _Run:
         return {name for name, _ in self.running.values()}
 
     def _submit(self) -> None:
-        """Start what is ready, as much as the cluster can hold; the order of the cells decides who comes first.
-
-        What takes the same share of the cluster stands in one line, so that only the first of each line has to be looked at.
-        """
+        """Start what is ready, as much as the cluster can hold; the order of the cells decides who comes first."""
         for name in self.graph.ready:
-            cost = self._cost(self.graph.stages[name]) if name in self.graph.stages else 0.0
-            self.lines[cost].append((next(self.places), name))
+            self.lines.add(name, self._cost(self.graph.stages[name]) if name in self.graph.stages else 0.0)
         self.graph.ready.clear()
-        while fitting := [cost for cost, line in self.lines.items() if line and self._fits(cost)]:
-            cost = min(fitting, key=lambda cost: self.lines[cost][0])
-            _, name = self.lines[cost].popleft()
+        while (first := self.lines.take(self._fits)) is not None:
+            name, cost = first
             if name in self.graph.cells:
                 self.running[record_cell.remote(self.graph.cells[name], self.store)] = (name, cost)
             else:

@@ -27,8 +27,13 @@ def run_alone(stage: Stage, completes: list[Cell], store: Store, packed: Any, re
     parallel.use_threads(resources.cpus_per_worker)
     report = lambda facts: board.post.remote(stage.key, dict(facts))  # noqa: E731
     stages.run_stage(stage, store, unpack(packed), resources, report=report)
+    return _record_all(completes, store)
+
+
+def _record_all(cells: list[Cell], store: Store) -> list[str]:
+    """Write the rows of cells. Returns the ids of those where it worked."""
     recorded = []
-    for cell in completes:
+    for cell in cells:
         with suppress(Exception):  # is tried again as a task of its own, whose error becomes the row of the cell
             record(cell, store)
             recorded.append(cell.id)
