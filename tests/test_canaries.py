@@ -157,7 +157,7 @@ def test_what_was_planted_stands_in_no_number_that_truth_gives() -> None:
 
 def test_a_cell_with_canaries_plants_once_and_says_what_they_say(tmp_path: Path) -> None:
     store, cell = Store(str(tmp_path)), last_cell(parse(PLANTED))
-    assert names_of(cell) == ["poison", "plant", "victim", "score", "stability"]
+    assert names_of(cell) == ["poison", "plant", "victim", "features", "score", "stability"]
     row = stages.run_cell(cell, store)
     assert row["n_scores"] == 300 - 24
     scores = store.scores()
@@ -226,7 +226,7 @@ def test_without_canaries_nothing_changes() -> None:
     plain, with_canaries, once = (
         parse(raw).cells()[1] for raw in (TINY, PLANTED, {**PLANTED, "canaries": {"rate": 0.04, "least": 12}})
     )
-    assert names_of(plain) == ["poison", "victim", "score"]
+    assert names_of(plain) == ["poison", "victim", "features", "score"]
     assert plain.stages()[0].key == with_canaries.stages()[0].key
     assert not {stage.key for stage in plain.stages()[1:]} & {stage.key for stage in with_canaries.stages()}
     assert once.last.key == with_canaries.last.key, "more runs need no other victim"
