@@ -28,6 +28,8 @@ from raybd.types import Dataset, DatasetMethod, Infeasible, UserError
 
 HALFWAY, PROGRESS = "halfway", "progress"
 """The state of a trial that tells Tune how good it is so far, and the share of it that is done, in percent."""
+_NEVER = -1
+"""The progress of a trial that measured nothing: no other is held against it."""
 _JUDGED = ("score", "scan", "defended")
 _POLL_SECONDS = 0.5
 
@@ -84,7 +86,8 @@ def run_trial(config: dict[str, Any], job: Job, data: Mapping[str, Any]) -> dict
     row = job.store.trial(job.sweep.name, trial)
     if row is None:
         row = evaluate(job.sweep, params, trial, job.store, _Runner(job, trial, params, data).run)
-    return {"state": row["state"], **{o.name: row.get(f"objective_{i}") for i, o in enumerate(job.sweep.objectives)}}
+    found = {o.name: row.get(f"objective_{i}") for i, o in enumerate(job.sweep.objectives)}
+    return {"state": row["state"], PROGRESS: 100 if row["state"] == "complete" else _NEVER, **found}
 
 
 @dataclass
