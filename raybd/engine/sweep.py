@@ -177,10 +177,8 @@ def _scheduler(sweep: Sweep) -> Any:
     if sweep.pruning == "asha":
         return ASHAScheduler(**common, max_t=100, grace_period=_GRACE_PERCENT, reduction_factor=_REDUCTION)
     if sweep.pruning == "median":
-        # Without the last one it would pause trials, which then begin again.
-        return MedianStoppingRule(
-            **common, grace_period=_GRACE_PERCENT, min_samples_required=_LEAST_TRIALS, min_time_slice=float("inf")
-        )
+        common["min_time_slice"] = float("inf")  # otherwise it pauses trials, which then begin again
+        return MedianStoppingRule(**common, grace_period=_GRACE_PERCENT, min_samples_required=_LEAST_TRIALS)
     return FIFOScheduler()
 
 
