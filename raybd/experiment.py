@@ -34,6 +34,8 @@ class Resources(Config):
     """GPUs of each, fractions allowed; unset: one where the cluster has any."""
     checkpoint_seconds: float = Field(30, ge=0)
     """Time between the checkpoints of a training: what a dead worker can lose, beside the epoch that was running."""
+    compile: bool = False
+    """Train through torch.compile where one worker has the stage: for long trainings on a GPU. It does not pay on a CPU."""
 
 
 class AllResources(Resources):

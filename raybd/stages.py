@@ -76,15 +76,15 @@ def run_stage(
         save=lambda name, data: store.write(f"checkpoints/{stage.key}/{name}", data),
         load=lambda name: _read_if_there(store, f"checkpoints/{stage.key}/{name}"),
         every_seconds=resources.checkpoint_seconds,
+        compile=resources.compile,
     )
     reset_peak_memory()
     began = time.monotonic()
     with fit.running(runtime):
         tensors, facts = _COMPUTE[stage.name](stage, store, dataset)
-    cost = _cost(time.monotonic() - began, resources)
     if parallel.rank() == 0:
-        origin = {"versions": versions(), "commit": commit(), "history": history}
-        store.save(stage.name, stage.key, tensors, {**facts, **_describe(stage), **cost, **origin})
+        facts |= _describe(stage) | _cost(time.monotonic() - began, resources)
+        store.save(stage.name, stage.key, tensors, facts | {"versions": versions(), "commit": commit(), "history": history})
         store.remove(f"checkpoints/{stage.key}")
 
 
