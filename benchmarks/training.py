@@ -1,85 +1,147 @@
-"""Victim training: raybd's loop against the field's way and against the limit, images per second, in one run.
+"""Victim training: raybd's loop against the field's way and against the limit, in one run.
 
-    python benchmarks/training.py [--network resnet18] [--images 1280] [--epochs 2] [--rounds 3]
+    python benchmarks/training.py [--network resnet18 ...] [--images 1280] [--epochs 2] [--rounds 3] [--compile]
+    RAYBD_DATA=/data python benchmarks/training.py --accuracy [--network small_resnet] [--images 8000] [--epochs 8] [--seeds 3]
 
-The field's way, written here: the same network, batch, augmentation and steps as a plain PyTorch loop in fp32 over a torchvision
-DataLoader of PIL images. The limit: the same network on resident tensors, bf16 and channels_last where the hardware has bf16, no
-augmentation, none of raybd's code. Rounds alternate between the three, so that a drift of the machine's speed hits them alike.
+The field's way, written here: the same network, batch, augmentation, optimiser, schedule and steps as a plain PyTorch loop in fp32
+over a torchvision DataLoader of PIL images. The limit: the same network and optimiser on resident tensors, bf16 and channels_last
+where the hardware has bf16, no augmentation, none of raybd's code. Rounds alternate between the ways, so that a drift of the
+machine's speed hits them alike. Speed is measured on random pixels; on a GPU, the defaults are CIFAR-10's 50,000 images.
+
+`--accuracy` trains on BadNets-poisoned CIFAR-10 in the field's way and in raybd's, and measures clean accuracy and attack success.
 """
 
 import argparse
+import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
 from typing import cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from torchvision import transforms
+from torchvision.transforms.functional import to_pil_image
 
-from raybd.fit import Recipe, fit, has_bf16, new_victim
+from raybd.attacks.badnets import BadNets
+from raybd.datasets.cifar10 import Cifar10
+from raybd.fit import Recipe, Runtime, fit, has_bf16, new_victim, running
 from raybd.parallel import device
 from raybd.provenance import commit, device_name, versions
 from raybd.registry import method_class
-from raybd.types import Network, Split
+from raybd.stages import measure
+from raybd.types import Network, Split, Victim
 
-BATCH = 128
+Way = Callable[[Split, Network, Recipe, int], tuple[float, nn.Module]]
+"""(split, network, recipe, seed) -> seconds of the training, and what was trained."""
+
+_WHOLE = 50_000 * 100
+"""Images that the usual victim sees: 100 epochs of CIFAR-10."""
 
 
 def main() -> None:
+    on_gpu = torch.cuda.is_available()
     arguments = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    arguments.add_argument("--network", default="resnet18")
-    arguments.add_argument("--images", type=int, default=1280)
-    arguments.add_argument("--epochs", type=int, default=2)
+    arguments.add_argument("--network", nargs="+", help="default: resnet18 and preact_resnet18; with --accuracy: small_resnet")
+    arguments.add_argument("--images", type=int)
+    arguments.add_argument("--epochs", type=int)
     arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--compile", action="store_true", help="also raybd's loop through torch.compile")
+    arguments.add_argument("--accuracy", action="store_true")
+    arguments.add_argument("--seeds", type=int, default=3)
     asked = arguments.parse_args()
-    rng = torch.Generator().manual_seed(0)
-    x_NCHW = torch.randint(0, 256, (asked.images, 3, 32, 32), generator=rng, dtype=torch.uint8)
-    split = Split(x_NCHW, torch.randint(0, 10, (asked.images,), generator=rng))
-    network = cast(Network, method_class("networks", asked.network)())
-    ways: dict[str, Callable[[Split, Network, int], float]] = {"field": field, "raybd": raybd, "limit": limit}
-    for way in ways.values():
-        way(Split(x_NCHW[: 2 * BATCH], split.y_N[: 2 * BATCH]), network, 1)
-    speeds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(asked.rounds):
-        for name, way in ways.items():
-            speeds[name].append(asked.images * asked.epochs / way(split, network, asked.epochs))
     found = versions()
-    print(f"{asked.network}, {asked.images} images x {asked.epochs} epochs, batch {BATCH}, median of {asked.rounds} rounds")
     print(f"{device_name()}, {torch.get_num_threads()} threads, {platform.system()}; torch {found['torch']}, commit {commit()}")
-    print("| way | images/s | min - max | ratio to the field's way |\n|---|---|---|---|")
-    base = statistics.median(speeds["field"])
-    for name, seen in speeds.items():
-        middle = statistics.median(seen)
-        print(f"| {name} | {middle:.0f} | {min(seen):.0f} - {max(seen):.0f} | {middle / base:.2f} |")
+    if asked.accuracy:
+        for name in asked.network or ["small_resnet"]:
+            _compare_accuracy(name, asked.images or (None if on_gpu else 8000), asked.epochs or 8, asked.seeds)
+    else:
+        ways: dict[str, Way] = {"field": field, "raybd": raybd, "limit": limit}
+        ways |= {"raybd, compiled": raybd_compiled} if asked.compile else {}
+        for name in asked.network or ["resnet18", "preact_resnet18"]:
+            _compare_speed(name, ways, asked.images or (50_000 if on_gpu else 1280), asked.epochs or 2, asked.rounds)
 
 
-def raybd(split: Split, network: Network, epochs: int) -> float:
-    """Seconds of raybd's own loop."""
+def _compare_speed(name: str, ways: dict[str, Way], images: int, epochs: int, rounds: int) -> None:
     rng = torch.Generator().manual_seed(0)
+    x_NCHW = torch.randint(0, 256, (images, 3, 32, 32), generator=rng, dtype=torch.uint8)
+    split = Split(x_NCHW, torch.randint(0, 10, (images,), generator=rng))
+    network, recipe = cast(Network, method_class("networks", name)()), Recipe(epochs=epochs)
+    few = split.select(torch.arange(2 * recipe.batch_size))
+    for way in ways.values():
+        way(few, network, Recipe(epochs=1), 0)
+    speeds: dict[str, list[float]] = {way: [] for way in ways}
+    trained = images // recipe.batch_size * recipe.batch_size * epochs
+    for turn in range(rounds):
+        for title, way in ways.items():
+            speeds[title].append(trained / way(split, network, recipe, turn)[0])
+    print(f"\n{name}, {images} images x {epochs} epochs, batch {recipe.batch_size}, medians of {rounds} rounds")
+    print("| way | images/s | min - max | to the field's way | to the limit | 100 epochs of CIFAR-10 |\n|---|---|---|---|---|---|")
+    for title, seen in speeds.items():
+        middle, span = statistics.median(seen), f"{min(seen):.0f} - {max(seen):.0f}"
+        to_field, to_limit = (_ratio(seen, speeds[base]) for base in ("field", "limit"))
+        print(f"| {title} | {middle:.0f} | {span} | {to_field:.2f} | {to_limit:.2f} | {_WHOLE / middle:.0f} s |")
+
+
+def _ratio(seen: list[float], base: list[float]) -> float:
+    """Median of the ratios of each round."""
+    return statistics.median(a / b for a, b in zip(seen, base, strict=True))
+
+
+def _compare_accuracy(name: str, images: int | None, epochs: int, seeds: int) -> None:
+    dataset = Cifar10(limit=images, test_limit=None if images is None else 2000, clean=100).load()
+    network = cast(Network, method_class("networks", name)())
+    recipe = Recipe(epochs=epochs, lr=0.1, warmup=0.2, augment="flip")
+    ways: dict[str, Way] = {"field, fp32": field, "raybd": raybd}
+    accuracy: dict[str, list[float]] = {title: [] for title in ways}
+    success: dict[str, list[float]] = {title: [] for title in ways}
+    for seed in range(seeds):
+        poisoned = BadNets(rate=0.1).poison(dataset.train, dataset.num_classes, torch.Generator().manual_seed(seed))
+        for title, way in ways.items():
+            _, victim = way(poisoned.over(dataset.train), network, recipe, seed)
+            facts = measure(cast(Victim, victim), dataset, poisoned)
+            accuracy[title].append(cast(float, facts["clean_accuracy"]))
+            success[title].append(cast(float, facts["attack_success"]))
+    print(f"\n{name} on {len(dataset.train)} images of CIFAR-10, BadNets at 0.1, {epochs} epochs, {seeds} seeds: mean +- sd")
+    print("| way | clean accuracy | attack success |\n|---|---|---|")
+    for title in ways:
+        print(f"| {title} | {_spread(accuracy[title])} | {_spread(success[title])} |")
+
+
+def _spread(seen: list[float]) -> str:
+    deviation = f" +- {statistics.stdev(seen):.3f}" if len(seen) > 1 else ""
+    return f"{statistics.mean(seen):.3f}{deviation}"
+
+
+def raybd(split: Split, network: Network, recipe: Recipe, seed: int) -> tuple[float, nn.Module]:
+    """raybd's own loop."""
+    rng = torch.Generator().manual_seed(seed)
     victim = new_victim(split, 10, network, rng)
-    return _timed(lambda: fit(victim, split, Recipe(epochs=epochs, batch_size=BATCH), rng))
+    return _timed(lambda: fit(victim, split, recipe, rng)), victim
+
+
+def raybd_compiled(split: Split, network: Network, recipe: Recipe, seed: int) -> tuple[float, nn.Module]:
+    """The same through torch.compile; at the speed of the last epoch, behind the time that compiling takes."""
+    speeds: list[float] = []
+    with running(Runtime(report=lambda facts: speeds.append(facts["images_per_second"]), compile=True)):
+        _, victim = raybd(split, network, recipe, seed)
+    return len(split) // recipe.batch_size * recipe.batch_size * recipe.epochs / speeds[-1], victim
 
 
 class _Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
     """PIL images through torchvision transforms, one at a time."""
 
-    def __init__(self, split: Split) -> None:
-        self.images = [Image.fromarray(np.asarray(x.permute(1, 2, 0))) for x in split.x_NCHW]
-        self.labels = split.y_N.tolist()
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomCrop(32, padding=4),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-                transforms.Normalize((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
-            ]
-        )
+    def __init__(self, split: Split, recipe: Recipe, victim: Victim) -> None:
+        self.images, self.labels = [to_pil_image(x) for x in split.x_NCHW], split.y_N.tolist()
+        side = split.x_NCHW.shape[-1]
+        crop = [transforms.RandomCrop(side, padding=side // 8)] if "crop" in recipe.augment else []
+        flip = [transforms.RandomHorizontalFlip()] if "flip" in recipe.augment else []
+        normalise = transforms.Normalize(victim.mean_C.tolist(), victim.std_C.tolist())
+        self.transform = transforms.Compose([*crop, *flip, transforms.ToTensor(), normalise])
 
     def __len__(self) -> int:
         return len(self.images)
@@ -88,45 +150,74 @@ class _Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
         return self.transform(self.images[index]), self.labels[index]
 
 
-def field(split: Split, network: Network, epochs: int) -> float:
-    """Seconds of the field's way: DataLoader of PIL images, fp32, contiguous."""
+def field(split: Split, network: Network, recipe: Recipe, seed: int) -> tuple[float, nn.Module]:
+    """The field's way: DataLoader of PIL images, fp32, contiguous. Returns the same kind of victim, from the same weights."""
     where = device()
-    workers = 8 if where.type == "cuda" else 0
-    loader = DataLoader(_Pictures(split), BATCH, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0)
-    model = nn.Sequential(*network.build(10, 32)).to(where)
-    optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9, weight_decay=5e-4)
+    torch.manual_seed(seed)
+    victim = new_victim(split, 10, network, torch.Generator().manual_seed(seed))
+    pictures, on_gpu = _Pictures(split, recipe, victim), where.type == "cuda"
+    workers = min(8, os.cpu_count() or 1) if on_gpu else 0
+    loader = DataLoader(
+        pictures,
+        recipe.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=on_gpu,
+    )
+    assert victim.head is not None
+    model = nn.Sequential(victim.encoder, victim.head).to(where).train()
+    optimizer, scheduler = _optimizer(model, recipe, len(loader) * recipe.epochs, fused=False)
 
     def train() -> None:
-        for _ in range(epochs):
+        for _ in range(recipe.epochs):
             for x, y in loader:
                 optimizer.zero_grad()
-                F.cross_entropy(model(x.to(where)), y.to(where)).backward()
+                F.cross_entropy(model(x.to(where, non_blocking=True)), y.to(where, non_blocking=True)).backward()
                 optimizer.step()
+                scheduler.step()
 
-    return _timed(train)
+    return _timed(train), victim
 
 
-def limit(split: Split, network: Network, epochs: int) -> float:
-    """Seconds of bare steps on one resident batch after the other."""
-    where = device()
+def limit(split: Split, network: Network, recipe: Recipe, seed: int) -> tuple[float, nn.Module]:
+    """Bare steps on one resident batch after the other."""
+    where, batch = device(), recipe.batch_size
+    torch.manual_seed(seed)
     model = nn.Sequential(*network.build(10, 32)).to(where).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9, weight_decay=5e-4, nesterov=True, fused=True)
+    steps = len(split) // batch
+    optimizer, scheduler = _optimizer(model, recipe, steps * recipe.epochs, fused=True)
     x_NCHW = ((split.x_NCHW.float() - 127) / 64).to(where).to(memory_format=torch.channels_last)
     y_N = split.y_N.to(where)
 
     def train() -> None:
-        for _ in range(epochs):
-            for start in range(0, len(y_N) - BATCH + 1, BATCH):
+        for _ in range(recipe.epochs):
+            for start in range(0, steps * batch, batch):
                 with torch.autocast(where.type, torch.bfloat16, enabled=has_bf16()):
-                    loss = F.cross_entropy(model(x_NCHW[start : start + BATCH]), y_N[start : start + BATCH])
+                    loss = F.cross_entropy(model(x_NCHW[start : start + batch]), y_N[start : start + batch])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
+                scheduler.step()
 
-    return _timed(train)
+    return _timed(train), model
+
+
+def _optimizer(model: nn.Module, recipe: Recipe, steps: int, fused: bool) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    """The recipe's, without raybd: SGD with Nesterov momentum, and a cosine over all steps behind a linear warm-up."""
+    optimizer = torch.optim.SGD(
+        model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True, fused=fused
+    )
+    warm = int(steps * recipe.warmup)
+    rise = torch.linspace(0.01, 1, warm + 1).tolist()
+    fall = (0.5 * (1 + torch.cos(torch.linspace(0, torch.pi, steps - warm + 1)))).tolist()
+    return optimizer, LambdaLR(optimizer, lambda step: (rise[:warm] + fall)[step])
 
 
 def _timed(work: Callable[[], object]) -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     began = time.perf_counter()
     work()
     if torch.cuda.is_available():

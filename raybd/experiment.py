@@ -38,6 +38,8 @@ class Resources(Config):
     """Time between the checkpoints of a training: what a dead worker can lose, beside the epoch that was running."""
     time_limit: float | None = Field(None, gt=0)
     """Seconds after which a running stage is stopped and its cells fail; unset: none."""
+    compile: bool = False
+    """Train through torch.compile where one worker has the stage: for long trainings on a GPU. It does not pay on a CPU."""
 
 
 class AllResources(Resources):

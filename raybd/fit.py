@@ -6,6 +6,7 @@ number of workers does not change the experiment.
 
 import copy
 import io
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,10 +21,10 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from raybd import parallel
+from raybd import augmentation, parallel
+from raybd.augmentation import Augment
 from raybd.types import Config, Network, Report, Split, UserError, Victim
 
-Augment = Literal["crop_flip", "crop", "flip", "none"]
 Trained = TypeVar("Trained", bound=nn.Module)
 Facts = dict[str, Any]
 
@@ -86,6 +87,8 @@ class Runtime:
     """At most this much work is lost when a worker dies (and the epoch that was running)."""
     watched: bool = False
     """Whether somebody wants to know after each epoch how good it is, which costs time."""
+    compile: bool = False
+    """Train through torch.compile, outside of a group."""
 
 
 _runtime: ContextVar[Runtime] = ContextVar("_runtime", default=Runtime())  # noqa: B039 - it is frozen
@@ -191,8 +194,10 @@ def fit(
     for path in still:  # by name: on a GPU, `wrap` may have put other modules in their place
         victim.get_submodule(path).eval()
     optimizer = _optimizer(model, recipe)
+    if runtime.compile and parallel.world() == 1:
+        model = _compiled(model)
     n, batch = len(split), min(recipe.batch_size, len(split))
-    steps = n // batch
+    steps, mine = n // batch, parallel.shard(torch.arange(batch))
     scheduler = LambdaLR(optimizer, lambda step: _lr_factor(recipe, step / (steps * recipe.epochs)))
     x_NCHW, y_N = split.x_NCHW.to(device), split.y_N.to(device)
 
@@ -201,19 +206,19 @@ def fit(
         began, total = time.monotonic(), torch.zeros((), device=device)
         order_N = torch.randperm(n, generator=rng)
         for rows_B in order_N[: steps * batch].view(steps, batch):
-            draw = _draw_augmentation(recipe.augment, batch, x_NCHW.shape[-1], rng)
-            mine = parallel.shard(torch.arange(batch))
-            rows = rows_B[mine].to(device, non_blocking=True)
-            x_BCHW = _augment(x_NCHW[rows], None if draw is None else draw[:, mine].to(device, non_blocking=True))
+            draw = augmentation.draw(recipe.augment, batch, x_NCHW.shape[-1], rng)
+            rows = parallel.send(rows_B[mine])
+            x_BCHW = augmentation.apply(x_NCHW[rows], None if draw is None else parallel.send(draw[:, mine]))
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "auto" and has_bf16()):
                 losses_B = objective(model, x_BCHW.contiguous(memory_format=layout), y_N[rows], rows)
+            summed = losses_B.float().sum()
             optimizer.zero_grad(set_to_none=True)
-            (losses_B.float().sum() * (parallel.world() / batch)).backward()
+            (summed * (parallel.world() / batch)).backward()
             if recipe.clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
             optimizer.step()
             scheduler.step()
-            total += losses_B.detach().float().sum()
+            total += summed.detach()
         loss = float(parallel.sum_over(total)) / (steps * batch)
         if not math.isfinite(loss):
             raise UserError(
@@ -259,7 +264,7 @@ def infer(
     mine, start = len(parallel.shard(torch.arange(len(x_NCHW)))), 0
     with torch.autocast(device.type, torch.bfloat16, enabled=not exact and has_bf16()):
         for rows_B in parallel.batches(len(x_NCHW), batch_size):
-            x_BCHW = x_NCHW[rows_B].to(device, non_blocking=True)
+            x_BCHW = parallel.send(x_NCHW[rows_B])
             part_B = output(x_BCHW.contiguous(memory_format=torch.channels_last)).float()
             if not start:
                 out_N = part_B.new_empty((mine, *part_B.shape[1:]))
@@ -281,6 +286,17 @@ def has_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def _compiled(model: nn.Module) -> nn.Module:
+    """The same numbers but for rounding, in fewer kernels. What can't be compiled, as for want of a compiler, runs as it is."""
+    import torch._dynamo
+
+    torch._dynamo.config.suppress_errors = True
+    logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
+    compiled = torch.compile(model)
+    assert isinstance(compiled, nn.Module)
+    return compiled
+
+
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if recipe.optimizer == "adam":
@@ -299,29 +315,6 @@ def _lr_factor(recipe: Recipe, progress: float) -> float:
     if recipe.schedule == "step":
         return recipe.gamma ** sum(progress >= milestone for milestone in recipe.milestones)
     return 1.0
-
-
-def _draw_augmentation(kind: Augment, n: int, side: int, rng: Generator) -> Tensor | None:
-    """Per image: offset of the crop in rows and columns, and whether it is flipped; int64, 3 x n."""
-    if kind == "none":
-        return None
-    flip = torch.randint(2, (1, n), generator=rng) * (kind != "crop")
-    pad = side // 8 if kind in ("crop_flip", "crop") else 0
-    return torch.cat([torch.randint(-pad, pad + 1, (2, n), generator=rng), flip])
-
-
-def _augment(x_BCHW: Tensor, draw: Tensor | None) -> Tensor:
-    """Crop (black beyond the border) and flip every image by its own draw, in one gather; the result is channels_last."""
-    if draw is None:
-        return x_BCHW
-    side = x_BCHW.shape[-1]
-    pad = side // 8
-    line = torch.arange(side, device=x_BCHW.device)
-    columns_BW = torch.where(draw[2, :, None] > 0, side - 1 - line, line) + draw[1, :, None] + pad
-    rows_BH = line + draw[0, :, None] + pad
-    padded_BHWC = F.pad(x_BCHW, (pad, pad, pad, pad)).permute(0, 2, 3, 1).contiguous()
-    images = torch.arange(len(x_BCHW), device=x_BCHW.device)
-    return padded_BHWC[images[:, None, None], rows_BH[:, :, None], columns_BW[:, None, :]].permute(0, 3, 1, 2)
 
 
 def _channel_moments(x_NCHW: Tensor) -> tuple[Tensor, Tensor]:

@@ -78,16 +78,16 @@ def run_stage(
         load=lambda name: _read_if_there(store, f"checkpoints/{stage.key}/{name}"),
         every_seconds=resources.checkpoint_seconds,
         watched=watched,
+        compile=resources.compile,
     )
     reset_peak_memory()
     began = time.monotonic()
     dataset = planting.without_planted(stage, store, dataset)
     with fit.running(runtime):
         tensors, facts = _COMPUTE[stage.name](stage, store, dataset)
-    cost = _cost(time.monotonic() - began, resources)
     if parallel.rank() == 0:
-        origin = {"versions": versions(), "commit": commit(), "history": history}
-        store.save(stage.name, stage.key, tensors, {**facts, **_describe(stage), **cost, **origin})
+        facts |= _describe(stage) | _cost(time.monotonic() - began, resources)
+        store.save(stage.name, stage.key, tensors, facts | {"versions": versions(), "commit": commit(), "history": history})
         store.remove(f"checkpoints/{stage.key}")
 
 

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from raybd import augmentation
 from raybd import fit as fitting
 from raybd.fit import Recipe, Runtime, fit, infer, new_victim, running
+from raybd.networks.pixels import Pixels
 from raybd.networks.small_cnn import SmallCnn
 from raybd.types import Split, UserError, Victim
 from tests.groups import in_group
@@ -119,6 +121,32 @@ def test_a_loss_that_is_not_finite_stops_with_what_to_do() -> None:
         train(Recipe(epochs=3, lr=1e18, batch_size=25, precision="fp32"))
 
 
+def test_a_compiled_training_differs_by_rounding() -> None:
+    """Tolerance: 1e-5 relative; only a linear layer, because compiling takes long."""
+    import torch._dynamo.utils as dynamo
+
+    rng = [torch.Generator().manual_seed(7) for _ in range(2)]
+    before, split = dynamo.counters["stats"]["unique_graphs"], some_images()
+    plain = fit(new_victim(split, 4, Pixels(side=16), rng[0]), split, EXACT, rng[0])
+    with running(Runtime(compile=True)):
+        compiled = fit(new_victim(split, 4, Pixels(side=16), rng[1]), split, EXACT, rng[1])
+    assert dynamo.counters["stats"]["unique_graphs"] > before
+    for name, value in plain.state_dict().items():
+        assert torch.allclose(compiled.state_dict()[name], value, rtol=1e-5, atol=1e-6), name
+
+
+def test_where_nothing_can_be_compiled_training_goes_on_silently(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", ("/no/such/compiler",))
+    monkeypatch.setattr(config, "force_disable_caches", True)
+    plain, uncompiled = train(EXACT), train(EXACT, Runtime(compile=True))
+    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), uncompiled.state_dict().values(), strict=True))
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_the_learning_rate_follows_its_schedule() -> None:
     cosine = Recipe(warmup=0.2)
     assert [round(fitting._lr_factor(cosine, at), 3) for at in (0.1, 0.2, 0.6, 1.0)] == [0.5, 1.0, 0.5, 0.0]
@@ -128,10 +156,10 @@ def test_the_learning_rate_follows_its_schedule() -> None:
 
 def test_images_are_flipped_and_cropped_each_by_its_own_draw() -> None:
     x = torch.arange(2 * 64, dtype=torch.uint8).view(2, 1, 8, 8) + 1
-    flipped = fitting._augment(x, torch.tensor([[0, 0], [0, 0], [0, 1]]))
+    flipped = augmentation.apply(x, torch.tensor([[0, 0], [0, 0], [0, 1]]))
     assert torch.equal(flipped[0], x[0])
     assert torch.equal(flipped[1], x[1].flip(-1))
-    moved = fitting._augment(x, torch.tensor([[1, 0], [-1, 0], [0, 0]]))
+    moved = augmentation.apply(x, torch.tensor([[1, 0], [-1, 0], [0, 0]]))
     assert torch.equal(moved[0, 0, :-1, 1:], x[0, 0, 1:, :-1])
     assert (moved[0, 0, -1] == 0).all()
     assert (moved[0, 0, :, 0] == 0).all()
@@ -139,11 +167,11 @@ def test_images_are_flipped_and_cropped_each_by_its_own_draw() -> None:
 
 
 def test_flips_are_fair_and_crops_stay_within_an_eighth() -> None:
-    draw = fitting._draw_augmentation("crop_flip", 4000, 32, torch.Generator().manual_seed(0))
+    draw = augmentation.draw("crop_flip", 4000, 32, torch.Generator().manual_seed(0))
     assert draw is not None
     assert (draw[:2].min(), draw[:2].max()) == (-4, 4)
     assert 0.45 < float(draw[2].float().mean()) < 0.55
-    only_flips = fitting._draw_augmentation("flip", 100, 32, torch.Generator().manual_seed(0))
+    only_flips = augmentation.draw("flip", 100, 32, torch.Generator().manual_seed(0))
     assert only_flips is not None
     assert (only_flips[:2] == 0).all()
 
@@ -157,7 +185,7 @@ def test_channel_moments_are_those_of_the_pixels() -> None:
 
 
 def test_a_crop_alone_never_mirrors() -> None:
-    draw = fitting._draw_augmentation("crop", 200, 32, torch.Generator().manual_seed(0))
+    draw = augmentation.draw("crop", 200, 32, torch.Generator().manual_seed(0))
     assert draw is not None
     assert int(draw[2].sum()) == 0
     assert draw[:2].min() == -4 and draw[:2].max() == 4

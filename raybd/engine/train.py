@@ -25,17 +25,12 @@ _TIMEOUT_SECONDS = 600
 def train_group(stage: Stage, store: Store, data: Any, resources: Resources, gpus: float, board: Any, watched: bool) -> None:
     """Run a stage on a group of workers and wait. A dead worker restarts the group, which goes on from the stage's checkpoint."""
     name = f"{stage.name}-{stage.key}-{uuid.uuid4().hex[:8]}"
+    # Behind a reference: what is in the config itself is unpacked by Train's controller, too, before it starts the workers.
+    work = ray.put((stage, store, data, resources, board, watched))
     try:
         TorchTrainer(
             _member,
-            train_loop_config={
-                "stage": stage,
-                "store": store,
-                "data": data,
-                "resources": resources,
-                "board": board,
-                "watched": watched,
-            },
+            train_loop_config={"work": work},
             torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=_TIMEOUT_SECONDS),
             scaling_config=ScalingConfig(
                 num_workers=resources.workers,
@@ -56,13 +51,13 @@ def train_group(stage: Stage, store: Store, data: Any, resources: Resources, gpu
 
 def _member(config: dict[str, Any]) -> None:
     """What each worker runs; the stage's own checkpoints are in the store, so nothing is reported to Train."""
-    parallel.use_threads(config["resources"].cpus_per_worker)
+    stage, store, data, resources, board, watched = ray.get(config["work"])
+    parallel.use_threads(resources.cpus_per_worker)
     device = get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    key, board = config["stage"].key, config["board"]
     if parallel.rank() == 0:
-        begin(board, key)
-    dataset = unpack(ray.get(config["data"][0]))
-    report = lambda facts: board.post.remote(key, dict(facts))  # noqa: E731
-    stages.run_stage(config["stage"], config["store"], dataset, config["resources"], report, config["watched"])
+        begin(board, stage.key)
+    dataset = unpack(ray.get(data[0]))
+    report = lambda facts: board.post.remote(stage.key, dict(facts))  # noqa: E731
+    stages.run_stage(stage, store, dataset, resources, report, watched)
