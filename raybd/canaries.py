@@ -12,7 +12,6 @@ from itertools import combinations
 
 import torch
 from pydantic import Field
-from sklearn.metrics import roc_auc_score
 from torch import Generator, Tensor
 from torch.nn import functional
 
@@ -83,6 +82,8 @@ class Canaries(Config):
 
 def measured(score_N: Tensor, flagged_N: Tensor, role_N: Tensor) -> dict[str, float]:
     """What scores of a training set with canaries say of their detector: canaries against untouched trusted images."""
+    from sklearn.metrics import roc_auc_score
+
     planted_N, trusted_N = role_N > CROSS, role_N == VALIDATION
     fpr = float(flagged_N[trusted_N].double().mean())
     return {
