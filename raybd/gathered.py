@@ -26,8 +26,6 @@ def read_folder(storage: Storage, folder: str, schema: pa.Schema) -> pa.Table:
     """The rows of all files of a folder. A file that is damaged is set aside."""
     copy = f"gathered/{folder}.parquet"
     stamps = {name: stamp for name, stamp in storage.stamps(folder).items() if name.endswith(".parquet") and name[0] != "."}
-    if not stamps:
-        return schema.empty_table()
     known = _known(storage, copy, schema)
     read_before = zip(known[_FILE].to_pylist(), known[_STAMP].to_pylist(), strict=True)
     known = known.filter(pa.array([stamps.get(name) == stamp for name, stamp in read_before], pa.bool_()))

@@ -246,9 +246,9 @@ class Store(Storage):
 
     def rows(self, cells: Collection[str]) -> dict[str, dict[str, Any]]:
         """The rows of many cells, by id, of those that are there and sound, their scores too; what is damaged is set aside."""
-        table = read_folder(self, "cells", CELLS)
-        if not table.num_rows:  # arrow looks for pandas, which takes a while, to make an array of words
+        if not self.exists("cells"):  # to make an array, even an empty one, arrow imports pandas, which takes a while
             return {}
+        table = read_folder(self, "cells", CELLS)
         rows: list[dict[str, Any]] = table.filter(pc.is_in(table["cell"], pa.array(list(cells), pa.string()))).to_pylist()
         found = {row["cell"]: row for row in rows}
         sound = _at_once(lambda cell: self._scores_are_sound(found[cell]), [cell for cell, row in found.items() if row["n_scores"]])
