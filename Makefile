@@ -9,14 +9,14 @@ demo: .venv/.demo
 
 test: .venv/.test
 	$(BIN)/pytest -n 2 --dist loadfile -m "not ray"
-	$(BIN)/pytest -m ray
+	$(BIN)/pytest -n 2 --dist loadfile -m ray
 
 test-lowest: .venv/.test # the lower bounds in pyproject.toml, for real
 	$(BIN)/pip install -q uv
 	$(BIN)/uv venv -q --clear --python $(BIN)/python .venv-lowest
 	$(BIN)/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct -e '.[test]'
 	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile -m "not ray"
-	.venv-lowest/bin/python -m pytest -m ray
+	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile -m ray
 
 check: .venv/.test
 	$(BIN)/ruff check .
