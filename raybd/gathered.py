@@ -17,8 +17,8 @@ log = logging.getLogger("raybd.store")
 
 _FEW = 100
 """So many files are read as fast as a new copy is written."""
-_BATCH = 1000
-"""So many files are held in memory at a time."""
+_BATCH = 500
+"""So many files are held in memory at a time; as tables of one row each they are large."""
 _FILE, _STAMP = "gathered.file", "gathered.stamp"
 
 
@@ -61,15 +61,18 @@ def _keep(storage: Storage, copy: str, table: pa.Table) -> None:
 
 def _read(storage: Storage, folder: str, names: Sequence[str], schema: pa.Schema) -> pa.Table:
     """Rows, and the file of each."""
+    parts = [names[start : start + _BATCH] for start in range(0, len(names), _BATCH)]
+    return pa.concat_tables([_read_part(storage, folder, part, schema) for part in parts]).combine_chunks()
+
+
+def _read_part(storage: Storage, folder: str, names: Sequence[str], schema: pa.Schema) -> pa.Table:
     tables = [schema.empty_table().append_column(_FILE, pa.array([], pa.string()))]
-    for start in range(0, len(names), _BATCH):
-        found = storage.read_many([f"{folder}/{name}" for name in names[start : start + _BATCH]])
-        for path, data in found.items():
-            try:
-                table = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
-            except (pa.ArrowInvalid, OSError) as error:
-                storage.set_aside(path, f"not a readable Parquet file ({str(error).splitlines()[0]})")
-            else:
-                tables.append(table.append_column(_FILE, pa.array([Path(path).name] * len(table), pa.string())))
+    for path, data in storage.read_many([f"{folder}/{name}" for name in names]).items():
+        try:
+            table = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
+        except (pa.ArrowInvalid, OSError) as error:
+            storage.set_aside(path, f"not a readable Parquet file ({str(error).splitlines()[0]})")
+        else:
+            tables.append(table.append_column(_FILE, pa.array([Path(path).name] * len(table), pa.string())))
     # Files of an older raybd lack columns.
     return pa.concat_tables(tables, promote_options="default").select([*schema.names, _FILE]).combine_chunks()

@@ -52,7 +52,7 @@ class Storage:
             ) from error
         return fs, root
 
-    @property
+    @cached_property
     def local(self) -> bool:
         """Whether it is a folder that this machine mounts."""
         return "file" in (self.filesystem.protocol if isinstance(self.filesystem.protocol, tuple) else (self.filesystem.protocol,))
@@ -79,6 +79,8 @@ class Storage:
     def read(self, path: str) -> bytes:
         """The bytes of a file. Raises FileNotFoundError."""
         try:
+            if self.local:
+                return _retried(Path(self.at(path)).read_bytes)
             data: bytes = _retried(lambda: self.filesystem.cat_file(self.at(path)))
         except NotADirectoryError as error:
             raise FileNotFoundError(path) from error
@@ -138,7 +140,7 @@ class Storage:
             found = _retried(lambda: self.filesystem.ls(self.at(folder), detail=True))
         except (FileNotFoundError, NotADirectoryError):
             return {}
-        return {Path(info["name"]).name: " ".join(str(info[mark]) for mark in _MARKS if mark in info) for info in found}
+        return {info["name"].rpartition("/")[2]: " ".join(str(info[mark]) for mark in _MARKS if mark in info) for info in found}
 
     def set_aside(self, path: str, why: str) -> None:
         """Move a damaged file or folder out of the way, and say so."""
