@@ -30,7 +30,7 @@ fix: .venv/.test
 	$(BIN)/ruff format .
 
 bench: .venv/.demo
-	$(BIN)/python benchmarks/training.py
+	$(BIN)/python -m benchmarks.training
 
 clean:
 	rm -rf .venv .venv-lowest results .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

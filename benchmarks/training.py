@@ -1,7 +1,7 @@
 """Victim training: raybd's loop against the field's way and against the limit, in one run.
 
-    python benchmarks/training.py [--network resnet18 ...] [--images 1280] [--epochs 2] [--rounds 3] [--compile]
-    RAYBD_DATA=/data python benchmarks/training.py --accuracy [--network small_resnet] [--images 8000] [--epochs 8] [--seeds 3]
+    python -m benchmarks.training [--network resnet18 ...] [--images 1280] [--epochs 2] [--rounds 3] [--compile]
+    RAYBD_DATA=/data python -m benchmarks.training --accuracy [--network small_resnet] [--images 8000] [--epochs 8] [--seeds 3]
 
 The field's way, written here: the same network, batch, augmentation, optimiser, schedule and steps as a plain PyTorch loop in fp32
 over a torchvision DataLoader of PIL images. The limit: the same network and optimiser on resident tensors, bf16 and channels_last
