@@ -8,22 +8,22 @@ demo: .venv/.demo
 	$(BIN)/raybd run configs/quickstart.yaml --store results --report
 
 test: .venv/.test
-	$(BIN)/pytest -n 2 --dist loadfile -m "not ray"
-	$(BIN)/pytest -n 2 --dist loadfile -m ray
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not ray"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m ray
 
 test-lowest: .venv/.test # the lower bounds in pyproject.toml, for real
 	$(BIN)/pip install -q uv
 	$(BIN)/uv venv -q --clear --python $(BIN)/python .venv-lowest
 	$(BIN)/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct -e '.[test]'
-	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile -m "not ray"
-	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile -m ray
+	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not ray"
+	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m ray
 
 check: .venv/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadfile -m "not ray"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not ray"
 
 fix: .venv/.test
 	$(BIN)/ruff check --fix .
