@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
+import psutil
 import torch
 from pydantic import Field
 from torch import Generator
@@ -19,8 +20,8 @@ class Traces(Config):
     """Scores the training set."""
     seconds: float = 0.0
     """How long it takes."""
-    gibibytes: float = 0.0
-    """How much memory it takes."""
+    greedy: bool = False
+    """Whether it takes memory until it is killed, or little is left."""
     trace: str = Field("", exclude=True)
     """File that is given one line at each beginning."""
 
@@ -29,6 +30,9 @@ class Traces(Config):
         if self.trace:
             with Path(self.trace).open("a") as file:
                 file.write(f"{self.seconds} {time.time()} {os.getpid()}\n")
-        held = [torch.ones(2**26) for _ in range(int(self.gibibytes * 4))]
-        time.sleep(self.seconds + 30 * bool(held))
+        held = []
+        while self.greedy and psutil.virtual_memory().available > 2 * 2**30:
+            held.append(torch.ones(2**26))
+            time.sleep(0.05)
+        time.sleep(self.seconds + 30 * self.greedy)
         return Suspicion(suspects.x_NCHW[..., -1, -1].float().mean(1), torch.tensor(100.0))
