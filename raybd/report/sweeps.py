@@ -33,8 +33,8 @@ class _Journal(BaseJournalBackend):
         return iter(self._logs[log_number_from:])
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Nothing is written."""
-        raise NotImplementedError
+        """Refused: a report reads only."""
+        raise PermissionError("the report does not write to a study")
 
 
 @dataclass(frozen=True)
