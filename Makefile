@@ -1,6 +1,7 @@
 # make demo | test | check | fix | bench. Everything happens in .venv; a second call installs nothing.
 PYTHON ?= python3.11
 BIN := .venv/bin
+BENCH ?= startup poisoning detectors features memory training groups
 
 .PHONY: demo test test-lowest check fix bench clean
 
@@ -29,8 +30,8 @@ fix: .venv/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.demo
-	$(BIN)/python -m benchmarks.training
+bench: .venv/.demo # make bench BENCH=poisoning: that alone
+	for one in $(BENCH); do $(BIN)/python -m benchmarks.$$one || exit 1; done
 
 clean:
 	rm -rf .venv .venv-lowest results .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

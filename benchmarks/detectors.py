@@ -1,6 +1,6 @@
 """Detectors against the forward pass that they can't do without, in one run.
 
-    python benchmarks/detectors.py [--network small_cnn] [--images 50000] [--inputs 1000] [--overlays 50] [--rounds 3]
+    python -m benchmarks.detectors [--network small_cnn] [--images 50000] [--inputs 1000] [--overlays 50] [--rounds 3]
 
 `infer` is `fit.infer` alone over the same images. A detector of the training set may take 1.3 times as long; so may STRIP, which
 scores `--inputs` images, beside its own forward passes: images times overlays, those of the threshold among them.
@@ -11,8 +11,8 @@ from functools import partial
 from typing import cast
 
 import torch
-from rounds import alternate, show
 
+from benchmarks.rounds import Ways, alternate, show
 from raybd.detectors.activation_clustering import ActivationClustering
 from raybd.detectors.spectral import Spectral
 from raybd.detectors.strip import Strip
@@ -44,7 +44,7 @@ def main() -> None:
         score(one, victim, clean.select(torch.arange(500)), clean.select(torch.arange(500, 600)))
     few, trusted = suspects.select(torch.arange(asked.inputs)), clean.select(torch.arange(2 * asked.overlays))
     blends = (asked.inputs + asked.overlays) * asked.overlays
-    ways = {
+    ways: Ways = {
         "infer": lambda: infer(victim, suspects.x_NCHW, victim.embed),
         **{name: partial(score, one, victim, suspects, clean) for name, one in detectors.items()},
         f"infer, {blends} blends, bf16": lambda: forwards(victim, few.x_NCHW, blends),

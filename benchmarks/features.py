@@ -1,6 +1,6 @@
 """Four detectors on one victim: with its embeddings from the store, and with each computing them itself, in one run.
 
-    python benchmarks/features.py [--network resnet18] [--images 2000] [--rounds 3]
+    python -m benchmarks.features [--network resnet18] [--images 2000] [--rounds 3]
 
 Times are those of the stages beyond the victim: `features` and four times `score`, or four times `score`. Scores are compared, too.
 """
@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from rounds import alternate, show
 
+from benchmarks.rounds import alternate, show
 from raybd.experiment_file import parse
 from raybd.graph import Stage
 from raybd.stages import run_stage

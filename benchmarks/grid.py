@@ -1,6 +1,6 @@
 """A grid of BackdoorBench's size, 11,492 cells, whose methods cost next to nothing: what is left is raybd.
 
-    python benchmarks/grid.py [--cells 11492] [--store FOLDER]
+    python -m benchmarks.grid [--cells 11492] [--store FOLDER]
 
 BadNets at 169 strengths x 4 seeds x (8 detectors, 8 repairs, no defense) on 200 images of 8 x 8 pixels, through `raybd run` and Ray
 on this machine. Times are of whole processes, imports and all; beside them the time that the processor gave to the process, which

@@ -19,9 +19,10 @@ import ray
 import torch
 
 from raybd import experiment_file, stages
-from raybd.engine import grid
+from raybd.engine.board import new_board
 from raybd.engine.cluster import Offer, connected, gpus_of
 from raybd.engine.data import load_dataset, pack
+from raybd.engine.tasks import run_alone, run_group
 from raybd.experiment import Resources
 from raybd.graph import Stage
 from raybd.provenance import commit, device_name, versions
@@ -42,14 +43,16 @@ def main() -> None:
     asked = arguments.parse_args()
     found = versions()
     print(f"{device_name()}; torch {found['torch']}, ray {found['ray']}, commit {commit()}")
-    with tempfile.TemporaryDirectory() as folder, connected(dashboard=True) as have:
+    lines: list[str] = []
+    with tempfile.TemporaryDirectory() as folder, connected() as have:
         if asked.starts or asked.tasks:
-            _starts(Store(f"{folder}/starts"), have, asked.starts, asked.tasks)
+            lines += _starts(Store(f"{folder}/starts"), have, asked.starts, asked.tasks)
         if asked.rounds:
-            _throughput(folder, have, asked.network, asked.images, asked.epochs, asked.rounds)
+            lines += _throughput(folder, have, asked.network, asked.images, asked.epochs, asked.rounds)
+    print("\n".join(lines))
 
 
-def _throughput(folder: str, have: Offer, network: str, images: int, epochs: int, rounds: int) -> None:
+def _throughput(folder: str, have: Offer, network: str, images: int, epochs: int, rounds: int) -> list[str]:
     victim = _stages(network, epochs, 0)[1]
     data = ray.put(_pixels(images))
     speeds: dict[str, list[float]] = {"1 worker, 2 threads": [], "2 Ray Train workers": []}
@@ -60,26 +63,28 @@ def _throughput(folder: str, have: Offer, network: str, images: int, epochs: int
             _run(victim, store, data, resources, have)
             history = store.manifest("victim", victim.key)["history"]
             speeds[name] += [facts["images_per_second"] for facts in history[1:]]
-    print(f"\n{network}, {images} images x {epochs} epochs, batch 128, median of the epochs after the first in {rounds} rounds")
-    print("| way | images/s | min - max | ratio |\n|---|---|---|---|")
     base = statistics.median(speeds["1 worker, 2 threads"])
-    for name, seen in speeds.items():
-        print(
+    return [
+        f"\n{network}, {images} images x {epochs} epochs, batch 128, median of the epochs after the first in {rounds} rounds",
+        "| way | images/s | min - max | ratio |\n|---|---|---|---|",
+        *(
             f"| {name} | {statistics.median(seen):.0f} | {min(seen):.0f} - {max(seen):.0f} | {statistics.median(seen) / base:.2f} |"
-        )
+            for name, seen in speeds.items()
+        ),
+    ]
 
 
-def _starts(store: Store, have: Offer, starts: int, tasks: int) -> None:
+def _starts(store: Store, have: Offer, starts: int, tasks: int) -> list[str]:
     poison, victim, *moments = _stages("small_cnn", 1, max(starts, tasks + 1))
     dataset = _digits(victim)
     for stage in (poison, victim):
         stages.run_stage(stage, store, dataset)
     data = load_dataset.remote(victim.dataset)
     ray.wait([data])
-    print("\n| a stage that does nothing | seconds to its step | from there to the end |\n|---|---|---|")
+    lines = ["\n| a stage that does nothing | seconds to its step | from there to the end |\n|---|---|---|"]
     for turn, stage in enumerate(moments[:starts]):
         before, after = _moments(stage, store, data, _TOGETHER, have)
-        print(f"| group of 2 workers, number {turn + 1} | {before:.2f} | {after:.2f} |")
+        lines.append(f"| group of 2 workers, number {turn + 1} | {before:.2f} | {after:.2f} |")
     plain = Resources(gpus_per_worker=0)
     for stage in moments[:starts]:
         store.remove(f"artifacts/score/{stage.key}")
@@ -87,8 +92,9 @@ def _starts(store: Store, have: Offer, starts: int, tasks: int) -> None:
     took = [_moments(stage, store, data, plain, have) for stage in moments[1 : tasks + 1]]
     again = [_run(stage, store, data, plain, have) for stage in moments[1 : tasks + 1]]
     middle = [statistics.median(part) for part in zip(*took, strict=True)]
-    print(f"| plain task, median of {tasks} | {middle[0]:.3f} | {middle[1]:.3f} |")
-    print(f"| plain task whose stage is in the store: {statistics.median(again):.3f} in all | | |")
+    lines.append(f"| plain task, median of {tasks} | {middle[0]:.3f} | {middle[1]:.3f} |")
+    lines.append(f"| plain task whose stage is in the store: {statistics.median(again):.3f} in all | | |")
+    return lines
 
 
 def _moments(stage: Stage, store: Store, data: Any, resources: Resources, have: Offer) -> tuple[float, float]:
@@ -105,10 +111,10 @@ def _run(stage: Stage, store: Store, data: Any, resources: Resources, have: Offe
     gpus, board = gpus_of(resources, have), _board()
     began = time.monotonic()
     if resources.workers > 1:
-        ray.get(grid._run_group.remote(stage, store, [data], resources, gpus, board))
+        ray.get(run_group.remote(stage, store, [data], resources, gpus, board))
     else:
-        task = grid._run_alone.options(num_cpus=resources.cpus_per_worker, num_gpus=gpus)
-        ray.get(task.remote(stage, store, data, resources, board))
+        task = run_alone.options(num_cpus=resources.cpus_per_worker, num_gpus=gpus)
+        ray.get(task.remote(stage, [], store, data, resources, board))
     return time.monotonic() - began
 
 
@@ -117,7 +123,7 @@ _boards: list[Any] = []
 
 def _board() -> Any:
     if not _boards:
-        _boards.append(grid._BoardActor.remote())
+        _boards.append(new_board())
     return _boards[0]
 
 

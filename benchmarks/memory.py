@@ -1,6 +1,6 @@
 """Peak memory of each stage of a cell on as many images as Tiny ImageNet has, through the real stages in one process.
 
-    python benchmarks/memory.py [--images 100000] [--side 64] [--attack blended] [--detectors spectral asset_inner]
+    python -m benchmarks.memory [--images 100000] [--side 64] [--attack blended] [--detectors spectral asset_inner]
 
 Random images, 200 classes; 10 % are poisoned, a tiny network is trained for one epoch, the detectors score the training set, what
 they flag is dropped and the network is trained again. A stage's peak is what its row says: the largest resident memory of the
@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from rounds import where
 
+from benchmarks.rounds import where
 from raybd.experiment_file import parse
 from raybd.graph import Stage
 from raybd.provenance import peak_memory_bytes

@@ -1,6 +1,6 @@
 """How the pace of a grid grows with the nodes: 1, 2, 3 and 4 raylets of this machine, each with one CPU, and stages that sleep.
 
-    python benchmarks/nodes.py [--nodes 1 2 3 4] [--cells 72] [--seconds 2]
+    python -m benchmarks.nodes [--nodes 1 2 3 4] [--cells 72] [--seconds 2]
 
 Every grid is a `raybd run --address` on a cluster of its own. Worker processes read torch once, at the beginning, all on the same
 cores here; so beside the whole command stands the steady pace: by the times of the rows, without the first third of the cells and

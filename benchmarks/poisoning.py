@@ -1,6 +1,6 @@
 """Poisoning CIFAR-10: whole tensors against the field's way, one PIL image at a time, in one run.
 
-    RAYBD_DATA=... python benchmarks/poisoning.py [--attacks badnets blended sig wanet] [--rounds 3]
+    RAYBD_DATA=... python -m benchmarks.poisoning [--attacks badnets blended sig wanet] [--rounds 3]
 
 `raybd` is the attack's `poison` at its default rate, and its trigger on all test images that count; `stage` is the poison stage
 through the store: poison, pictures, checksums, files. The field's way, written here: every training and every test image as a PIL
@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from rounds import alternate, show
 
+from benchmarks.rounds import alternate, show
 from raybd.experiment import Cell
 from raybd.experiment_file import parse
 from raybd.graph import random_stream

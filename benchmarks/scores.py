@@ -1,6 +1,6 @@
 """Ten million score rows: 1,000 cells x 10,000 rows over 10 attacks and 10 defenses, written by Ray tasks, read with pandas.
 
-    python benchmarks/scores.py [--cells 1000] [--rows 10000] [--workers 2] [--store FOLDER]
+    python -m benchmarks.scores [--cells 1000] [--rows 10000] [--workers 2] [--store FOLDER]
 
 The rows are as a detector of CIFAR-10 inputs would leave them: scores that differ in every bit, labels of ten classes, a tenth of
 the images poisoned. Without --store they go to a folder that is removed again.
@@ -42,7 +42,7 @@ def main() -> None:
         store = Store(str((asked.store or Path(folder) / "results").resolve()))
         with connected():
             task = ray.remote(_write)
-            ray.get([task.remote(store, 0, 1, 1) for _ in range(asked.workers)])  # the workers import what they need
+            ray.get([task.remote(store, 0, 1, 1, 1) for _ in range(asked.workers)])  # the workers import what they need
             store.remove("scores")
             began = time.perf_counter()
             ray.get([task.remote(store, worker, asked.workers, asked.cells, asked.rows) for worker in range(asked.workers)])
@@ -67,7 +67,7 @@ def main() -> None:
     print(f"| size | | | {sum(sizes) / 1e6:.0f} MB, {sum(sizes) / total:.1f} bytes for a row | |")
 
 
-def _write(store: Store, worker: int, workers: int, cells: int, rows: int = 1) -> None:
+def _write(store: Store, worker: int, workers: int, cells: int, rows: int) -> None:
     """Every so many-th cell."""
     for cell in range(worker, cells, workers):
         attack, defense = f"attack_{cell % ATTACKS}", f"defense_{cell // ATTACKS % DEFENSES}"

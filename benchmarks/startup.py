@@ -1,6 +1,6 @@
 """How long whole processes take until they have answered: help, the list of methods, a dry run.
 
-python benchmarks/startup.py [--rounds 5]
+python -m benchmarks.startup [--rounds 5]
 """
 
 import argparse
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rounds import Taken, where
+from benchmarks.rounds import Taken, where
 
 HOME = Path(__file__).parents[1]
 COMMANDS = {"--help": 0.5, "list": 1.0, "run configs/quickstart.yaml --dry-run": 2.0}

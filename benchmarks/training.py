@@ -1,14 +1,14 @@
 """Victim training: raybd's loop against the field's way and against the limit, in one run.
 
     python -m benchmarks.training [--network resnet18 ...] [--images 1280] [--epochs 2] [--rounds 3] [--compile]
-    RAYBD_DATA=/data python -m benchmarks.training --accuracy [--network small_resnet] [--images 8000] [--epochs 8] [--seeds 3]
+    RAYBD_DATA=/data python -m benchmarks.training --accuracy [--network small_resnet] [--images 8000] [--epochs 8] [--batch 128]
 
 The field's way, written here: the same network, batch, augmentation, optimiser, schedule and steps as a plain PyTorch loop in fp32
 over a torchvision DataLoader of PIL images. The limit: the same network and optimiser on resident tensors, bf16 and channels_last
 where the hardware has bf16, no augmentation, none of raybd's code. Rounds alternate between the ways, so that a drift of the
 machine's speed hits them alike. Speed is measured on random pixels; on a GPU, the defaults are CIFAR-10's 50,000 images.
 
-`--accuracy` trains on BadNets-poisoned CIFAR-10 in the field's way and in raybd's, and measures clean accuracy and attack success.
+`--accuracy` trains on BadNets-poisoned CIFAR-10 instead, and measures clean accuracy and attack success beside the speed.
 """
 
 import argparse
@@ -30,10 +30,10 @@ from torchvision.transforms.functional import to_pil_image
 from raybd.attacks.badnets import BadNets
 from raybd.datasets.cifar10 import Cifar10
 from raybd.fit import Recipe, Runtime, fit, has_bf16, new_victim, running
+from raybd.measures import measure
 from raybd.parallel import device
 from raybd.provenance import commit, device_name, versions
 from raybd.registry import method_class
-from raybd.stages import measure
 from raybd.types import Network, Split, Victim
 
 Way = Callable[[Split, Network, Recipe, int], tuple[float, nn.Module]]
@@ -41,6 +41,7 @@ Way = Callable[[Split, Network, Recipe, int], tuple[float, nn.Module]]
 
 _WHOLE = 50_000 * 100
 """Images that the usual victim sees: 100 epochs of CIFAR-10."""
+_FACTS = ("clean_accuracy", "attack_success")
 
 
 def main() -> None:
@@ -53,38 +54,58 @@ def main() -> None:
     arguments.add_argument("--compile", action="store_true", help="also raybd's loop through torch.compile")
     arguments.add_argument("--accuracy", action="store_true")
     arguments.add_argument("--seeds", type=int, default=3)
+    arguments.add_argument("--batch", type=int, default=128)
     asked = arguments.parse_args()
     found = versions()
     print(f"{device_name()}, {torch.get_num_threads()} threads, {platform.system()}; torch {found['torch']}, commit {commit()}")
+    ways: dict[str, Way] = {"field": field, "raybd": raybd, "limit": limit}
+    ways |= {"raybd, compiled": raybd_compiled} if asked.compile else {}
     if asked.accuracy:
+        recipe = Recipe(epochs=asked.epochs or 8, batch_size=asked.batch, lr=0.1, warmup=0.2, augment="flip")
         for name in asked.network or ["small_resnet"]:
-            _compare_accuracy(name, asked.images or (None if on_gpu else 8000), asked.epochs or 8, asked.seeds)
+            _compare_accuracy(name, ways, asked.images or (None if on_gpu else 8000), recipe, asked.seeds)
     else:
-        ways: dict[str, Way] = {"field": field, "raybd": raybd, "limit": limit}
-        ways |= {"raybd, compiled": raybd_compiled} if asked.compile else {}
+        recipe = Recipe(epochs=asked.epochs or 2, batch_size=asked.batch)
         for name in asked.network or ["resnet18", "preact_resnet18"]:
-            _compare_speed(name, ways, asked.images or (50_000 if on_gpu else 1280), asked.epochs or 2, asked.rounds)
+            _compare_speed(name, ways, asked.images or (50_000 if on_gpu else 1280), recipe, asked.rounds)
 
 
-def _compare_speed(name: str, ways: dict[str, Way], images: int, epochs: int, rounds: int) -> None:
+def _compare_speed(name: str, ways: dict[str, Way], images: int, recipe: Recipe, rounds: int) -> None:
     rng = torch.Generator().manual_seed(0)
     x_NCHW = torch.randint(0, 256, (images, 3, 32, 32), generator=rng, dtype=torch.uint8)
     split = Split(x_NCHW, torch.randint(0, 10, (images,), generator=rng))
-    network, recipe = cast(Network, method_class("networks", name)()), Recipe(epochs=epochs)
-    few = split.select(torch.arange(2 * recipe.batch_size))
-    for way in ways.values():
-        way(few, network, Recipe(epochs=1), 0)
+    network = _network(name)
+    _warm(ways, split, network, recipe)
     speeds: dict[str, list[float]] = {way: [] for way in ways}
-    trained = images // recipe.batch_size * recipe.batch_size * epochs
     for turn in range(rounds):
         for title, way in ways.items():
-            speeds[title].append(trained / way(split, network, recipe, turn)[0])
-    print(f"\n{name}, {images} images x {epochs} epochs, batch {recipe.batch_size}, medians of {rounds} rounds")
+            speeds[title].append(_trained(split, recipe) / way(split, network, recipe, turn)[0])
+    print(f"\n{name}, {images} images x {recipe.epochs} epochs, batch {recipe.batch_size}, medians of {rounds} rounds")
     print("| way | images/s | min - max | to the field's way | to the limit | 100 epochs of CIFAR-10 |\n|---|---|---|---|---|---|")
     for title, seen in speeds.items():
-        middle, span = statistics.median(seen), f"{min(seen):.0f} - {max(seen):.0f}"
-        to_field, to_limit = (_ratio(seen, speeds[base]) for base in ("field", "limit"))
-        print(f"| {title} | {middle:.0f} | {span} | {to_field:.2f} | {to_limit:.2f} | {_WHOLE / middle:.0f} s |")
+        middle = statistics.median(seen)
+        print(f"| {title} | {_speed(seen, speeds)} | {_WHOLE / middle:.0f} s |")
+
+
+def _network(name: str) -> Network:
+    return cast(Network, method_class("networks", name)())
+
+
+def _warm(ways: dict[str, Way], split: Split, network: Network, recipe: Recipe) -> None:
+    """Two steps in each way, whose time does not count."""
+    for way in ways.values():
+        way(split.select(torch.arange(2 * recipe.batch_size)), network, recipe.model_copy(update={"epochs": 1}), 0)
+
+
+def _trained(split: Split, recipe: Recipe) -> int:
+    """Images that a training sees; the field's way drops the last partial batch, and so do we."""
+    return len(split) // recipe.batch_size * recipe.batch_size * recipe.epochs
+
+
+def _speed(seen: list[float], speeds: dict[str, list[float]]) -> str:
+    """The columns of speed: images per second, their range, the ratios to the field's way and to the limit."""
+    to_field, to_limit = (_ratio(seen, speeds[base]) for base in ("field", "limit"))
+    return f"{statistics.median(seen):.0f} | {min(seen):.0f} - {max(seen):.0f} | {to_field:.2f} | {to_limit:.2f}"
 
 
 def _ratio(seen: list[float], base: list[float]) -> float:
@@ -92,27 +113,37 @@ def _ratio(seen: list[float], base: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(seen, base, strict=True))
 
 
-def _compare_accuracy(name: str, images: int | None, epochs: int, seeds: int) -> None:
+def _compare_accuracy(name: str, ways: dict[str, Way], images: int | None, recipe: Recipe, seeds: int) -> None:
     dataset = Cifar10(limit=images, test_limit=None if images is None else 2000, clean=100).load()
-    network = cast(Network, method_class("networks", name)())
-    recipe = Recipe(epochs=epochs, lr=0.1, warmup=0.2, augment="flip")
-    ways: dict[str, Way] = {"field, fp32": field, "raybd": raybd}
-    accuracy: dict[str, list[float]] = {title: [] for title in ways}
-    success: dict[str, list[float]] = {title: [] for title in ways}
+    network = _network(name)
+    _warm(ways, dataset.train, network, recipe)
+    seen: dict[str, dict[str, list[float]]] = {fact: {way: [] for way in ways} for fact in ("speed", *_FACTS)}
     for seed in range(seeds):
         poisoned = BadNets(rate=0.1).poison(dataset.train, dataset.num_classes, torch.Generator().manual_seed(seed))
+        split = poisoned.over(dataset.train)
         for title, way in ways.items():
-            _, victim = way(poisoned.over(dataset.train), network, recipe, seed)
-            facts = measure(cast(Victim, victim), dataset, poisoned)
-            accuracy[title].append(cast(float, facts["clean_accuracy"]))
-            success[title].append(cast(float, facts["attack_success"]))
-    print(f"\n{name} on {len(dataset.train)} images of CIFAR-10, BadNets at 0.1, {epochs} epochs, {seeds} seeds: mean +- sd")
-    print("| way | clean accuracy | attack success |\n|---|---|---|")
+            seconds, victim = way(split, network, recipe, seed)
+            seen["speed"][title].append(_trained(split, recipe) / seconds)
+            if isinstance(victim, Victim):
+                facts = measure(victim, dataset, poisoned)
+                for fact in _FACTS:
+                    seen[fact][title].append(cast(float, facts[fact]))
+            print(f"seed {seed}, {title}: " + ", ".join(f"{fact} {of[title][-1]:.3f}" for fact, of in seen.items() if of[title]), flush=True)
+    print(
+        f"\n{name} on {len(dataset.train)} images of CIFAR-10, BadNets at 0.1, {recipe.epochs} epochs, batch {recipe.batch_size};"
+    )
+    print(f"{seeds} seeds: median speed, mean +- sd of the rest")
+    print(
+        "| way | images/s | min - max | to the field's way | to the limit | clean accuracy | attack success |\n" + "|---" * 7 + "|"
+    )
     for title in ways:
-        print(f"| {title} | {_spread(accuracy[title])} | {_spread(success[title])} |")
+        accuracy, success = (_spread(seen[fact][title]) for fact in _FACTS)
+        print(f"| {title} | {_speed(seen['speed'][title], seen['speed'])} | {accuracy} | {success} |")
 
 
 def _spread(seen: list[float]) -> str:
+    if not seen:
+        return "-"
     deviation = f" +- {statistics.stdev(seen):.3f}" if len(seen) > 1 else ""
     return f"{statistics.mean(seen):.3f}{deviation}"
 

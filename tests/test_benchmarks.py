@@ -1,0 +1,43 @@
+"""The benchmarks still run: small sizes, one round. What they measure is of no account here."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+SMALL = [
+    ("training", "--network small_cnn --images 128 --batch 32 --epochs 1 --rounds 1", ["field", "raybd", "limit"]),
+    ("detectors", "--images 600 --inputs 8 --overlays 4 --rounds 1", ["infer", "spectral", "activation_clustering", "strip"]),
+    ("features", "--network small_cnn --images 200 --rounds 1", ["each for itself", "from the store"]),
+    ("memory", "--images 400 --side 8 --detectors spectral", ["data set", "poison", "victim", "features", "score", "removal"]),
+]
+
+
+@pytest.mark.parametrize(("name", "words", "rows"), SMALL, ids=[name for name, _, _ in SMALL])
+def test_a_benchmark_prints_its_table(
+    name: str, words: str, rows: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _table(name, words, monkeypatch, capsys) >= set(rows)
+
+
+@pytest.mark.data
+def test_accuracy_stands_beside_the_speed(
+    data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAYBD_DATA", str(data_root))
+    words = "--accuracy --network small_cnn --images 128 --batch 32 --epochs 1 --seeds 1"
+    assert _table("training", words, monkeypatch, capsys) == {"way", "field", "raybd", "limit"}
+
+
+@pytest.mark.ray
+def test_starting_a_group_is_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = _table("groups", "--rounds 0 --starts 1 --tasks 1", monkeypatch, capsys)
+    assert rows >= {"group of 2 workers, number 1", "plain task, median of 1"}
+
+
+def _table(name: str, words: str, monkeypatch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> set[str]:
+    """The first column of what it prints."""
+    monkeypatch.setattr(sys, "argv", [name, *words.split()])
+    importlib.import_module(f"benchmarks.{name}").main()
+    return {line.split("|")[1].strip() for line in capture.readouterr().out.splitlines() if line.startswith("| ")}
