@@ -29,11 +29,12 @@ from torchvision.transforms.functional import to_pil_image
 
 from raybd.attacks.badnets import BadNets
 from raybd.datasets.cifar10 import Cifar10
-from raybd.fit import Recipe, Runtime, fit, has_bf16, new_victim, running
+from raybd.fit import Recipe, fit, has_bf16, new_victim
 from raybd.measures import measure
 from raybd.parallel import device
 from raybd.provenance import commit, device_name, versions
 from raybd.registry import method_class
+from raybd.runtime import Runtime, running
 from raybd.types import Network, Split, Victim
 
 Way = Callable[[Split, Network, Recipe, int], tuple[float, nn.Module]]
@@ -94,7 +95,11 @@ def _network(name: str) -> Network:
 def _warm(ways: dict[str, Way], split: Split, network: Network, recipe: Recipe) -> None:
     """Two steps in each way, whose time does not count."""
     for way in ways.values():
-        way(split.select(torch.arange(2 * recipe.batch_size)), network, recipe.model_copy(update={"epochs": 1}), 0)
+        way(split.select(torch.arange(2 * recipe.batch_size)), network, _one_epoch(recipe), 0)
+
+
+def _one_epoch(recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"epochs": 1})
 
 
 def _trained(split: Split, recipe: Recipe) -> int:
@@ -122,13 +127,17 @@ def _compare_accuracy(name: str, ways: dict[str, Way], images: int | None, recip
         poisoned = BadNets(rate=0.1).poison(dataset.train, dataset.num_classes, torch.Generator().manual_seed(seed))
         split = poisoned.over(dataset.train)
         for title, way in ways.items():
-            seconds, victim = way(split, network, recipe, seed)
-            seen["speed"][title].append(_trained(split, recipe) / seconds)
+            asked = recipe if title != "limit" else _one_epoch(recipe)  # its weights are of no use, only its speed
+            seconds, victim = way(split, network, asked, seed)
+            seen["speed"][title].append(_trained(split, asked) / seconds)
             if isinstance(victim, Victim):
                 facts = measure(victim, dataset, poisoned)
                 for fact in _FACTS:
                     seen[fact][title].append(cast(float, facts[fact]))
-            print(f"seed {seed}, {title}: " + ", ".join(f"{fact} {of[title][-1]:.3f}" for fact, of in seen.items() if of[title]), flush=True)
+            print(
+                f"seed {seed}, {title}: " + ", ".join(f"{fact} {of[title][-1]:.3f}" for fact, of in seen.items() if of[title]),
+                flush=True,
+            )
     print(
         f"\n{name} on {len(dataset.train)} images of CIFAR-10, BadNets at 0.1, {recipe.epochs} epochs, batch {recipe.batch_size};"
     )

@@ -9,10 +9,7 @@ import io
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
@@ -23,10 +20,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from raybd import augmentation, parallel
 from raybd.augmentation import Augment
-from raybd.types import Config, Network, Report, Split, UserError, Victim
+from raybd.runtime import Facts, Runtime, current, tell
+from raybd.types import Config, Network, Split, UserError, Victim
 
 Trained = TypeVar("Trained", bound=nn.Module)
-Facts = dict[str, Any]
 
 
 class Stateful(Protocol):
@@ -74,61 +71,6 @@ class Recipe(Config):
     """auto: bf16 autocast where the hardware has it."""
     channels_last: bool = True
     """Memory layout; faster for convolutions."""
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """What surrounds a running stage: where it reports and where it keeps checkpoints. The default does neither."""
-
-    report: Report | None = None
-    save: Callable[[str, bytes], None] | None = None
-    load: Callable[[str], bytes | None] | None = None
-    every_seconds: float = 30.0
-    """At most this much work is lost when a worker dies (and the epoch that was running)."""
-    watched: bool = False
-    """Whether somebody wants to know after each epoch how good it is, which costs time."""
-    compile: bool = False
-    """Train through torch.compile, outside of a group."""
-
-
-_runtime: ContextVar[Runtime] = ContextVar("_runtime", default=Runtime())  # noqa: B039 - it is frozen
-_judge: ContextVar[Callable[[Tensor], Facts] | None] = ContextVar("_judge", default=None)
-
-
-@contextmanager
-def running(runtime: Runtime) -> Iterator[None]:
-    """Everything that is fitted inside reports to and is checkpointed by `runtime`."""
-    token = _runtime.set(runtime)
-    try:
-        yield
-    finally:
-        _runtime.reset(token)
-
-
-def tell(facts: Facts) -> None:
-    """Report what a running method has to say, to whoever listens: {"name", "epoch", "epochs", "loss", ...}."""
-    report = _runtime.get().report
-    if report is not None and parallel.rank() == 0:
-        report(facts)
-
-
-@contextmanager
-def judged_by(judge: Callable[[Tensor], Facts]) -> Iterator[None]:
-    """Scores halfway, in the order of the suspects, are held against what only the harness knows."""
-    token = _judge.set(judge)
-    try:
-        yield
-    finally:
-        _judge.reset(token)
-
-
-def halfway(score: Callable[[], Tensor]) -> Facts:
-    """What the scores that a method would give now are worth; nothing, and nothing is computed, unless somebody watches.
-
-    Every worker of a group calls this.
-    """
-    judge = _judge.get()
-    return judge(score()) if judge is not None and _runtime.get().watched else {}
 
 
 def fresh_copy(victim: Victim, rng: Generator) -> Victim:
@@ -184,7 +126,7 @@ def fit(
     runtime's checkpoint of this name, which keeps what the objective learns `beside` the victim, too. Raises UserError when the
     loss is no longer finite.
     """
-    runtime, device = _runtime.get(), parallel.device()
+    runtime, device = current(), parallel.device()
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     victim.to(device).to(memory_format=layout)
     still = [path for path, module in victim.named_modules() if any(module is part for part in frozen)]

@@ -8,7 +8,8 @@ from typing import Any, cast
 from raybd.experiment import Cell
 from raybd.graph import Stage
 from raybd.provenance import commit, versions
-from raybd.store import DETECTION, QUALITY, Store
+from raybd.store import Store
+from raybd.tables import DETECTION, QUALITY
 from raybd.types import ROLES
 
 WEAK_ATTACK = 0.5

@@ -21,6 +21,7 @@ from raybd.measures import measure
 from raybd.pools import GALLERY, halfway, judge, make_pool, outside_trigger, shown_pair, training_pool, trusted_images
 from raybd.provenance import commit, device_name, peak_memory_bytes, reset_peak_memory, versions
 from raybd.record import describe_error, record, record_failure
+from raybd.runtime import Runtime, judged_by, running
 from raybd.store import Store
 from raybd.types import (
     POISON,
@@ -72,7 +73,7 @@ def run_stage(
         if report is not None:
             report(facts)
 
-    runtime = fit.Runtime(
+    around = Runtime(
         report=heard,
         save=lambda name, data: store.write(f"checkpoints/{stage.key}/{name}", data),
         load=lambda name: _read_if_there(store, f"checkpoints/{stage.key}/{name}"),
@@ -83,7 +84,7 @@ def run_stage(
     reset_peak_memory()
     began = time.monotonic()
     dataset = planting.without_planted(stage, store, dataset)
-    with fit.running(runtime):
+    with running(around):
         tensors, facts = _COMPUTE[stage.name](stage, store, dataset)
     if parallel.rank() == 0:
         facts |= _describe(stage) | _cost(time.monotonic() - began, resources)
@@ -209,7 +210,7 @@ def _score(stage: Stage, store: Store, dataset: Dataset, run: int = 0) -> tuple[
     clean, back = trusted_images(stage, dataset, poisoned), torch.argsort(order)
     if not isinstance(detector, StreamDetector) or detector.pool == "train":
         pool = pool.shuffled(order)  # the images of the other order are freed here
-        with fit.judged_by(lambda score_N: halfway(score_N, pool)):
+        with judged_by(lambda score_N: halfway(score_N, pool)):
             verdict = detector.score(victim, pool.suspects, clean, rng)
         tensors, facts = judge(stage, verdict, pool, back)
         return tensors, {**facts, "pool": detector.pool, "auroc_outside_trigger": None}

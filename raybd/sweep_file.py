@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 from raybd import canaries, experiment_file
 from raybd.registry import ROLES, Role, did_you_mean, method_class
 from raybd.search import DIRECTIONS, Direction, Objective, Pruning, Range, Sweep, entry_at, fields_of
-from raybd.store import MOST_OBJECTIVES
+from raybd.tables import MOST_OBJECTIVES
 from raybd.types import Config, UserError
 
 _RANGE_KEYS = ({"low", "high"}, {"low", "high", "log"}, {"choices"})

@@ -25,7 +25,7 @@ ROLES = ("clean", "poison", "cross")
 
 
 HALFWAY = ("auroc", "average_precision", "separation", "canary_auroc", "canary")
-"""What scores are worth is told of detectors that pass them to `fit.halfway`."""
+"""What scores are worth is told of detectors that pass them to `runtime.halfway`."""
 
 
 class Config(BaseModel):

@@ -19,9 +19,10 @@ from raybd import metrics, stages
 from raybd.attacks.badnets import BadNets
 from raybd.datasets.cifar10 import Cifar10
 from raybd.datasets.digits import Digits
-from raybd.fit import Recipe, Runtime, fit, new_victim, running
+from raybd.fit import Recipe, fit, new_victim
 from raybd.networks.small_cnn import SmallCnn
 from raybd.registry import method_class
+from raybd.runtime import Runtime, running
 from raybd.trainers import _dependency, _shortcut
 from raybd.trainers._dependency import Dependency, largest_singular_value
 from raybd.trainers._shortcut import Snapshots, losses, low_mode, shortcut_loss, weights

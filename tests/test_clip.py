@@ -20,13 +20,14 @@ from raybd.attacks.badclip import BadClip
 from raybd.attacks.badencoder import BadEncoder
 from raybd.attacks.clip_text import ClipText
 from raybd.experiment_file import parse
-from raybd.fit import Runtime, infer, running
+from raybd.fit import infer
 from raybd.networks import tiny_clip
 from raybd.networks._clip import Clip as Towers
 from raybd.networks.clip import Clip
 from raybd.networks.resnet18 import Resnet18
 from raybd.networks.small_cnn import SmallCnn
 from raybd.networks.tiny_clip import TinyClip
+from raybd.runtime import Runtime, running
 from raybd.store import Store
 from raybd.trainers.clip import ClipContrast
 from raybd.trainers.pretrained import Pretrained

@@ -25,8 +25,9 @@ from raybd.detectors._masked_decoder import (
 )
 from raybd.detectors._thinning import least_crowded
 from raybd.detectors.dede import DeDe
-from raybd.fit import Runtime, infer, new_victim, running
+from raybd.fit import infer, new_victim
 from raybd.networks.small_cnn import SmallCnn
+from raybd.runtime import Runtime, running
 from raybd.trainers.supervised import Supervised
 from raybd.types import Split, Suspicion, UserError, Victim
 from tests.groups import in_group

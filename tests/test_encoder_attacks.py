@@ -19,8 +19,9 @@ from raybd.attacks.badencoder import BadEncoder
 from raybd.attacks.drupe import Drupe
 from raybd.attacks.ssl_patch import SslPatch
 from raybd.datasets.cifar10 import Cifar10
-from raybd.fit import Recipe, Runtime, infer, running
+from raybd.fit import Recipe, infer
 from raybd.networks.small_cnn import SmallCnn
+from raybd.runtime import Runtime, running
 from raybd.trainers.knn_probe import KnnProbe
 from raybd.trainers.supervised import Supervised
 from raybd.types import Dataset, EncoderAttack, Infeasible, Split, Victim

@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybd.datasets.cifar10 import Cifar10
-from raybd.fit import Runtime, infer, running
+from raybd.fit import infer
 from raybd.networks.pixels import Pixels
 from raybd.networks.small_cnn import SmallCnn
 from raybd.networks.vit_tiny import VitTiny
 from raybd.registry import method_class
+from raybd.runtime import Runtime, running
 from raybd.trainers import _ssl, byol, moco, simsiam, supcon
 from raybd.trainers._views import _DRAWS, Views, _blur, _crop, _jitter
 from raybd.trainers.knn_probe import KnnProbe

@@ -8,9 +8,10 @@ import torch
 
 from raybd import augmentation
 from raybd import fit as fitting
-from raybd.fit import Recipe, Runtime, fit, infer, new_victim, running
+from raybd.fit import Recipe, fit, infer, new_victim
 from raybd.networks.pixels import Pixels
 from raybd.networks.small_cnn import SmallCnn
+from raybd.runtime import Runtime, running
 from raybd.types import Split, UserError, Victim
 from tests.groups import in_group
 

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from raybd.gathered import read_folder
-from raybd.store import CELLS, SCORES, Store
+from raybd.store import Store
+from raybd.tables import CELLS, SCORES
 
 CELLS_IN_STORE = 120
 

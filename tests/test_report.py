@@ -18,7 +18,8 @@ from raybd.report.figures import ROC_POINTS, histogram, roc, threshold
 from raybd.report.gallery import LARGEST, data_uris, difference
 from raybd.report.site import write_report
 from raybd.report.tables import METRICS, tables, tint
-from raybd.store import CELLS, SCORES, Store
+from raybd.store import Store
+from raybd.tables import CELLS, SCORES
 from raybd.types import CROSS, POISON, ROLES, UserError
 
 N, SIDE, SHOWN = 300, 8, 16

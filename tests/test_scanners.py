@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from raybd.attacks.badencoder import BadEncoder
 from raybd.datasets.cifar10 import Cifar10
-from raybd.fit import Runtime, infer, new_victim, running
+from raybd.fit import infer, new_victim
 from raybd.networks.small_cnn import SmallCnn
 from raybd.registry import method_class, names
+from raybd.runtime import Runtime, running
 from raybd.scanners import decree
 from raybd.scanners.decree import Decree
 from raybd.trainers.knn_probe import KnnProbe

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from raybd.store import CELLS, SCHEMA_VERSION, Damaged, Store
+from raybd.store import Damaged, Store
+from raybd.tables import CELLS, SCHEMA_VERSION
 from raybd.types import UserError
 
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from raybd import fit, parallel
+from raybd import parallel
+from raybd.runtime import tell
 from raybd.types import Split, UserError
 
 
@@ -105,7 +106,7 @@ def train_together(
                 f"{name}: the loss is {mean} after epoch {epoch + 1} of {epochs}", "Lower the learning rates.", exit_code=1
             )
         speed = steps * batch / (time.monotonic() - began)
-        fit.tell({"name": name, "epoch": epoch + 1, "epochs": epochs, "loss": mean, "images_per_second": speed})
+        tell({"name": name, "epoch": epoch + 1, "epochs": epochs, "loss": mean, "images_per_second": speed})
 
 
 def _convolve(channels: int, out_channels: int) -> nn.Sequential:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from raybd import parallel
-from raybd.fit import halfway, has_bf16, tell
+from raybd.fit import has_bf16
+from raybd.runtime import halfway, tell
 from raybd.types import Split, Victim
 
 Loss = Literal["variance", "cross_entropy"]

@@ -19,7 +19,8 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from raybd import parallel
-from raybd.fit import infer, tell
+from raybd.fit import infer
+from raybd.runtime import tell
 from raybd.types import Config, Split, Suspicion, UserError, Victim, searched
 
 _EDGE = 1e-3

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Generator
 
-from raybd.fit import tell
+from raybd.runtime import tell
 from raybd.types import Config, Split, Suspicion, Victim, searched
 
 
