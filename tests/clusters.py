@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 REPO = Path(__file__).parents[1]
@@ -62,16 +63,23 @@ def cluster(folder: Path, nodes: int = 1) -> Iterator[Cluster]:
         "RAY_worker_niceness": "0",  # at Ray's 15, workers starve on a machine that is busy
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    port, dashboard, client = free_port(), free_port(), free_port()
-    address = f"127.0.0.1:{port}"
-    head = ["--head", f"--port={port}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
-    head += [f"--temp-dir=/tmp/raybd-{os.getpid()}-{port}", "--node-ip-address=127.0.0.1"]
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(arguments: list[str]) -> None:
         command = ["ray", "start", "--block", "--num-cpus=1", "--object-store-memory=150000000"]
         command += [f"--dashboard-agent-listen-port={free_port()}", *arguments]
         processes.append(subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True))
+
+    def start_head() -> tuple[int, int]:
+        """The ports of the head and of its dashboard; others if another program has taken one of them meanwhile."""
+        for _ in range(3):
+            port, dashboard = free_port(), free_port()
+            head = ["--head", f"--port={port}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={free_port()}"]
+            start([*head, f"--temp-dir=/tmp/raybd-{os.getpid()}-{port}", "--node-ip-address=127.0.0.1"])
+            if _comes_up(partial(_is_up, dashboard, token.read_text()), processes[0]):
+                return port, dashboard
+            processes.pop().wait()
+        raise AssertionError(f"the cluster did not start:\n{(folder / 'ray.log').read_text()}")
 
     def add() -> None:
         wanted = sum(process.poll() is None for process in processes) + 1
@@ -83,13 +91,12 @@ def cluster(folder: Path, nodes: int = 1) -> Iterator[Cluster]:
             return _alive(dashboard, token.read_text()) >= wanted
 
         start([f"--address={address}"])
-        _wait_for(joined, processes[0], folder / "ray.log")
+        assert _comes_up(joined, processes[0]), f"no node was added:\n{(folder / 'ray.log').read_text()}"
 
     with (folder / "ray.log").open("w") as log:
         try:
-            start(head)
-            _wait_for(lambda: _listens(dashboard), processes[0], folder / "ray.log")
-            _wait_for(lambda: _alive(dashboard, token.read_text()) == 1, processes[0], folder / "ray.log")
+            port, dashboard = start_head()
+            address = f"127.0.0.1:{port}"
             for _ in range(nodes - 1):
                 add()
             yield Cluster(address, f"http://127.0.0.1:{dashboard}", env, processes, add)
@@ -114,13 +121,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_for(ready: Callable[[], bool], head: "subprocess.Popen[bytes]", log: Path) -> None:
+def _comes_up(ready: Callable[[], bool], head: "subprocess.Popen[bytes]") -> bool:
+    """Wait for it, as long as the head lives. A head that is not up by then is ended."""
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and head.poll() is None:
         if ready():
-            return
+            return True
         time.sleep(0.3)
-    raise AssertionError(f"the cluster did not start:\n{log.read_text()}")
+    head.terminate()
+    return False
+
+
+def _is_up(dashboard: int, token: str) -> bool:
+    return _listens(dashboard) and _alive(dashboard, token) == 1
 
 
 def _listens(port: int) -> bool:

@@ -31,9 +31,8 @@ def test_accuracy_stands_beside_the_speed(
 
 
 @pytest.mark.ray
-def test_starting_a_group_is_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = _table("groups", "--rounds 0 --starts 1 --tasks 1", monkeypatch, capsys)
-    assert rows >= {"group of 2 workers, number 1", "plain task, median of 1"}
+def test_tasks_are_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "plain task, median of 1" in _table("groups", "--rounds 0 --starts 0 --tasks 1", monkeypatch, capsys)
 
 
 def _table(name: str, words: str, monkeypatch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> set[str]:

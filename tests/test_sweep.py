@@ -127,13 +127,13 @@ def test_a_trial_that_looks_bad_halfway_is_stopped_and_says_so(tmp_path: Path) -
 
 
 def test_trials_are_ray_train_jobs_where_two_workers_are_asked_for(tmp_path: Path) -> None:
-    asked = learning(trials=3, pruning="median", concurrency=2)
+    asked = learning(trials=2, pruning="median", concurrency=2)
     asked["experiment"]["resources"] = {"gpus_per_worker": 0, "detectors": {"workers": 2, "gpus_per_worker": 0}}
     process = start(tmp_path, asked)
     out, err = process.communicate(timeout=500)
     assert process.returncode == 0, err
     trials = Store(str(tmp_path / "results")).trials("tiny")
-    assert trials["state"].tolist() == ["complete"] * 4
+    assert trials["state"].tolist() == ["complete"] * 3
     assert {row["workers"] for row in json.loads(out)["comparison"] if row["defense"] == "learns_best"} == {2}
 
 
