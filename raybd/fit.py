@@ -5,12 +5,11 @@ number of workers does not change the experiment.
 """
 
 import copy
-import io
 import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,20 +19,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from raybd import augmentation, parallel
 from raybd.augmentation import Augment
-from raybd.runtime import Facts, Runtime, current, tell
+from raybd.runtime import Course, Facts, Stateful, current
 from raybd.types import Config, Network, Split, UserError, Victim
 
 Trained = TypeVar("Trained", bound=nn.Module)
-
-
-class Stateful(Protocol):
-    """What can be taken up again."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors, numbers and texts."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it up."""
 
 
 Objective = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
@@ -143,8 +132,9 @@ def fit(
     scheduler = LambdaLR(optimizer, lambda step: _lr_factor(recipe, step / (steps * recipe.epochs)))
     x_NCHW, y_N = split.x_NCHW.to(device), split.y_N.to(device)
 
-    history, saved_at = _resume(runtime, name, victim, optimizer, scheduler, rng, beside), time.monotonic()
-    for epoch in range(len(history), recipe.epochs):
+    changing: dict[str, Stateful] = {"victim": victim, "optimizer": optimizer, "scheduler": scheduler}
+    course = Course(name, recipe.epochs, rng, changing | ({"beside": beside} if beside is not None else {}))
+    for epoch in course.left():
         began, total = time.monotonic(), torch.zeros((), device=device)
         order_N = torch.randperm(n, generator=rng)
         for rows_B in order_N[: steps * batch].view(steps, batch):
@@ -175,13 +165,7 @@ def fit(
             model.train()
             for path in still:
                 victim.get_submodule(path).eval()
-        told = {"name": name, "epoch": epoch + 1, "epochs": recipe.epochs, "loss": loss, "lr": lr, "images_per_second": speed}
-        history.append(told | seen)
-        if parallel.rank() == 0:
-            tell(history[-1])
-            if runtime.save and epoch + 1 < recipe.epochs and time.monotonic() - saved_at >= runtime.every_seconds:
-                runtime.save(name, _checkpoint(history, victim, optimizer, scheduler, rng, beside))
-                saved_at = time.monotonic()
+        course.ended(loss=loss, lr=lr, images_per_second=speed, **seen)
     parallel.plain(model)
     for path in still:
         victim.get_submodule(path).requires_grad_(True)
@@ -267,53 +251,3 @@ def _channel_moments(x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
     square = sum(chunk.double().square().sum((0, 2, 3)) for chunk in chunks) / n / 255**2
     assert isinstance(mean, Tensor) and isinstance(square, Tensor)
     return mean.float(), (square - mean.square()).clamp_min(1e-4).sqrt().float()
-
-
-def _checkpoint(
-    history: list[Facts],
-    victim: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: LambdaLR,
-    rng: Generator,
-    beside: Stateful | None,
-) -> bytes:
-    buffer = io.BytesIO()
-    state = {
-        "history": history,
-        "victim": victim.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "step": scheduler.last_epoch,
-        "rng": rng.get_state(),
-        "beside": beside.state_dict() if beside is not None else None,
-    }
-    torch.save(state, buffer)
-    return buffer.getvalue()
-
-
-def _resume(
-    runtime: Runtime,
-    name: str,
-    victim: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: LambdaLR,
-    rng: Generator,
-    beside: Stateful | None,
-) -> list[Facts]:
-    """Take up the last checkpoint, if there is one; what was reported of the epochs that it has behind it."""
-    if runtime.load is None:
-        return []
-    load = runtime.load
-    saved = parallel.from_first(lambda: load(name))
-    if saved is None:
-        return []
-    state: dict[str, Any] = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
-    victim.load_state_dict(state["victim"])
-    optimizer.load_state_dict(state["optimizer"])
-    scheduler.last_epoch = state["step"]
-    rng.set_state(state["rng"])
-    if beside is not None:
-        beside.load_state_dict(state["beside"])
-    history: list[Facts] = state["history"]
-    for facts in history:
-        tell(facts)
-    return history

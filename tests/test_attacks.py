@@ -4,8 +4,9 @@ import copy
 import pickle
 import re
 import sys
+from collections.abc import Mapping
 from functools import cache
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from raybd.graph import random_stream
 from raybd.networks.small_cnn import SmallCnn
 from raybd.networks.tiny_clip import TinyClip
 from raybd.registry import method_class, names
+from raybd.runtime import Runtime, running
 from raybd.types import (
     CROSS,
     POISON,
@@ -392,6 +394,29 @@ def test_input_aware_makes_another_trigger_for_each_image_and_hands_out_a_victim
     assert not torch.equal(poisoned.x_MCHW[poisoned.role_M == CROSS], poisoned.trigger(train.x_NCHW[cross]))
 
 
+def test_input_aware_resumes_to_the_same_victim_and_triggers(train: Split) -> None:
+    saved: dict[str, bytes] = {}
+    attack = make("input_aware", mask_epochs=2, epochs=4)
+    assert isinstance(attack, TrainingAttack)
+
+    def die(facts: Mapping[str, Any]) -> None:
+        if facts["name"] == "input_aware" and facts["epoch"] == 3:
+            raise RuntimeError("killed")
+
+    def trained() -> dict[str, torch.Tensor]:
+        poisoned, victim = attack.poison_and_train(train, 10, SmallCnn(width=8), random_stream("poison", 0))
+        return {**victim.state_dict(), **poisoned.state, "x_MCHW": poisoned.x_MCHW}
+
+    with running(Runtime(report=die, save=saved.__setitem__, every_seconds=0)), pytest.raises(RuntimeError, match="killed"):
+        trained()
+    told: list[int] = []
+    with running(Runtime(report=lambda facts: told.append(facts["epoch"]), load=saved.get)):
+        resumed = trained()
+    assert saved.keys() == {"input_aware masks", "input_aware"}
+    assert told == [1, 2, 1, 2, 3, 4]
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in trained().items())
+
+
 def test_input_aware_by_its_formulas() -> None:
     rng = torch.Generator().manual_seed(0)
     x, pattern = torch.rand((2, 3, 4, 4), generator=rng) * 255, torch.rand((2, 3, 4, 4), generator=rng) * 2 - 1
@@ -414,7 +439,7 @@ def test_an_auto_encoder_takes_any_size_and_comes_back_from_its_state() -> None:
 
 
 def _poison_by_each(clean_twin: Victim) -> dict[str, dict[str, torch.Tensor]]:
-    few_steps: dict[str, object] = {"batch_size": 200, "generator_lr": 1e-4}
+    few_steps: dict[str, object] = {"batch_size": 200, "generator_lr": 1e-4, "precision": "fp32"}
     attacks = {kind: make(kind, **(few_steps if kind == "input_aware" else {})) for kind in SMALL if kind in POISONING}
     made = {kind: poison_with(attack, random_split(), 0, clean_twin) for kind, attack in attacks.items()}
     return {kind: {"index_M": one.index_M, "x_MCHW": one.x_MCHW, **one.state} for kind, one in made.items()}

@@ -15,7 +15,8 @@ from torchvision.transforms import functional as pixels
 
 from raybd import parallel
 from raybd.attacks._poisoning import AllToOne
-from raybd.fit import Objective, Recipe, Stateful, fit, infer
+from raybd.fit import Objective, Recipe, fit, infer
+from raybd.runtime import Stateful
 from raybd.types import Attack, Infeasible, LabelMap, Poisoned, Split, Victim
 
 _FLIP, _JITTER, _GRAY = 0.5, 0.8, 0.2

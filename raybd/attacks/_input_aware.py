@@ -2,7 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,8 @@ from torch import Generator, Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from raybd import parallel
-from raybd.runtime import tell
+from raybd.fit import has_bf16
+from raybd.runtime import Course
 from raybd.types import Split, UserError
 
 
@@ -33,7 +36,7 @@ class AutoEncoder(nn.Module):
         h_BCHW = self.middle(h_BCHW)
         for level in self.up:
             h_BCHW = level(F.interpolate(h_BCHW, sizes.pop(), mode="bilinear", align_corners=True))
-        maps_BCHW: Tensor = self.last(h_BCHW)
+        maps_BCHW: Tensor = self.last(h_BCHW).float()
         return maps_BCHW
 
 
@@ -69,35 +72,43 @@ def diversity_losses(x_BCHW: Tensor, other_BCHW: Tensor, made_BCHW: Tensor, made
     return _distance(x_BCHW / 127.5, other_BCHW / 127.5) / (_distance(made_BCHW, made_other_BCHW) + 1e-7)
 
 
-def train_together(
-    name: str,
-    split: Split,
-    epochs: int,
-    batch_size: int,
-    optimizers: Sequence[torch.optim.Optimizer],
-    objective: Callable[[Tensor, Tensor], Tensor],
-    rng: Generator,
-) -> None:
-    """Minimise `objective(x_BCHW, y_B)` over randomly flipped batches; the learning rates fall along a cosine.
+@dataclass(frozen=True)
+class Together:
+    """Networks that learn at once, each from an optimiser of its own."""
 
-    The objective gets the whole global batch and returns this worker's part of the loss: the parts add up to it.
+    networks: Mapping[str, nn.Module]
+    optimizers: Mapping[str, torch.optim.Optimizer]
+    objective: Callable[[Tensor, Tensor], Tensor]
+    """The whole global batch, x_BCHW (float, 0..255) and y_B -> this worker's part of the loss; the parts add up to it."""
+
+
+def train_together(
+    name: str, learners: Together, split: Split, epochs: int, batch_size: int, precision: Literal["auto", "fp32"], rng: Generator
+) -> None:
+    """Minimise the objective over randomly flipped batches; the learning rates fall along a cosine.
+
+    Resumes from the runtime's checkpoint of this name. Raises UserError when the loss is no longer finite.
     """
     device = parallel.device()
     n, batch = len(split), min(batch_size, len(split))
     steps = n // batch
-    schedulers = [CosineAnnealingLR(optimizer, epochs * steps) for optimizer in optimizers]
+    schedulers = {f"{of} schedule": CosineAnnealingLR(optimizer, epochs * steps) for of, optimizer in learners.optimizers.items()}
     x_NCHW, y_N = split.x_NCHW.to(device), split.y_N.to(device)
-    for epoch in range(epochs):
+    course = Course(name, epochs, rng, {**learners.networks, **learners.optimizers, **schedulers})
+    for epoch in course.left():
         began, total = time.monotonic(), torch.zeros((), device=device)
         for rows_B in torch.randperm(n, generator=rng)[: steps * batch].view(steps, batch).to(device):
-            flip_B = torch.randint(2, (batch, 1, 1, 1), generator=rng).to(device)
+            flip_B = parallel.send(torch.randint(2, (batch, 1, 1, 1), generator=rng))
             x_BCHW = x_NCHW[rows_B].float()
-            loss = objective(torch.where(flip_B > 0, x_BCHW.flip(-1), x_BCHW), y_N[rows_B])
-            for optimizer in optimizers:
+            x_BCHW = torch.where(flip_B > 0, x_BCHW.flip(-1), x_BCHW).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "auto" and has_bf16()):
+                loss = learners.objective(x_BCHW, y_N[rows_B])
+            for optimizer in learners.optimizers.values():
                 optimizer.zero_grad()
             (loss * parallel.world()).backward()
-            for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
+            for optimizer in learners.optimizers.values():
                 optimizer.step()
+            for scheduler in schedulers.values():
                 scheduler.step()
             total += loss.detach()
         mean = float(parallel.sum_over(total)) / steps
@@ -105,8 +116,7 @@ def train_together(
             raise UserError(
                 f"{name}: the loss is {mean} after epoch {epoch + 1} of {epochs}", "Lower the learning rates.", exit_code=1
             )
-        speed = steps * batch / (time.monotonic() - began)
-        tell({"name": name, "epoch": epoch + 1, "epochs": epochs, "loss": mean, "images_per_second": speed})
+        course.ended(loss=mean, images_per_second=steps * batch / (time.monotonic() - began))
 
 
 def _convolve(channels: int, out_channels: int) -> nn.Sequential:

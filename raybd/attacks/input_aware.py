@@ -6,7 +6,7 @@ image for each worker and batch is poisoned; the overlay is made once, by the fi
 """
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 
 from raybd import fit, parallel
 from raybd.attacks._input_aware import (
+    Together,
     diversity_losses,
     new_auto_encoder,
     soft_threshold,
@@ -29,6 +30,7 @@ from raybd.types import Config, LabelMap, Network, Poisoned, Split, Victim
 class InputAware(Config):
     """Train a classifier together with a generator of triggers; images that wear another image's trigger keep their label."""
 
+    version: ClassVar[int] = 2
     rate: float = Field(0.1, gt=0, le=0.5)
     """Share of the training set and of each batch that is poisoned; as many wear another image's trigger (role `cross`)."""
     epochs: int = Field(100, ge=1)
@@ -49,6 +51,8 @@ class InputAware(Config):
     """Weight of what a mask covers beyond its density."""
     width: int = Field(32, ge=4, le=256)
     """Channels of the first convolutions of generator and mask network."""
+    precision: Literal["auto", "fp32"] = "auto"
+    """auto: training in bf16 where the hardware has it."""
     labels: Annotated[AllToOne | AllToAll, Field(discriminator="map")] = AllToOne()
     """What happens to the labels."""
 
@@ -103,15 +107,17 @@ class InputAware(Config):
             excess = (mask_B1HW - self.density).relu().mean((1, 2, 3)).sum() / (2 * pairs)
             return self.lambda_div * diversity + self.lambda_norm * excess
 
-        train_together("input_aware masks", train, self.mask_epochs, self.batch_size, [self._adam(model)], objective, rng)
+        together = Together({"masker": masker}, {"adam": self._adam(model)}, objective)
+        train_together("input_aware masks", together, train, self.mask_epochs, self.batch_size, self.precision, rng)
         parallel.plain(model).eval()
 
     def _train_jointly(
         self, victim: Victim, generator: nn.Module, masker: nn.Module, train: Split, num_classes: int, rng: Generator
     ) -> None:
         """Victim and generator on triggered images, cross images and clean ones; the masks stay as they are."""
+        victim.to(memory_format=torch.channels_last)
         classify, generate = (parallel.wrap(part.to(parallel.device())).train() for part in (victim, generator))
-        sgd = torch.optim.SGD(classify.parameters(), self.lr, 0.9, weight_decay=5e-4, nesterov=True)
+        sgd = torch.optim.SGD(classify.parameters(), self.lr, 0.9, weight_decay=5e-4, nesterov=True, fused=True)
 
         def objective(x_BCHW: Tensor, y_B: Tensor) -> Tensor:
             batch = len(x_BCHW)
@@ -128,9 +134,11 @@ class InputAware(Config):
             diversity = diversity_losses(*source_BCHW.chunk(2), *pattern_BCHW.chunk(2)).sum() / pairs
             return losses_B.sum() / batch + self.lambda_div * diversity
 
-        train_together("input_aware", train, self.epochs, self.batch_size, [sgd, self._adam(generate)], objective, rng)
+        networks, optimizers = {"victim": victim, "generator": generator}, {"sgd": sgd, "adam": self._adam(generate)}
+        together = Together(networks, optimizers, objective)
+        train_together("input_aware", together, train, self.epochs, self.batch_size, self.precision, rng)
         for model in (classify, generate):
             parallel.plain(model).eval()
 
     def _adam(self, model: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.Adam(model.parameters(), self.generator_lr, betas=(0.5, 0.9))
+        return torch.optim.Adam(model.parameters(), self.generator_lr, betas=(0.5, 0.9), fused=True)

@@ -15,7 +15,8 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from raybd import parallel
-from raybd.fit import Objective, Recipe, Stateful, fit, new_victim
+from raybd.fit import Objective, Recipe, fit, new_victim
+from raybd.runtime import Stateful
 from raybd.trainers._views import Views
 from raybd.types import Network, Split, UserError, Victim, searched
 
