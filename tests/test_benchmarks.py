@@ -10,6 +10,7 @@ SMALL = [
     ("training", "--network small_cnn --images 128 --batch 32 --epochs 1 --rounds 1", ["field", "raybd", "limit"]),
     ("detectors", "--images 600 --inputs 8 --overlays 4 --rounds 1", ["infer", "spectral", "activation_clustering", "strip"]),
     ("features", "--network small_cnn --images 200 --rounds 1", ["each for itself", "from the store"]),
+    ("packed", "--at-once 2 --cells 2 --network small_cnn --images 200 --epochs 1", ["2"]),
     ("memory", "--images 400 --side 8 --detectors spectral", ["data set", "poison", "victim", "features", "score", "removal"]),
 ]
 
