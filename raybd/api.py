@@ -123,7 +123,7 @@ def execute_sweep(
 def _finished(sweep: "Sweep", store: Store) -> list[dict[str, Any]] | None:
     """The rows at the end of a sweep, if nothing of it is left to be run."""
     from raybd.plan import make_plan
-    from raybd.search import best_params, trial_rows, trials_left
+    from raybd.trials import best_params, trial_rows, trials_left
 
     rows = trial_rows(sweep, store)
     best = best_params(sweep, rows)

@@ -88,9 +88,9 @@ def sweep(
 
     from raybd import api
     from raybd.console import cells_table, space_table, trials_table
-    from raybd.search import sweep_facts, trial_rows
     from raybd.store import open_store
     from raybd.sweep_file import load_sweep
+    from raybd.trials import sweep_facts, trial_rows
 
     asked = load_sweep(config, set_ or ())
     opened, out = open_store(store), _stdout()

@@ -9,7 +9,8 @@ from rich.table import Table
 
 from raybd.experiment import Experiment
 from raybd.plan import Plan
-from raybd.search import DEFAULT, Sweep, best_of, rank_correlation, ranked, searched_rows, trials_left
+from raybd.search import DEFAULT, Sweep
+from raybd.trials import best_of, rank_correlation, ranked, searched_rows, trials_left
 
 _COLUMNS = (
     ("clean acc", "clean_accuracy"),

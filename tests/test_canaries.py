@@ -16,9 +16,9 @@ from raybd.experiment_file import parse
 from raybd.graph import overlay_of, random_stream
 from raybd.planting import without_planted
 from raybd.record import record_trial
-from raybd.search import measured
 from raybd.store import Store
 from raybd.sweep_file import parse_sweep
+from raybd.trials import measured
 from raybd.types import Dataset, Split, Suspicion
 
 SMALL = Canaries(rate=0.03, least=12, triggers=3)

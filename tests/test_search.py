@@ -8,8 +8,9 @@ import optuna
 import pytest
 
 from raybd.errors import UserError
-from raybd.search import Sweep, best_of, make_sampler, measured, rank_correlation, trials_left
+from raybd.search import Sweep, make_sampler
 from raybd.sweep_file import load_sweep, parse_sweep
+from raybd.trials import best_of, measured, rank_correlation, trials_left
 
 SWEEPS = sorted((Path(__file__).parents[1] / "configs" / "sweeps").glob("*.yaml"))
 RAW: dict[str, Any] = {

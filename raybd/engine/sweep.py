@@ -40,8 +40,9 @@ from raybd.engine.progress import Progress
 from raybd.engine.trial import HALFWAY, PROGRESS, Job, evaluate, run_trial, trial_row
 from raybd.experiment import Experiment
 from raybd.plan import make_plan
-from raybd.search import DEFAULT, Params, Row, Sweep, as_json, best_params, make_sampler, trial_rows, trials_left
+from raybd.search import DEFAULT, Params, Row, Sweep, as_json, make_sampler
 from raybd.store import Store
+from raybd.trials import best_params, trial_rows, trials_left
 from raybd.types import UserError
 
 _REFUSED_IN_A_ROW = 200

@@ -22,8 +22,9 @@ from raybd.experiment import Experiment
 from raybd.graph import Stage
 from raybd.provenance import commit, versions
 from raybd.record import describe_error, record_trial
-from raybd.search import Params, Row, Sweep, as_json, measured
+from raybd.search import Params, Row, Sweep, as_json
 from raybd.store import Store
+from raybd.trials import measured
 from raybd.types import Dataset, DatasetMethod, Infeasible, UserError
 
 HALFWAY, PROGRESS = "halfway", "progress"

@@ -10,7 +10,8 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from raybd.report.parallel import parallel, short
 from raybd.report.sweeps import Found, values
-from raybd.search import Params, rank_correlation
+from raybd.search import Params
+from raybd.trials import rank_correlation
 
 AMONG_BEST = 5
 """Trials that the importance is told by; Optuna's own advice."""

@@ -12,8 +12,9 @@ from optuna.storages.journal import BaseJournalBackend
 
 from raybd.report.tables import Row as TableRow
 from raybd.report.tables import Table, count
-from raybd.search import DEFAULT, DIRECTIONS, FREE_COLUMNS, Objective, Params, Row, best_of, ranked
+from raybd.search import DEFAULT, DIRECTIONS, FREE_COLUMNS, Objective, Params, Row
 from raybd.store import Store
+from raybd.trials import best_of, ranked
 
 STATES = ("complete", "pruned", "failed", "infeasible")
 """In the order of the table; any other state stands last."""
