@@ -72,7 +72,7 @@ class InputAware(Config):
         state = {prefix + name: tensor.cpu().contiguous() for prefix, part in parts for name, tensor in part.state_dict().items()}
         x_LCHW = self._wear(train.x_NCHW[crossed], train.x_NCHW[(crossed + 1) % len(train)], state)
         poisoned = overlay(train, num_classes, rows, self.stamp, self.labels, state, cross=(crossed, x_LCHW))
-        return poisoned, victim.cpu().eval()
+        return poisoned, victim.cpu().to(memory_format=torch.contiguous_format).eval()
 
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Copies of the images, each with the trigger that is made for it."""
