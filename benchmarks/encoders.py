@@ -26,8 +26,9 @@ from torchvision.transforms.functional import to_pil_image
 from benchmarks.rounds import alternate, show
 from raybd.detectors._masked_decoder import MaskedDecoder, hidden, visible_count
 from raybd.detectors.dede import DeDe
-from raybd.fit import has_bf16, infer, new_victim
+from raybd.fit import infer, new_victim
 from raybd.parallel import device
+from raybd.precision import has_bf16
 from raybd.registry import method_class
 from raybd.trainers._ssl import width
 from raybd.trainers.simclr import SimCLR

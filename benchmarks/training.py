@@ -28,9 +28,10 @@ from torchvision import transforms
 from torchvision.transforms.functional import to_pil_image
 
 from raybd.datasets.cifar10 import Cifar10
-from raybd.fit import Recipe, fit, has_bf16, new_victim
+from raybd.fit import Recipe, fit, new_victim
 from raybd.measures import measure
 from raybd.parallel import device
+from raybd.precision import has_bf16
 from raybd.provenance import commit, device_name, versions
 from raybd.registry import method_class
 from raybd.runtime import Runtime, running

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from raybd import augmentation, parallel
 from raybd.augmentation import Augment
+from raybd.precision import bf16
 from raybd.runtime import Course, Facts, Stateful, current
 from raybd.types import Config, Network, Split, UserError, Victim
 
@@ -141,7 +142,7 @@ def fit(
             draw = augmentation.draw(recipe.augment, batch, x_NCHW.shape[-1], rng)
             rows = parallel.send(rows_B[mine])
             x_BCHW = augmentation.apply(x_NCHW[rows], None if draw is None else parallel.send(draw[:, mine]))
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "auto" and has_bf16()):
+            with bf16(device, recipe.precision == "auto", runtime.compile):
                 losses_B = objective(model, x_BCHW.contiguous(memory_format=layout), y_N[rows], rows)
             summed = losses_B.float().sum()
             optimizer.zero_grad(set_to_none=True)
@@ -188,7 +189,7 @@ def infer(
     victim = victim.to(device).eval()
     output, out_N = output or victim, torch.empty(0)
     mine, start = len(parallel.shard(torch.arange(len(x_NCHW)))), 0
-    with torch.autocast(device.type, torch.bfloat16, enabled=not exact and has_bf16()):
+    with bf16(device, not exact):
         for rows_B in parallel.batches(len(x_NCHW), batch_size):
             x_BCHW = parallel.send(x_NCHW[rows_B])
             part_B = output(x_BCHW.contiguous(memory_format=torch.channels_last)).float()
@@ -202,14 +203,6 @@ def infer(
 def embeddings(victim: Victim, split: Split) -> Tensor:
     """z_ND of a split's images: as they came with it from a stage before, or computed now."""
     return infer(victim, split.x_NCHW, victim.embed) if split.z_ND is None else split.z_ND
-
-
-def has_bf16() -> bool:
-    """Whether bf16 is faster than fp32 here, not only possible."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def _compiled(model: nn.Module) -> nn.Module:

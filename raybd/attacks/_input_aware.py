@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from raybd import parallel
-from raybd.fit import has_bf16
+from raybd.precision import bf16
 from raybd.runtime import Course
 from raybd.types import Split, UserError
 
@@ -101,7 +101,7 @@ def train_together(
             flip_B = parallel.send(torch.randint(2, (batch, 1, 1, 1), generator=rng))
             x_BCHW = x_NCHW[rows_B].float()
             x_BCHW = torch.where(flip_B > 0, x_BCHW.flip(-1), x_BCHW).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "auto" and has_bf16()):
+            with bf16(device, precision == "auto"):
                 loss = learners.objective(x_BCHW, y_N[rows_B])
             for optimizer in learners.optimizers.values():
                 optimizer.zero_grad()

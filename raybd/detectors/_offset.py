@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from raybd import parallel
-from raybd.fit import has_bf16
+from raybd.precision import bf16
 from raybd.runtime import halfway, tell
 from raybd.types import Split, Victim
 
@@ -65,7 +65,7 @@ def offset(
         n, shared = len(x_BCHW), len(x_BCHW) >= 2 * parallel.world()
         mine = parallel.shard(torch.arange(n)) if shared else torch.arange(n)
         mine = mine.to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16()):
+        with bf16(device):
             out_BK = model(x_BCHW[mine].contiguous(memory_format=torch.channels_last))
         loss = objective(out_BK.float(), y_B[mine]).sum() * ((parallel.world() if shared else 1) / n)
         optimizer.zero_grad(set_to_none=True)

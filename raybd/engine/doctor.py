@@ -16,7 +16,7 @@ import torch
 from ray.exceptions import GetTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raybd import fit
+from raybd import precision
 from raybd.engine.cluster import connected
 from raybd.provenance import versions
 from raybd.store import Store, open_store
@@ -44,7 +44,9 @@ def examine(store_url: str, address: str | None = None) -> list[Finding]:
     """Run every check; none stops the others."""
     return [
         Finding("versions", True, ", ".join(f"{name} {number}" for name, number in versions().items())),
-        Finding("processor", True, f"{os.cpu_count()} cores ({platform.machine()}), bf16: {'yes' if fit.has_bf16() else 'no'}"),
+        Finding(
+            "processor", True, f"{os.cpu_count()} cores ({platform.machine()}), bf16: {'yes' if precision.has_bf16() else 'no'}"
+        ),
         _gpus(),
         _shared_memory(),
         _data(),
