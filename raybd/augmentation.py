@@ -22,11 +22,12 @@ def apply(x_BCHW: Tensor, drawn: Tensor | None) -> Tensor:
     """Crop (black beyond the border) and flip every image by its own draw, in one gather; the result is channels_last."""
     if drawn is None:
         return x_BCHW
-    side = x_BCHW.shape[-1]
+    n, channels, _, side = x_BCHW.shape
     pad = side // 8
+    wide = side + 2 * pad
     line = torch.arange(side, device=x_BCHW.device)
     columns_BW = torch.where(drawn[2, :, None] > 0, side - 1 - line, line) + drawn[1, :, None] + pad
-    rows_BH = line + drawn[0, :, None] + pad
-    padded_BHWC = F.pad(x_BCHW, (pad, pad, pad, pad)).permute(0, 2, 3, 1).contiguous()
-    images = torch.arange(len(x_BCHW), device=x_BCHW.device)
-    return padded_BHWC[images[:, None, None], rows_BH[:, :, None], columns_BW[:, None, :]].permute(0, 3, 1, 2)
+    rows_BH = torch.arange(n, device=x_BCHW.device)[:, None] * wide + line + drawn[0, :, None] + pad
+    pixels_BHW = rows_BH[:, :, None] * wide + columns_BW[:, None, :]
+    padded_PC = F.pad(x_BCHW, (pad, pad, pad, pad)).permute(0, 2, 3, 1).flatten(0, 2)
+    return padded_PC.index_select(0, pixels_BHW.flatten()).view(n, side, side, channels).permute(0, 3, 1, 2)

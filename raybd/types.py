@@ -197,7 +197,8 @@ class Victim(nn.Module):
 
     def preprocess(self, x_BCHW: Tensor) -> Tensor:
         """uint8 images -> what the encoder takes."""
-        return (x_BCHW.float().div(255) - self.mean_C.view(-1, 1, 1)) / self.std_C.view(-1, 1, 1)
+        shift_C, scale_C = -self.mean_C / self.std_C, 1 / (255 * self.std_C)
+        return torch.addcmul(shift_C.view(-1, 1, 1), x_BCHW.float(), scale_C.view(-1, 1, 1))
 
     def embed(self, x_BCHW: Tensor) -> Tensor:
         """uint8 images -> z_BD."""

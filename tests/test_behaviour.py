@@ -31,7 +31,7 @@ BARS = [
     ({"kind": "label_consistent"}, 0.85, 255),
     ({"kind": "trojannn"}, 0.85, 255),
     ({"kind": "narcissus", "rate": 0.05, "eps": 8, "amplify": 1, "steps": 100}, 0.6, 8),
-    ({"kind": "input_aware", "width": 8, "mask_epochs": 3, "epochs": 8, "lr": 0.05, "rate": 0.2}, 0.6, 255),
+    ({"kind": "input_aware", "width": 8, "mask_epochs": 3, "epochs": 12, "lr": 0.05, "rate": 0.2}, 0.6, 255),
 ]
 
 

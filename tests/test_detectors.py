@@ -197,7 +197,7 @@ def twins(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Twins:
     recipe = Supervised(epochs=5, lr=0.05, augment="flip", precision="fp32")
     trained = recipe.train(dataset.train, 10, SmallCnn(width=16), torch.Generator().manual_seed(0))
     clean = Victim(trained.encoder, None, trained.mean_C, trained.std_C).eval()
-    attack = BadEncoder(epochs=10, lr=0.02, batch_size=128, precision="fp32")
+    attack = BadEncoder(epochs=10, lr=0.05, batch_size=128, precision="fp32")
     poisoned, backdoored = attack.infect(clean, dataset.train, 10, torch.Generator().manual_seed(1))
     probe = KnnProbe().train_from(backdoored, dataset.train, 10, SmallCnn(width=16), torch.Generator())
     others = dataset.test.x_NCHW[dataset.test.y_N != 0]
