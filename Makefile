@@ -1,7 +1,7 @@
 # make demo | test | check | fix | bench. Everything happens in .venv; a second call installs nothing.
 PYTHON ?= python3.11
 BIN := .venv/bin
-BENCH ?= startup poisoning detectors features memory training encoders packed groups
+BENCH ?= startup poisoning detectors features memory convolutions training encoders packed groups
 
 .PHONY: demo test test-lowest check fix bench clean
 

@@ -8,6 +8,7 @@ import pytest
 
 SMALL = [
     ("training", "--network small_cnn --images 128 --batch 32 --epochs 1 --rounds 1", ["field", "raybd", "limit"]),
+    ("convolutions", "--batch 1 --rounds 1", ["layer", "128 x 4 x 4 to 128, 3 x 3"]),
     ("detectors", "--images 600 --inputs 8 --overlays 4 --rounds 1", ["infer", "spectral", "activation_clustering", "strip"]),
     ("features", "--network small_cnn --images 200 --rounds 1", ["each for itself", "from the store"]),
     ("packed", "--at-once 2 --cells 2 --network small_cnn --images 200 --epochs 1", ["2"]),
