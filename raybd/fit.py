@@ -126,7 +126,8 @@ def fit(
     for path in still:  # by name: on a GPU, `wrap` may have put other modules in their place
         victim.get_submodule(path).eval()
     optimizer = _optimizer(model, recipe)
-    if runtime.compile and parallel.world() == 1:
+    compiled = runtime.compile and parallel.world() == 1
+    if compiled:
         model = _compiled(model)
     n, batch = len(split), min(recipe.batch_size, len(split))
     steps, mine = n // batch, parallel.shard(torch.arange(batch))
@@ -142,7 +143,7 @@ def fit(
             draw = augmentation.draw(recipe.augment, batch, x_NCHW.shape[-1], rng)
             rows = parallel.send(rows_B[mine])
             x_BCHW = augmentation.apply(x_NCHW[rows], None if draw is None else parallel.send(draw[:, mine]))
-            with bf16(device, recipe.precision == "auto", runtime.compile):
+            with bf16(device, recipe.precision == "auto", compiled):
                 losses_B = objective(model, x_BCHW.contiguous(memory_format=layout), y_N[rows], rows)
             summed = losses_B.float().sum()
             optimizer.zero_grad(set_to_none=True)
