@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.rounds import alternate, where
-from raybd.convolution import DeepByMatmul
+from raybd.ops.conv_as_matmul import DeepByMatmul
 
 SHAPES = [
     # in, side, out, kernel, stride, where it comes from
@@ -37,20 +37,35 @@ def main() -> None:
     arguments.add_argument("--batch", type=int, default=128)
     arguments.add_argument("--rounds", type=int, default=7)
     asked = arguments.parse_args()
-    print(f"{where()}; AMX: {bool(torch.cpu.get_capabilities().get('amx_bf16'))}; batch {asked.batch}\n")
+    print(
+        f"{where()}; AMX: {bool(torch.cpu.get_capabilities().get('amx_bf16'))}; batch {asked.batch}\n"
+    )
     print("| layer | as in | torch, ms | raybd, ms | torch over raybd |\n|---|---|---|---|---|")
     for channels, side, out, kernel, stride, origin in SHAPES:
-        layer = nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False).to(memory_format=torch.channels_last)
-        x_BCHW = torch.randn(asked.batch, channels, side, side).to(torch.bfloat16, memory_format=torch.channels_last)
+        layer = nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False).to(
+            memory_format=torch.channels_last
+        )
+        x_BCHW = torch.randn(asked.batch, channels, side, side).to(
+            torch.bfloat16, memory_format=torch.channels_last
+        )
         once = partial(_once, layer, x_BCHW.requires_grad_())
         ways = {"torch": partial(once, nullcontext), "raybd": partial(once, DeepByMatmul)}
-        torchs, ours = ([one.clock for one in seen[1:]] for seen in alternate(ways, asked.rounds + 1).values())
+        torchs, ours = (
+            [one.clock for one in seen[1:]] for seen in alternate(ways, asked.rounds + 1).values()
+        )
         ratio = statistics.median(a / b for a, b in zip(torchs, ours, strict=True))
-        name = f"{channels} x {side} x {side} to {out}, {kernel} x {kernel}" + (f", stride {stride}" if stride > 1 else "")
-        print(f"| {name} | {origin} | {1e3 * min(torchs):.1f} | {1e3 * min(ours):.1f} | {ratio:.2f} |", flush=True)
+        name = f"{channels} x {side} x {side} to {out}, {kernel} x {kernel}" + (
+            f", stride {stride}" if stride > 1 else ""
+        )
+        print(
+            f"| {name} | {origin} | {1e3 * min(torchs):.1f} | {1e3 * min(ours):.1f} | {ratio:.2f} |",
+            flush=True,
+        )
 
 
-def _once(layer: nn.Conv2d, x_BCHW: Tensor, way: Callable[[], AbstractContextManager[object]]) -> None:
+def _once(
+    layer: nn.Conv2d, x_BCHW: Tensor, way: Callable[[], AbstractContextManager[object]]
+) -> None:
     with torch.autocast("cpu", torch.bfloat16), way():
         y_BCHW = layer(x_BCHW)
     torch.autograd.grad(y_BCHW, (layer.weight, x_BCHW), torch.ones_like(y_BCHW))

@@ -16,9 +16,13 @@ from benchmarks.rounds import Ways, alternate, show
 from raybd.detectors.activation_clustering import ActivationClustering
 from raybd.detectors.spectral import Spectral
 from raybd.detectors.strip import Strip
-from raybd.fit import infer, new_victim
 from raybd.registry import method_class
-from raybd.types import Detector, Network, Split, Suspicion, Victim
+from raybd.training.inference import infer
+from raybd.training.models import new_victim
+from raybd.types.data import Split
+from raybd.types.methods import Detector
+from raybd.types.models import Network, Victim
+from raybd.types.verdicts import Suspicion
 
 CLASSES, CLEAN = 10, 2500
 
@@ -33,7 +37,9 @@ def main() -> None:
     asked = arguments.parse_args()
     rng = torch.Generator().manual_seed(0)
     suspects, clean = pictures(asked.images, rng), pictures(CLEAN, rng)
-    victim = new_victim(suspects, CLASSES, cast(Network, method_class("networks", asked.network)()), rng)
+    victim = new_victim(
+        suspects, CLASSES, cast(Network, method_class("networks", asked.network)()), rng
+    )
     detectors: dict[str, Detector] = {
         "spectral": Spectral(),
         "spectral, trusted": Spectral(reference="trusted"),
@@ -42,7 +48,10 @@ def main() -> None:
     }
     for one in (*detectors.values(), Strip(overlays=2)):  # imports and first calls are nobody's
         score(one, victim, clean.select(torch.arange(500)), clean.select(torch.arange(500, 600)))
-    few, trusted = suspects.select(torch.arange(asked.inputs)), clean.select(torch.arange(2 * asked.overlays))
+    few, trusted = (
+        suspects.select(torch.arange(asked.inputs)),
+        clean.select(torch.arange(2 * asked.overlays)),
+    )
     blends = (asked.inputs + asked.overlays) * asked.overlays
     ways: Ways = {
         "infer": lambda: infer(victim, suspects.x_NCHW, victim.embed),
@@ -53,13 +62,20 @@ def main() -> None:
     names = list(ways)
     base = dict.fromkeys(names[:-2], names[0]) | dict.fromkeys(names[-2:], names[-2])
     taken = alternate(ways, asked.rounds)
-    show(f"{asked.network}, {asked.images} images of 32 x 32; strip: {asked.inputs} images", taken, base, "its forward pass")
+    show(
+        f"{asked.network}, {asked.images} images of 32 x 32; strip: {asked.inputs} images",
+        taken,
+        base,
+        "its forward pass",
+    )
 
 
 def pictures(n: int, rng: torch.Generator) -> Split:
     """Images of classes that differ by a coarse pattern, under noise."""
     y_N = torch.randint(0, CLASSES, (n,), generator=rng)
-    coarse_KCHW = torch.randint(0, 128, (CLASSES, 3, 4, 4), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    coarse_KCHW = torch.randint(
+        0, 128, (CLASSES, 3, 4, 4), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
+    )
     pattern_KCHW = coarse_KCHW.repeat_interleave(8, 2).repeat_interleave(8, 3)
     noise_NCHW = torch.randint(0, 128, (n, 3, 32, 32), generator=rng, dtype=torch.uint8)
     return Split(noise_NCHW + pattern_KCHW[y_N], y_N)

@@ -24,15 +24,17 @@ from torchvision import transforms
 from torchvision.transforms.functional import to_pil_image
 
 from benchmarks.rounds import alternate, show
-from raybd.detectors._masked_decoder import MaskedDecoder, hidden, visible_count
 from raybd.detectors.dede import DeDe
-from raybd.fit import infer, new_victim
-from raybd.parallel import device
-from raybd.precision import has_bf16
+from raybd.detectors.dede.decoder import MaskedDecoder, hidden, visible_count
+from raybd.distributed.group import device
 from raybd.registry import method_class
-from raybd.trainers._ssl import width
-from raybd.trainers.simclr import SimCLR
-from raybd.types import Network, Split, Victim
+from raybd.trainers.self_supervised.simclr import SimCLR
+from raybd.training.inference import infer
+from raybd.training.models import new_victim
+from raybd.training.precision import has_bf16
+from raybd.training.self_supervised import width
+from raybd.types.data import Split
+from raybd.types.models import Network, Victim
 
 CLASSES = 10
 Way = Callable[[Any, Any, Split], object]
@@ -53,16 +55,35 @@ def main() -> None:
     network = cast(Network, method_class("networks", asked.network)())
     victim = new_victim(split, CLASSES, network, rng)
     simclr, dede = SimCLR(epochs=asked.epochs), DeDe(epochs=asked.epochs)
-    compare(f"SimCLR, {asked.network}", (field_views, raybd_views, bare_views), simclr, network, split, asked.rounds)
-    compare(f"DeDe on {asked.network}", (field_decoder, raybd_decoder, bare_decoder), dede, victim, split, asked.rounds)
+    compare(
+        f"SimCLR, {asked.network}",
+        (field_views, raybd_views, bare_views),
+        simclr,
+        network,
+        split,
+        asked.rounds,
+    )
+    compare(
+        f"DeDe on {asked.network}",
+        (field_decoder, raybd_decoder, bare_decoder),
+        dede,
+        victim,
+        split,
+        asked.rounds,
+    )
 
 
-def compare(title: str, ways: tuple[Way, Way, Way], method: Any, on: Any, split: Split, rounds: int) -> None:
+def compare(
+    title: str, ways: tuple[Way, Way, Way], method: Any, on: Any, split: Split, rounds: int
+) -> None:
     """The three ways in turn; two steps of each before, whose time does not count."""
     few = split.select(torch.arange(min(len(split), 2 * method.batch_size)))
     for way in ways:
         way(method.model_copy(update={"epochs": 1}), on, few)
-    works = {name: partial(way, method, on, split) for name, way in zip(("field", "raybd", "limit"), ways, strict=True)}
+    works = {
+        name: partial(way, method, on, split)
+        for name, way in zip(("field", "raybd", "limit"), ways, strict=True)
+    }
     taken = alternate(works, rounds)
     size = f"{len(split)} images x {method.epochs} epochs, batch {method.batch_size}"
     show(f"\n{title}: {size}", taken, dict.fromkeys(taken, "raybd"), "raybd")
@@ -119,7 +140,9 @@ def field_decoder(dede: DeDe, victim: Victim, split: Split) -> None:
     victim.to(device()).eval()
     model = _decoder(dede, victim, split)
     optimizer = torch.optim.AdamW(model.parameters(), dede.lr, weight_decay=dede.weight_decay)
-    for (x_BCHW,) in _epochs(split, lambda image: (transforms.PILToTensor()(image),), dede.batch_size, dede.epochs):
+    for (x_BCHW,) in _epochs(
+        split, lambda image: (transforms.PILToTensor()(image),), dede.batch_size, dede.epochs
+    ):
         with torch.no_grad():
             z_BD = victim.embed(x_BCHW)
         _step(optimizer, _painting_loss(dede, model, x_BCHW, z_BD))
@@ -130,7 +153,9 @@ def bare_decoder(dede: DeDe, victim: Victim, split: Split) -> None:
     x_BCHW = split.x_NCHW[: dede.batch_size].to(device())
     z_BD = infer(victim, x_BCHW, victim.embed).to(device())
     model = _decoder(dede, victim, split)
-    optimizer = torch.optim.AdamW(model.parameters(), dede.lr, weight_decay=dede.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), dede.lr, weight_decay=dede.weight_decay, fused=True
+    )
     for _ in range(len(split) // dede.batch_size * dede.epochs):
         with torch.autocast(device().type, torch.bfloat16, enabled=has_bf16()):
             loss = _painting_loss(dede, model, x_BCHW, z_BD)
@@ -144,14 +169,18 @@ def _epochs(
     on_gpu = torch.cuda.is_available()
     pictures = _Transformed([to_pil_image(x_CHW) for x_CHW in split.x_NCHW], transform)
     workers = 8 if on_gpu else 0
-    loader = DataLoader(pictures, batch, shuffle=True, drop_last=True, num_workers=workers, pin_memory=on_gpu)
+    loader = DataLoader(
+        pictures, batch, shuffle=True, drop_last=True, num_workers=workers, pin_memory=on_gpu
+    )
     for _ in range(epochs):
         for parts in loader:
             yield [part.to(device(), non_blocking=True) for part in parts]
 
 
 class _Transformed(Pictures[tuple[Tensor, ...]]):
-    def __init__(self, images: list[Image.Image], transform: Callable[[Image.Image], tuple[Tensor, ...]]) -> None:
+    def __init__(
+        self, images: list[Image.Image], transform: Callable[[Image.Image], tuple[Tensor, ...]]
+    ) -> None:
         self.images, self.transform = images, transform
 
     def __len__(self) -> int:
@@ -170,7 +199,14 @@ def _encoder_and_head(simclr: SimCLR, network: Network, split: Split) -> tuple[n
 
 def _sgd(model: nn.Module, recipe: SimCLR, fused: bool) -> torch.optim.Optimizer:
     decay = recipe.weight_decay
-    return torch.optim.SGD(model.parameters(), recipe.lr, recipe.momentum, weight_decay=decay, nesterov=True, fused=fused)
+    return torch.optim.SGD(
+        model.parameters(),
+        recipe.lr,
+        recipe.momentum,
+        weight_decay=decay,
+        nesterov=True,
+        fused=fused,
+    )
 
 
 def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
@@ -183,7 +219,11 @@ def _decoder(dede: DeDe, victim: Victim, split: Split) -> MaskedDecoder:
     sizes = dede.model_dump(include={"patch", "width", "encoder_depth", "decoder_depth"})
     values, side = width(victim, split), split.x_NCHW.shape[-1]
     heads = dede.heads or max(1, dede.width // 64)
-    return MaskedDecoder(victim.mean_C, victim.std_C, side=side, values=values, heads=heads, **sizes).to(device()).train()
+    return (
+        MaskedDecoder(victim.mean_C, victim.std_C, side=side, values=values, heads=heads, **sizes)
+        .to(device())
+        .train()
+    )
 
 
 def _painting_loss(dede: DeDe, model: MaskedDecoder, x_BCHW: Tensor, z_BD: Tensor) -> Tensor:

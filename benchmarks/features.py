@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from benchmarks.rounds import alternate, show
-from raybd.experiment_file import parse
-from raybd.graph import Stage
-from raybd.stages import run_stage
-from raybd.store import Store
-from raybd.types import Dataset, Split
+from raybd.plan.file import parse
+from raybd.plan.graph import Stage
+from raybd.results.store import Store
+from raybd.stages.all import run_stage
+from raybd.types.data import Dataset, Split
 
 DETECTORS: list[dict[str, Any]] = [
     {"kind": "spectral"},
@@ -40,8 +40,17 @@ def main() -> None:
     train, clean, test = (pictures(n, rng) for n in (asked.images, asked.images // 20, 100))
     dataset = Dataset(tuple(str(label) for label in range(CLASSES)), train, clean, test)
     trainer = {"kind": "supervised", "network": asked.network, "epochs": 1}
-    file = {"name": "features", "datasets": [{"kind": "digits"}], "attacks": [{"kind": "badnets"}], "trainers": [trainer]}
-    shared = [cell.last for cell in parse({**file, "detectors": DETECTORS, "removal": False}).cells() if cell.defense]
+    file = {
+        "name": "features",
+        "datasets": [{"kind": "digits"}],
+        "attacks": [{"kind": "badnets"}],
+        "trainers": [trainer],
+    }
+    shared = [
+        cell.last
+        for cell in parse({**file, "detectors": DETECTORS, "removal": False}).cells()
+        if cell.defense
+    ]
     alone = [replace(stage, needs=stage.needs[:1]) for stage in shared]
     with TemporaryDirectory() as folder:
         store = Store(folder)
@@ -49,12 +58,23 @@ def main() -> None:
             run_stage(stage, store, dataset)
         once = [shared[0].need("features"), *shared]
         taken = alternate(
-            {"each for itself": partial(anew, alone, store, dataset), "from the store": partial(anew, once, store, dataset)},
+            {
+                "each for itself": partial(anew, alone, store, dataset),
+                "from the store": partial(anew, once, store, dataset),
+            },
             asked.rounds,
         )
-        both = [[store.load("score", stage.key).tensors["score_N"] for stage in stages] for stages in (alone, shared)]
+        both = [
+            [store.load("score", stage.key).tensors["score_N"] for stage in stages]
+            for stages in (alone, shared)
+        ]
     base = dict.fromkeys(taken, "each for itself")
-    show(f"{len(DETECTORS)} detectors on one {asked.network}, {asked.images} images of 32 x 32", taken, base, "each for itself")
+    show(
+        f"{len(DETECTORS)} detectors on one {asked.network}, {asked.images} images of 32 x 32",
+        taken,
+        base,
+        "each for itself",
+    )
     print(f"scores equal to the bit: {all(map(torch.equal, *both))}")
 
 

@@ -20,10 +20,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that benchmarks.methods can be imported
 
-from raybd.experiment_file import parse
-from raybd.plan import make_plan
-from raybd.provenance import commit, device_name, versions
-from raybd.store import Store
+from raybd.plan.file import parse
+from raybd.plan.todo import make_plan
+from raybd.results.provenance import commit, device_name, versions
+from raybd.results.store import Store
 
 REPO = Path(__file__).parents[1]
 DETECTORS = REPAIRS = 8
@@ -53,13 +53,17 @@ def main() -> None:
         after = raybd(*command, "--dry-run")
         sizes = [path.stat().st_size for path in store.rglob("*") if path.is_file()]
     found = versions()
-    print(f"{cells} cells, {len(plan.stages)} stages; the store: {len(sizes)} files, {sum(sizes) / 1e6:.0f} MB")
+    print(
+        f"{cells} cells, {len(plan.stages)} stages; the store: {len(sizes)} files, {sum(sizes) / 1e6:.0f} MB"
+    )
     print(f"{device_name()}; torch {found['torch']}, ray {found['ray']}, commit {commit()}")
     print("| what | bound | seen | processor |\n|---|---|---|---|")
     print(f"| make_plan, empty store | 5 s | {planned:.1f} s | |")
     print(f"| raybd run --dry-run, empty store | 5 s | {before} |")
     print(f"| raybd run, on Ray | {0.020 * cells:.0f} s | {run} |")
-    print(f"| ... for each cell | 20 ms | {1000 * run.wall / cells:.1f} ms | {1000 * run.processor / cells:.1f} ms in the driver |")
+    print(
+        f"| ... for each cell | 20 ms | {1000 * run.wall / cells:.1f} ms | {1000 * run.processor / cells:.1f} ms in the driver |"
+    )
     print(f"| raybd run again, full store | 10 s | {again} |")
     print(f"| raybd run --dry-run, full store | 10 s | {after} |")
     print(f"| driver's memory at 1/4, 1/2, 3/4 and the end | flat | {run.memory()} MB | |")
@@ -72,14 +76,29 @@ def experiment(attacks: int) -> dict[str, Any]:
         "seeds": list(range(SEEDS)),
         "datasets": [{"kind": "digits", "limit": 200, "test_limit": 40, "clean": 20, "size": 8}],
         "attacks": [
-            {"kind": "badnets", "name": f"badnets_{i}", "size": 1 + i % 4, "rate": round(0.05 + 0.005 * (i // 4), 3)}
+            {
+                "kind": "badnets",
+                "name": f"badnets_{i}",
+                "size": 1 + i % 4,
+                "rate": round(0.05 + 0.005 * (i // 4), 3),
+            }
             for i in range(attacks)
         ],
-        "trainers": [{"kind": "benchmarks.methods.untrained", "name": "untrained", "network": {"kind": "small_cnn", "width": 4}}],
-        "detectors": [
-            {"kind": "benchmarks.methods.brightness", "name": f"brightness_{i}", "level": 16 * i} for i in range(DETECTORS)
+        "trainers": [
+            {
+                "kind": "benchmarks.methods.untrained",
+                "name": "untrained",
+                "network": {"kind": "small_cnn", "width": 4},
+            }
         ],
-        "repairs": [{"kind": "benchmarks.methods.untouched", "name": f"untouched_{i}", "variant": i} for i in range(REPAIRS)],
+        "detectors": [
+            {"kind": "benchmarks.methods.brightness", "name": f"brightness_{i}", "level": 16 * i}
+            for i in range(DETECTORS)
+        ],
+        "repairs": [
+            {"kind": "benchmarks.methods.untouched", "name": f"untouched_{i}", "variant": i}
+            for i in range(REPAIRS)
+        ],
     }
 
 
@@ -98,7 +117,10 @@ class Ran:
 
     def memory(self) -> str:
         """At four moments."""
-        return ", ".join(f"{self.resident[(len(self.resident) - 1) * quarter // 4]:.0f}" for quarter in (1, 2, 3, 4))
+        return ", ".join(
+            f"{self.resident[(len(self.resident) - 1) * quarter // 4]:.0f}"
+            for quarter in (1, 2, 3, 4)
+        )
 
 
 def raybd(*args: str) -> Ran:
@@ -107,14 +129,18 @@ def raybd(*args: str) -> Ran:
     with tempfile.TemporaryFile() as output:
         began = time.perf_counter()
         command = [sys.executable, "-m", "raybd", *args]
-        with subprocess.Popen(command, cwd=REPO, stdout=output, stderr=subprocess.STDOUT) as process:
+        with subprocess.Popen(
+            command, cwd=REPO, stdout=output, stderr=subprocess.STDOUT
+        ) as process:
             while process.poll() is None:
                 samples.append(_sample(process.pid))
                 time.sleep(0.1)
         wall = time.perf_counter() - began
         if process.returncode:
             output.seek(0)
-            sys.exit(f"{' '.join(command)} ended with {process.returncode}:\n{output.read().decode()[-3000:]}")
+            sys.exit(
+                f"{' '.join(command)} ended with {process.returncode}:\n{output.read().decode()[-3000:]}"
+            )
     samples = [sample for sample in samples if sample[1]]
     return Ran(wall, samples[-1][0], tuple(resident for _, resident in samples))
 

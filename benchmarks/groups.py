@@ -18,16 +18,18 @@ from typing import Any, cast
 import ray
 import torch
 
-from raybd import experiment_file, stages
-from raybd.engine.board import new_board
-from raybd.engine.cluster import Offer, connected, gpus_of
-from raybd.engine.data import load_dataset, pack
-from raybd.engine.tasks import run_alone, run_group
-from raybd.experiment import Resources
-from raybd.graph import Stage
-from raybd.provenance import commit, device_name, versions
-from raybd.store import Store
-from raybd.types import Dataset, DatasetMethod, Split
+from raybd.engine.cluster.connect import ClusterResources, connected, gpus_of
+from raybd.engine.grid.datasets import load_dataset, pack
+from raybd.engine.grid.status_actor import new_status_actor
+from raybd.engine.grid.tasks import run_alone, run_group
+from raybd.plan import file as experiment_file
+from raybd.plan.experiment import Resources
+from raybd.plan.graph import Stage
+from raybd.results.provenance import commit, device_name, versions
+from raybd.results.store import Store
+from raybd.stages import all as stages
+from raybd.types.data import Dataset, Split
+from raybd.types.methods import DatasetMethod
 
 _ALONE, _TOGETHER = Resources(cpus_per_worker=2), Resources(workers=2)
 
@@ -48,11 +50,15 @@ def main() -> None:
         if asked.starts or asked.tasks:
             lines += _starts(Store(f"{folder}/starts"), have, asked.starts, asked.tasks)
         if asked.rounds:
-            lines += _throughput(folder, have, asked.network, asked.images, asked.epochs, asked.rounds)
+            lines += _throughput(
+                folder, have, asked.network, asked.images, asked.epochs, asked.rounds
+            )
     print("\n".join(lines))
 
 
-def _throughput(folder: str, have: Offer, network: str, images: int, epochs: int, rounds: int) -> list[str]:
+def _throughput(
+    folder: str, have: ClusterResources, network: str, images: int, epochs: int, rounds: int
+) -> list[str]:
     victim = _stages(network, epochs, 0)[1]
     data = ray.put(_pixels(images))
     speeds: dict[str, list[float]] = {"1 worker, 2 threads": [], "2 Ray Train workers": []}
@@ -74,14 +80,16 @@ def _throughput(folder: str, have: Offer, network: str, images: int, epochs: int
     ]
 
 
-def _starts(store: Store, have: Offer, starts: int, tasks: int) -> list[str]:
+def _starts(store: Store, have: ClusterResources, starts: int, tasks: int) -> list[str]:
     poison, victim, *moments = _stages("small_cnn", 1, max(starts, tasks + 1))
     dataset = _digits(victim)
     for stage in (poison, victim):
         stages.run_stage(stage, store, dataset)
     data = load_dataset.remote(victim.dataset)
     ray.wait([data])
-    lines = ["\n| a stage that does nothing | seconds to its step | from there to the end |\n|---|---|---|"]
+    lines = [
+        "\n| a stage that does nothing | seconds to its step | from there to the end |\n|---|---|---|"
+    ]
     for turn, stage in enumerate(moments[:starts]):
         before, after = _moments(stage, store, data, _TOGETHER, have)
         lines.append(f"| group of 2 workers, number {turn + 1} | {before:.2f} | {after:.2f} |")
@@ -93,11 +101,15 @@ def _starts(store: Store, have: Offer, starts: int, tasks: int) -> list[str]:
     again = [_run(stage, store, data, plain, have) for stage in moments[1 : tasks + 1]]
     middle = [statistics.median(part) for part in zip(*took, strict=True)]
     lines.append(f"| plain task, median of {tasks} | {middle[0]:.3f} | {middle[1]:.3f} |")
-    lines.append(f"| plain task whose stage is in the store: {statistics.median(again):.3f} in all | | |")
+    lines.append(
+        f"| plain task whose stage is in the store: {statistics.median(again):.3f} in all | | |"
+    )
     return lines
 
 
-def _moments(stage: Stage, store: Store, data: Any, resources: Resources, have: Offer) -> tuple[float, float]:
+def _moments(
+    stage: Stage, store: Store, data: Any, resources: Resources, have: ClusterResources
+) -> tuple[float, float]:
     """Seconds before and after the stage's own moment."""
     began = time.time()
     _run(stage, store, data, resources, have)
@@ -106,7 +118,9 @@ def _moments(stage: Stage, store: Store, data: Any, resources: Resources, have: 
     return at - began, ended - at
 
 
-def _run(stage: Stage, store: Store, data: Any, resources: Resources, have: Offer) -> float:
+def _run(
+    stage: Stage, store: Store, data: Any, resources: Resources, have: ClusterResources
+) -> float:
     """Run a stage as the grid does; seconds."""
     gpus, board = gpus_of(resources, have), _board()
     began = time.monotonic()
@@ -123,7 +137,7 @@ _boards: list[Any] = []
 
 def _board() -> Any:
     if not _boards:
-        _boards.append(new_board())
+        _boards.append(new_status_actor())
     return _boards[0]
 
 
@@ -135,7 +149,10 @@ def _stages(network: str, epochs: int, moments: int) -> list[Stage]:
             "datasets": [{"kind": "digits"}],
             "attacks": [{"kind": "none"}],
             "trainers": [{"kind": "supervised", "network": network, "epochs": epochs}],
-            "detectors": [{"kind": "benchmarks.moment", "take": take, "name": f"moment{take}"} for take in range(moments)],
+            "detectors": [
+                {"kind": "benchmarks.moment", "take": take, "name": f"moment{take}"}
+                for take in range(moments)
+            ],
         }
     )
     cells = experiment.cells()

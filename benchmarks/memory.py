@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from benchmarks.rounds import where
-from raybd.experiment_file import parse
-from raybd.graph import Stage
-from raybd.provenance import peak_memory_bytes
-from raybd.stages import run_stage
-from raybd.store import Store
-from raybd.types import Dataset, Split
+from raybd.plan.file import parse
+from raybd.plan.graph import Stage
+from raybd.results.provenance import peak_memory_bytes
+from raybd.results.store import Store
+from raybd.stages.all import run_stage
+from raybd.types.data import Dataset, Split
 
 CLASSES = 200
 
@@ -33,12 +33,18 @@ def main() -> None:
     arguments.add_argument("--detectors", nargs="+", default=["spectral", "asset_inner"])
     asked = arguments.parse_args()
     rng = torch.Generator().manual_seed(0)
-    train, clean, test = (pictures(n, asked.side, rng) for n in (asked.images, asked.images // 20, asked.images // 10))
+    train, clean, test = (
+        pictures(n, asked.side, rng) for n in (asked.images, asked.images // 20, asked.images // 10)
+    )
     dataset = Dataset(tuple(str(label) for label in range(CLASSES)), train, clean, test)
     held = sum(part.x_NCHW.numel() for part in (train, clean, test))
-    print(f"{asked.images} training images of {asked.side} x {asked.side}; the data set is {held / 2**30:.2f} GiB")
+    print(
+        f"{asked.images} training images of {asked.side} x {asked.side}; the data set is {held / 2**30:.2f} GiB"
+    )
     print(where())
-    print(f"| stage | method | s | peak, GiB |\n|---|---|---|---|\n| data set | | | {peak_memory_bytes() / 2**30:.2f} |")
+    print(
+        f"| stage | method | s | peak, GiB |\n|---|---|---|---|\n| data set | | | {peak_memory_bytes() / 2**30:.2f} |"
+    )
     with TemporaryDirectory() as folder:
         store = Store(folder)
         for stage in stages(asked.attack, asked.detectors):
@@ -62,11 +68,15 @@ def stages(attack: str, detectors: Sequence[str]) -> list[Stage]:
         "name": "memory",
         "datasets": [{"kind": "digits"}],
         "attacks": [{"kind": attack, "rate": 0.1}],
-        "trainers": [{"kind": "supervised", "network": {"kind": "small_cnn", "width": 8}, "epochs": 1}],
+        "trainers": [
+            {"kind": "supervised", "network": {"kind": "small_cnn", "width": 8}, "epochs": 1}
+        ],
         "detectors": [{"kind": kind} for kind in detectors],
         "removal": True,
     }
-    return list({stage.key: stage for cell in parse(file).cells() for stage in cell.stages()}.values())
+    return list(
+        {stage.key: stage for cell in parse(file).cells() for stage in cell.stages()}.values()
+    )
 
 
 if __name__ == "__main__":

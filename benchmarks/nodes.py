@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from raybd.provenance import commit, device_name, versions
+from raybd.results.provenance import commit, device_name, versions
 from tests.clusters import cluster
 
 ROUND = 12
@@ -33,14 +33,21 @@ def main() -> None:
     asked = arguments.parse_args()
     cells = max(3, asked.cells // ROUND) * ROUND
     found = versions()
-    print(f"{cells} cells that sleep {asked.seconds:g} s; {device_name()}; ray {found['ray']}, commit {commit()}")
-    print("| nodes | whole command | cells/min | steady cells/min | efficiency | bound |\n|---|---|---|---|---|---|")
+    print(
+        f"{cells} cells that sleep {asked.seconds:g} s; {device_name()}; ray {found['ray']}, commit {commit()}"
+    )
+    print(
+        "| nodes | whole command | cells/min | steady cells/min | efficiency | bound |\n|---|---|---|---|---|---|"
+    )
     alone = 0.0
     for nodes in asked.nodes:
         wall, steady = run(nodes, cells, asked.seconds)
         alone = alone or steady / nodes
         whole = 60 * cells / wall
-        print(f"| {nodes} | {wall:.1f} s | {whole:.1f} | {steady:.1f} | {steady / nodes / alone:.2f} | 0.9 |", flush=True)
+        print(
+            f"| {nodes} | {wall:.1f} s | {whole:.1f} | {steady:.1f} | {steady / nodes / alone:.2f} | 0.9 |",
+            flush=True,
+        )
 
 
 def run(nodes: int, cells: int, seconds: float) -> tuple[float, float]:
@@ -51,11 +58,15 @@ def run(nodes: int, cells: int, seconds: float) -> tuple[float, float]:
         config.write_text(json.dumps(experiment(cells, seconds)))
         with cluster(folder, nodes) as joined:
             began = time.perf_counter()
-            code, _, err = joined.raybd("run", config, "--store", store, "--address", joined.address)
+            code, _, err = joined.raybd(
+                "run", config, "--store", store, "--address", joined.address
+            )
             wall = time.perf_counter() - began
         if code:
             sys.exit(f"raybd run on {nodes} nodes ended with {code}:\n{err}")
-        ended = sorted(path.stat().st_mtime for path in (store / "cells").iterdir())[1:]  # the first is the victim's own
+        ended = sorted(path.stat().st_mtime for path in (store / "cells").iterdir())[
+            1:
+        ]  # the first is the victim's own
         first, last = cells // 3, cells - cells // 6
         return wall, 60 * (last - first) / (ended[last - 1] - ended[first - 1])
 
@@ -66,9 +77,21 @@ def experiment(cells: int, seconds: float) -> dict[str, Any]:
         "name": "nodes",
         "datasets": [{"kind": "digits", "limit": 200, "test_limit": 40, "clean": 20, "size": 8}],
         "attacks": [{"kind": "none"}],
-        "trainers": [{"kind": "benchmarks.methods.untrained", "name": "untrained", "network": {"kind": "small_cnn", "width": 4}}],
+        "trainers": [
+            {
+                "kind": "benchmarks.methods.untrained",
+                "name": "untrained",
+                "network": {"kind": "small_cnn", "width": 4},
+            }
+        ],
         "detectors": [
-            {"kind": "benchmarks.methods.sleeps", "name": f"sleeps_{i}", "seconds": seconds, "variant": i} for i in range(cells)
+            {
+                "kind": "benchmarks.methods.sleeps",
+                "name": f"sleeps_{i}",
+                "seconds": seconds,
+                "variant": i,
+            }
+            for i in range(cells)
         ],
     }
 

@@ -22,11 +22,11 @@ from typing import Any
 import torch
 
 from benchmarks.rounds import where
-from raybd import parallel
-from raybd.experiment_file import parse
-from raybd.stages import run_stage
-from raybd.store import Store
-from raybd.types import Dataset, Split
+from raybd.distributed import group
+from raybd.plan.file import parse
+from raybd.results.store import Store
+from raybd.stages.all import run_stage
+from raybd.types.data import Dataset, Split
 
 CLASSES = 10
 
@@ -36,10 +36,14 @@ def main() -> None:
     arguments.add_argument("--at-once", type=int, nargs="+", default=[1, 2, 4])
     arguments.add_argument("--cells", type=int, default=8)
     arguments.add_argument("--network", default="small_resnet")
-    arguments.add_argument("--images", type=int, default=50_000 if torch.cuda.is_available() else 4096)
+    arguments.add_argument(
+        "--images", type=int, default=50_000 if torch.cuda.is_available() else 4096
+    )
     arguments.add_argument("--epochs", type=int, default=4)
     asked = arguments.parse_args()
-    print(f"{asked.cells} victims ({asked.network}, {asked.images} images x {asked.epochs} epochs) on one device")
+    print(
+        f"{asked.cells} victims ({asked.network}, {asked.images} images x {asked.epochs} epochs) on one device"
+    )
     print(where())
     print("| at once | s | cells per hour | ratio | utilisation |\n|---|---|---|---|---|")
     alone = 0.0
@@ -47,7 +51,8 @@ def main() -> None:
         seconds, used = packed(at_once, asked.cells, asked.network, asked.images, asked.epochs)
         alone = alone or seconds
         print(
-            f"| {at_once} | {seconds:.1f} | {3600 * asked.cells / seconds:.0f} | {alone / seconds:.2f} | {used:.0%} |", flush=True
+            f"| {at_once} | {seconds:.1f} | {3600 * asked.cells / seconds:.0f} | {alone / seconds:.2f} | {used:.0%} |",
+            flush=True,
         )
 
 
@@ -55,7 +60,10 @@ def packed(at_once: int, cells: int, network: str, images: int, epochs: int) -> 
     """Seconds for all cells, and the mean utilisation of the device in between."""
     spawn = multiprocessing.get_context("spawn")
     ready, processor = spawn.Barrier(at_once + 1), spawn.SimpleQueue()
-    work = [(list(range(first, cells, at_once)), network, images, epochs, at_once, ready, processor) for first in range(at_once)]
+    work = [
+        (list(range(first, cells, at_once)), network, images, epochs, at_once, ready, processor)
+        for first in range(at_once)
+    ]
     processes = [spawn.Process(target=_train, args=one) for one in work]
     for process in processes:
         process.start()
@@ -65,12 +73,22 @@ def packed(at_once: int, cells: int, network: str, images: int, epochs: int) -> 
     seconds = time.monotonic() - began
     for process in processes:
         process.join()
-    return seconds, gauge.mean() if torch.cuda.is_available() else used / seconds / (os.cpu_count() or 1)
+    return seconds, gauge.mean() if torch.cuda.is_available() else used / seconds / (
+        os.cpu_count() or 1
+    )
 
 
-def _train(seeds: list[int], network: str, images: int, epochs: int, at_once: int, ready: Barrier, processor: Any) -> None:
+def _train(
+    seeds: list[int],
+    network: str,
+    images: int,
+    epochs: int,
+    at_once: int,
+    ready: Barrier,
+    processor: Any,
+) -> None:
     """One process: a small victim that does not count, then those of its seeds."""
-    parallel.use_threads((os.cpu_count() or 1) / at_once)
+    group.use_threads((os.cpu_count() or 1) / at_once)
     with TemporaryDirectory() as folder:
         _victims([len(seeds)], network, 512, 1, Store(f"{folder}/first"))
         ready.wait()
@@ -86,7 +104,12 @@ def _victims(seeds: list[int], network: str, images: int, epochs: int, store: St
     few = train.select(torch.arange(100))
     dataset = Dataset(tuple("0123456789"), train, few, few)
     trainer = {"kind": "supervised", "network": network, "epochs": epochs}
-    file = {"name": "packed", "datasets": [{"kind": "digits"}], "attacks": [{"kind": "badnets"}], "trainers": [trainer]}
+    file = {
+        "name": "packed",
+        "datasets": [{"kind": "digits"}],
+        "attacks": [{"kind": "badnets"}],
+        "trainers": [trainer],
+    }
     for cell in parse({**file, "seeds": seeds}).cells():
         for stage in cell.last.path():
             run_stage(stage, store, dataset)
@@ -108,9 +131,16 @@ class _Gauge:
         return statistics.mean(self._seen) / 100 if self._seen else float("nan")
 
     def _watch(self) -> None:
-        command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--id=0"]
+        command = [
+            "nvidia-smi",
+            "--query-gpu=utilization.gpu",
+            "--format=csv,noheader,nounits",
+            "--id=0",
+        ]
         while shutil.which(command[0]) and not self._done.wait(0.5):
-            self._seen.append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+            self._seen.append(
+                float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+            )
 
 
 if __name__ == "__main__":

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.rounds import alternate, show
-from raybd.experiment import Cell
-from raybd.experiment_file import parse
-from raybd.graph import random_stream
-from raybd.stages import run_stage
-from raybd.store import Store
-from raybd.types import CROSS, DataAttack, Dataset, Poisoned
+from raybd.plan.experiment import Cell
+from raybd.plan.file import parse
+from raybd.plan.graph import random_stream
+from raybd.results.store import Store
+from raybd.stages.all import run_stage
+from raybd.types.data import CROSS, Dataset, Poisoned
+from raybd.types.methods import DataAttack
 
 Pixels = NDArray[np.uint8]
 Wear = Callable[[Pixels, bool], Pixels]
@@ -59,7 +60,14 @@ def main() -> None:
 def cell_of(attack: str) -> Cell:
     """The undefended cell of an attack on CIFAR-10, all of it but ten images."""
     datasets = [{"kind": "cifar10", "clean": 10}]
-    return parse({"name": "poisoning", "datasets": datasets, "attacks": [{"kind": attack}], "trainers": [TRAINER]}).cells()[0]
+    return parse(
+        {
+            "name": "poisoning",
+            "datasets": datasets,
+            "attacks": [{"kind": attack}],
+            "trainers": [TRAINER],
+        }
+    ).cells()[0]
 
 
 def tensors(attack: DataAttack, dataset: Dataset) -> Poisoned:

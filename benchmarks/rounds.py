@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from raybd.provenance import commit, device_name, versions
+from raybd.results.provenance import commit, device_name, versions
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ def timed(work: Callable[[], object]) -> Taken:
     return Taken(time.perf_counter() - clock, time.process_time() - cpu)
 
 
-def show(title: str, taken: Mapping[str, Sequence[Taken]], base: Mapping[str, str], of: str) -> None:
+def show(
+    title: str, taken: Mapping[str, Sequence[Taken]], base: Mapping[str, str], of: str
+) -> None:
     """The table: medians, range, and each way's ratio to that which `base` names for it."""
     print(f"{title}, median of {len(next(iter(taken.values())))} rounds")
     print(where())
@@ -55,11 +57,15 @@ def show(title: str, taken: Mapping[str, Sequence[Taken]], base: Mapping[str, st
         least, most = min(one.clock for one in seen), max(one.clock for one in seen)
         against = base[name]
         ratios = f"{clock[name] / clock[against]:.2f} | {cpu[name] / cpu[against]:.2f}"
-        print(f"| {name} | {clock[name]:.3f} | {least:.3f} - {most:.3f} | {cpu[name]:.3f} | {ratios} |")
+        print(
+            f"| {name} | {clock[name]:.3f} | {least:.3f} - {most:.3f} | {cpu[name]:.3f} | {ratios} |"
+        )
 
 
 def where() -> str:
     """Hardware, versions and commit, in one line."""
     found = versions()
-    made_of = ", ".join(f"{name} {found[name]}" for name in ("torch", "scikit-learn", "numpy") if name in found)
+    made_of = ", ".join(
+        f"{name} {found[name]}" for name in ("torch", "scikit-learn", "numpy") if name in found
+    )
     return f"{device_name()}, {torch.get_num_threads()} threads, {platform.system()}; {made_of}, commit {commit()}"

@@ -22,9 +22,9 @@ import ray
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from raybd import load_scores
-from raybd.engine.cluster import connected
-from raybd.provenance import commit, device_name, versions
-from raybd.store import Store
+from raybd.engine.cluster.connect import connected
+from raybd.results.provenance import commit, device_name, versions
+from raybd.results.store import Store
 
 ATTACKS = DEFENSES = 10
 
@@ -42,28 +42,45 @@ def main() -> None:
         store = Store(str((asked.store or Path(folder) / "results").resolve()))
         with connected():
             task = ray.remote(_write)
-            ray.get([task.remote(store, 0, 1, 1, 1) for _ in range(asked.workers)])  # the workers import what they need
+            ray.get(
+                [task.remote(store, 0, 1, 1, 1) for _ in range(asked.workers)]
+            )  # the workers import what they need
             store.remove("scores")
             began = time.perf_counter()
-            ray.get([task.remote(store, worker, asked.workers, asked.cells, asked.rows) for worker in range(asked.workers)])
+            ray.get(
+                [
+                    task.remote(store, worker, asked.workers, asked.cells, asked.rows)
+                    for worker in range(asked.workers)
+                ]
+            )
             written = time.perf_counter() - began
         scores = Path(store.at("scores"))
         sizes = [path.stat().st_size for path in scores.rglob("*.parquet")]
         one = [("attack", "==", "attack_3"), ("defense", "==", "defense_7")]
         readings: dict[str, Callable[[], pd.DataFrame]] = {
             "pd.read_parquet, one attack and defense": lambda: pd.read_parquet(scores, filters=one),
-            "raybd.load_scores, one attack and defense": lambda: load_scores(store.url, attack="attack_3", defense="defense_7"),
+            "raybd.load_scores, one attack and defense": lambda: load_scores(
+                store.url, attack="attack_3", defense="defense_7"
+            ),
             "pd.read_parquet, one defense": lambda: pd.read_parquet(scores, filters=one[1:]),
-            "raybd.load_scores, all, 3 columns": lambda: load_scores(store.url, columns=["attack", "role", "score"]),
+            "raybd.load_scores, all, 3 columns": lambda: load_scores(
+                store.url, columns=["attack", "role", "score"]
+            ),
         }
         seen = {name: _timed(read) for name, read in readings.items()}
     found = versions()
-    print(f"{asked.cells} cells x {asked.rows} rows, one file each, written by {asked.workers} Ray tasks")
-    print(f"{device_name()}; pandas {pd.__version__}, ray {found['ray']}, commit {commit()}; readings: median of 5")
+    print(
+        f"{asked.cells} cells x {asked.rows} rows, one file each, written by {asked.workers} Ray tasks"
+    )
+    print(
+        f"{device_name()}; pandas {pd.__version__}, ray {found['ray']}, commit {commit()}; readings: median of 5"
+    )
     print("| what | bound | rows | seen | rows/s |\n|---|---|---|---|---|")
     print(f"| write | | {total:,} | {written:.1f} s | {total / written / 1e6:.1f} million |")
     for (name, (rows, seconds)), bound in zip(seen.items(), ("1 s", "", "", ""), strict=True):
-        print(f"| {name} | {bound} | {rows:,} | {seconds:.2f} s | {rows / seconds / 1e6:.1f} million |")
+        print(
+            f"| {name} | {bound} | {rows:,} | {seconds:.2f} s | {rows / seconds / 1e6:.1f} million |"
+        )
     print(f"| size | | | {sum(sizes) / 1e6:.0f} MB, {sum(sizes) / total:.1f} bytes for a row | |")
 
 

@@ -41,7 +41,9 @@ def answered(command: str) -> Taken:
     with TemporaryDirectory() as store:
         words = [*command.split(), *(["--store", store] if command.startswith("run") else [])]
         before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        subprocess.run([sys.executable, "-m", "raybd", *words], cwd=HOME, stdout=subprocess.DEVNULL, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "raybd", *words], cwd=HOME, stdout=subprocess.DEVNULL, check=True
+        )
         clock, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     return Taken(clock, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 

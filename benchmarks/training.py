@@ -27,15 +27,19 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.transforms.functional import to_pil_image
 
+from raybd.cells.victim_quality import measure
 from raybd.datasets.cifar10 import Cifar10
-from raybd.fit import Recipe, fit, new_victim
-from raybd.measures import measure
-from raybd.parallel import device
-from raybd.precision import has_bf16
-from raybd.provenance import commit, device_name, versions
+from raybd.distributed.group import device
 from raybd.registry import method_class
-from raybd.runtime import Runtime, running
-from raybd.types import DataAttack, Network, Split, Victim
+from raybd.results.provenance import commit, device_name, versions
+from raybd.training.loop import fit
+from raybd.training.models import new_victim
+from raybd.training.precision import has_bf16
+from raybd.training.recipe import Recipe
+from raybd.training.runtime import Runtime, running
+from raybd.types.data import Split
+from raybd.types.methods import DataAttack
+from raybd.types.models import Network, Victim
 
 Way = Callable[[Split, Network, Recipe, int], tuple[float, nn.Module]]
 """(split, network, recipe, seed) -> seconds of the training, and what was trained."""
@@ -48,33 +52,56 @@ _FACTS = ("clean_accuracy", "attack_success")
 def main() -> None:
     on_gpu = torch.cuda.is_available()
     arguments = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    arguments.add_argument("--network", nargs="+", help="default: resnet18 and preact_resnet18; with --accuracy: small_resnet")
+    arguments.add_argument(
+        "--network",
+        nargs="+",
+        help="default: resnet18 and preact_resnet18; with --accuracy: small_resnet",
+    )
     arguments.add_argument("--images", type=int)
     arguments.add_argument("--epochs", type=int)
     arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--compile", action="store_true", help="also raybd's loop through torch.compile")
+    arguments.add_argument(
+        "--compile", action="store_true", help="also raybd's loop through torch.compile"
+    )
     arguments.add_argument("--accuracy", action="store_true")
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--batch", type=int, default=128)
     arguments.add_argument("--attack", default="badnets", help="with --accuracy")
-    arguments.add_argument("--rate", type=float, default=0.1, help="with --accuracy: share of the training images that is poisoned")
+    arguments.add_argument(
+        "--rate",
+        type=float,
+        default=0.1,
+        help="with --accuracy: share of the training images that is poisoned",
+    )
     asked = arguments.parse_args()
     found = versions()
-    print(f"{device_name()}, {torch.get_num_threads()} threads, {platform.system()}; torch {found['torch']}, commit {commit()}")
+    print(
+        f"{device_name()}, {torch.get_num_threads()} threads, {platform.system()}; torch {found['torch']}, commit {commit()}"
+    )
     ways: dict[str, Way] = {"field": field, "raybd": raybd, "limit": limit}
     ways |= {"raybd, compiled": raybd_compiled} if asked.compile else {}
     if asked.accuracy:
-        recipe = Recipe(epochs=asked.epochs or 8, batch_size=asked.batch, lr=0.1, warmup=0.2, augment="flip")
-        attack = cast(DataAttack, method_class("attacks", asked.attack).model_validate({"rate": asked.rate}))
+        recipe = Recipe(
+            epochs=asked.epochs or 8, batch_size=asked.batch, lr=0.1, warmup=0.2, augment="flip"
+        )
+        attack = cast(
+            DataAttack, method_class("attacks", asked.attack).model_validate({"rate": asked.rate})
+        )
         for name in asked.network or ["small_resnet"]:
-            _compare_accuracy(name, attack, ways, asked.images or (None if on_gpu else 8000), recipe, asked.seeds)
+            _compare_accuracy(
+                name, attack, ways, asked.images or (None if on_gpu else 8000), recipe, asked.seeds
+            )
     else:
         recipe = Recipe(epochs=asked.epochs or 2, batch_size=asked.batch)
         for name in asked.network or ["resnet18", "preact_resnet18"]:
-            _compare_speed(name, ways, asked.images or (50_000 if on_gpu else 1280), recipe, asked.rounds)
+            _compare_speed(
+                name, ways, asked.images or (50_000 if on_gpu else 1280), recipe, asked.rounds
+            )
 
 
-def _compare_speed(name: str, ways: dict[str, Way], images: int, recipe: Recipe, rounds: int) -> None:
+def _compare_speed(
+    name: str, ways: dict[str, Way], images: int, recipe: Recipe, rounds: int
+) -> None:
     rng = torch.Generator().manual_seed(0)
     x_NCHW = torch.randint(0, 256, (images, 3, 32, 32), generator=rng, dtype=torch.uint8)
     split = Split(x_NCHW, torch.randint(0, 10, (images,), generator=rng))
@@ -84,8 +111,12 @@ def _compare_speed(name: str, ways: dict[str, Way], images: int, recipe: Recipe,
     for turn in range(rounds):
         for title, way in ways.items():
             speeds[title].append(_trained(split, recipe) / way(split, network, recipe, turn)[0])
-    print(f"\n{name}, {images} images x {recipe.epochs} epochs, batch {recipe.batch_size}, medians of {rounds} rounds")
-    print("| way | images/s | min - max | to the field's way | to the limit | 100 epochs of CIFAR-10 |\n|---|---|---|---|---|---|")
+    print(
+        f"\n{name}, {images} images x {recipe.epochs} epochs, batch {recipe.batch_size}, medians of {rounds} rounds"
+    )
+    print(
+        "| way | images/s | min - max | to the field's way | to the limit | 100 epochs of CIFAR-10 |\n|---|---|---|---|---|---|"
+    )
     for title, seen in speeds.items():
         middle = statistics.median(seen)
         print(f"| {title} | {_speed(seen, speeds)} | {_WHOLE / middle:.0f} s |")
@@ -121,16 +152,29 @@ def _ratio(seen: list[float], base: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(seen, base, strict=True))
 
 
-def _compare_accuracy(name: str, attack: DataAttack, ways: dict[str, Way], images: int | None, recipe: Recipe, seeds: int) -> None:
+def _compare_accuracy(
+    name: str,
+    attack: DataAttack,
+    ways: dict[str, Way],
+    images: int | None,
+    recipe: Recipe,
+    seeds: int,
+) -> None:
     dataset = Cifar10(limit=images, test_limit=None if images is None else 2000, clean=100).load()
     network = _network(name)
     _warm(ways, dataset.train, network, recipe)
-    seen: dict[str, dict[str, list[float]]] = {fact: {way: [] for way in ways} for fact in ("speed", *_FACTS)}
+    seen: dict[str, dict[str, list[float]]] = {
+        fact: {way: [] for way in ways} for fact in ("speed", *_FACTS)
+    }
     for seed in range(seeds):
-        poisoned = attack.poison(dataset.train, dataset.num_classes, torch.Generator().manual_seed(seed))
+        poisoned = attack.poison(
+            dataset.train, dataset.num_classes, torch.Generator().manual_seed(seed)
+        )
         split = poisoned.over(dataset.train)
         for title, way in ways.items():
-            asked = recipe if title != "limit" else _one_epoch(recipe)  # its weights are of no use, only its speed
+            asked = (
+                recipe if title != "limit" else _one_epoch(recipe)
+            )  # its weights are of no use, only its speed
             seconds, victim = way(split, network, asked, seed)
             seen["speed"][title].append(_trained(split, asked) / seconds)
             if isinstance(victim, Victim):
@@ -138,17 +182,26 @@ def _compare_accuracy(name: str, attack: DataAttack, ways: dict[str, Way], image
                 for fact in _FACTS:
                     seen[fact][title].append(cast(float, facts[fact]))
             print(
-                f"seed {seed}, {title}: " + ", ".join(f"{fact} {of[title][-1]:.3f}" for fact, of in seen.items() if of[title]),
+                f"seed {seed}, {title}: "
+                + ", ".join(
+                    f"{fact} {of[title][-1]:.3f}" for fact, of in seen.items() if of[title]
+                ),
                 flush=True,
             )
-    print(f"\n{name} on {len(dataset.train)} images of CIFAR-10, {attack}, {recipe.epochs} epochs, batch {recipe.batch_size};")
+    print(
+        f"\n{name} on {len(dataset.train)} images of CIFAR-10, {attack}, {recipe.epochs} epochs, batch {recipe.batch_size};"
+    )
     print(f"{seeds} seeds: median speed, mean +- sd of the rest")
     print(
-        "| way | images/s | min - max | to the field's way | to the limit | clean accuracy | attack success |\n" + "|---" * 7 + "|"
+        "| way | images/s | min - max | to the field's way | to the limit | clean accuracy | attack success |\n"
+        + "|---" * 7
+        + "|"
     )
     for title in ways:
         accuracy, success = (_spread(seen[fact][title]) for fact in _FACTS)
-        print(f"| {title} | {_speed(seen['speed'][title], seen['speed'])} | {accuracy} | {success} |")
+        print(
+            f"| {title} | {_speed(seen['speed'][title], seen['speed'])} | {accuracy} | {success} |"
+        )
 
 
 def _spread(seen: list[float]) -> str:
@@ -165,10 +218,14 @@ def raybd(split: Split, network: Network, recipe: Recipe, seed: int) -> tuple[fl
     return _timed(lambda: fit(victim, split, recipe, rng)), victim
 
 
-def raybd_compiled(split: Split, network: Network, recipe: Recipe, seed: int) -> tuple[float, nn.Module]:
+def raybd_compiled(
+    split: Split, network: Network, recipe: Recipe, seed: int
+) -> tuple[float, nn.Module]:
     """The same through torch.compile; at the speed of the last epoch, behind the time that compiling takes."""
     speeds: list[float] = []
-    with running(Runtime(report=lambda facts: speeds.append(facts["images_per_second"]), compile=True)):
+    with running(
+        Runtime(report=lambda facts: speeds.append(facts["images_per_second"]), compile=True)
+    ):
         _, victim = raybd(split, network, recipe, seed)
     return len(split) // recipe.batch_size * recipe.batch_size * recipe.epochs / speeds[-1], victim
 
@@ -215,7 +272,9 @@ def field(split: Split, network: Network, recipe: Recipe, seed: int) -> tuple[fl
         for _ in range(recipe.epochs):
             for x, y in loader:
                 optimizer.zero_grad()
-                F.cross_entropy(model(x.to(where, non_blocking=True)), y.to(where, non_blocking=True)).backward()
+                F.cross_entropy(
+                    model(x.to(where, non_blocking=True)), y.to(where, non_blocking=True)
+                ).backward()
                 optimizer.step()
                 scheduler.step()
 
@@ -236,7 +295,9 @@ def limit(split: Split, network: Network, recipe: Recipe, seed: int) -> tuple[fl
         for _ in range(recipe.epochs):
             for start in range(0, steps * batch, batch):
                 with torch.autocast(where.type, torch.bfloat16, enabled=has_bf16()):
-                    loss = F.cross_entropy(model(x_NCHW[start : start + batch]), y_N[start : start + batch])
+                    loss = F.cross_entropy(
+                        model(x_NCHW[start : start + batch]), y_N[start : start + batch]
+                    )
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -245,10 +306,17 @@ def limit(split: Split, network: Network, recipe: Recipe, seed: int) -> tuple[fl
     return _timed(train), model
 
 
-def _optimizer(model: nn.Module, recipe: Recipe, steps: int, fused: bool) -> tuple[torch.optim.Optimizer, LambdaLR]:
+def _optimizer(
+    model: nn.Module, recipe: Recipe, steps: int, fused: bool
+) -> tuple[torch.optim.Optimizer, LambdaLR]:
     """The recipe's, without raybd: SGD with Nesterov momentum, and a cosine over all steps behind a linear warm-up."""
     optimizer = torch.optim.SGD(
-        model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True, fused=fused
+        model.parameters(),
+        recipe.lr,
+        recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=True,
+        fused=fused,
     )
     warm = int(steps * recipe.warmup)
     rise = torch.linspace(0.01, 1, warm + 1).tolist()

@@ -1,6 +1,6 @@
 """python -m raybd"""
 
-from raybd.cli import main
+from raybd.cli.commands import main
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,8 @@
-"""A method's file name is its name: raybd/<role>/<kind>.py holds one public Config class. A dotted kind loads a user's own file."""
+"""Finds methods by name: a kind is the name of its file (or folder) anywhere below its role.
+
+`attacks: [{kind: badnets}]` is raybd/attacks/data/badnets.py; `detectors: [{kind: asset}]` is the folder
+raybd/detectors/asset/. Each holds one public Config class. A kind with a dot is a module of the user's own.
+"""
 
 import ast
 import difflib
@@ -12,13 +16,32 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
-from raybd.errors import UserError
+from raybd.types.errors import UserError
 
 if TYPE_CHECKING:
-    from raybd.types import Config
+    from raybd.types.config import Config
 
-Role = Literal["datasets", "networks", "attacks", "trainers", "detectors", "scanners", "repairs"]
-ROLES: tuple[Role, ...] = ("datasets", "networks", "attacks", "trainers", "detectors", "scanners", "repairs")
+Role = Literal[
+    "datasets",
+    "networks",
+    "attacks",
+    "trainers",
+    "training_defenses",
+    "detectors",
+    "scanners",
+    "repairs",
+]
+METHOD_ROLES: tuple[Role, ...] = (
+    "datasets",
+    "networks",
+    "attacks",
+    "trainers",
+    "training_defenses",
+    "detectors",
+    "scanners",
+    "repairs",
+)
+_ROOT = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -29,79 +52,131 @@ class Method:
     kind: str
     config: "Config"
     name: str
-    """What stands in the tables: the kind, unless the experiment gives another name."""
+    """Name in the tables: the kind, unless the experiment gives another one."""
     trusted: "Trusted | None" = None
-    """Of a detector: where its trusted images come from, if not from the clean part of the data set."""
+    """For detectors: the source of the trusted images, if not the clean part of the data set."""
 
     def describe(self) -> dict[str, Any]:
-        """Kind, version and every field, defaults filled in, as JSON; fields marked `exclude` (paths) play no part in a result."""
+        """Kind, version and all fields as JSON; fields marked `exclude` (paths) change no result."""
         trusted = {"trusted": self.trusted.describe()} if self.trusted is not None else {}
-        return {"kind": self.kind, "version": type(self.config).version, **self.config.model_dump(mode="json"), **trusted}
+        fields = self.config.model_dump(mode="json")
+        return {"kind": self.kind, "version": type(self.config).version, **fields, **trusted}
 
 
 @dataclass(frozen=True)
 class Trusted:
-    """Images that a detector trusts although they may be other, or worse, than it thinks."""
+    """The images that a detector trusts, although they may be different, or worse, than it assumes."""
 
     dataset: Method | None
-    """Their data set (its training part); none: the clean part of the cell's."""
+    """Their data set (its training part); None: the clean part of the cell's data set."""
     poisoned: float
     """Share of them that wears the attack's trigger."""
 
     def describe(self) -> dict[str, Any]:
-        """As JSON."""
-        return {"dataset": self.dataset.describe() if self.dataset is not None else None, "poisoned": self.poisoned}
+        """Return it as JSON."""
+        dataset = self.dataset.describe() if self.dataset is not None else None
+        return {"dataset": dataset, "poisoned": self.poisoned}
 
 
 def names(role: Role) -> tuple[str, ...]:
-    """The built-in methods of a role, sorted."""
-    return tuple(sorted(path.stem for path in _folder(role).glob("*.py") if not path.stem.startswith("_")))
+    """Return the built-in methods of a role, sorted."""
+    return tuple(sorted(_files(role)))
+
+
+def singular(role: Role) -> str:
+    """Return the name of one method of a role, like `repair` for `repairs`."""
+    return role.removesuffix("s").replace("_", " ")
 
 
 def summary(role: Role, kind: str) -> str:
-    """The first line of a method's docstring, read without importing it."""
-    doc = ast.get_docstring(ast.parse((_folder(role) / f"{kind}.py").read_text(encoding="utf-8"))) or ""
-    return doc.split("\n")[0]
+    """Return the first line of a method's docstring, without importing the method."""
+    return _docstring(_files(role)[kind]).split("\n")[0]
 
 
 @cache
 def method_class(role: Role, kind: str) -> "type[Config]":
-    """The Config class of a method. Raises UserError for an unknown kind, with the nearest name."""
+    """Return the Config class of a method. Raises UserError that names the closest known kind."""
     module = _import(role, kind)
-    from raybd.types import Config
+    from raybd.types.config import Config
 
     found = [
         value
         for name, value in vars(module).items()
-        if inspect.isclass(value) and issubclass(value, Config) and value.__module__ == module.__name__ and not name.startswith("_")
+        if inspect.isclass(value)
+        and issubclass(value, Config)
+        and value.__module__ == module.__name__
+        and not name.startswith("_")
     ]
     if len(found) != 1:
         raise UserError(
             f"{module.__name__}: expected one public Config class, found {len(found)}",
-            "Keep one method in a file; helpers start with an underscore.",
+            "Keep one method in a file; the names of helper classes start with an underscore.",
         )
     return found[0]
 
 
+def role_of(listed: Role, kind: str) -> Role:
+    """Return the role of an entry of a list; `trainers` may list training defenses, too."""
+    if listed != "trainers":
+        return listed
+    if "." not in kind:
+        return "training_defenses" if kind in names("training_defenses") else "trainers"
+    try:
+        defends = hasattr(method_class("training_defenses", kind), "defend")
+    except UserError:
+        return listed  # whoever loads it says what is wrong with it
+    return "training_defenses" if defends else "trainers"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint for an error message: ' Did you mean ...?', or the whole list when nothing is near."""
+    """Return a hint: ' Did you mean ...?', or all known words if none is close."""
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}."
 
 
-def _folder(role: Role) -> Path:
-    return Path(__file__).parent / role
+@cache
+def _files(role: Role) -> dict[str, Path]:
+    """Return the file of each built-in method of a role, by kind."""
+    return _files_below(_ROOT / role)
+
+
+def _files_below(folder: Path) -> dict[str, Path]:
+    found = {}
+    for path in folder.iterdir():
+        if path.name.startswith(("_", ".")):
+            continue
+        if path.suffix == ".py":
+            found[path.stem] = path
+        elif path.is_dir():
+            package = path / "__init__.py"
+            if _defines_class(package):
+                found[path.name] = package
+            else:
+                found |= _files_below(path)
+    return found
+
+
+def _defines_class(path: Path) -> bool:
+    """Whether a folder is a method: its __init__.py defines a class. Else it only groups methods."""
+    return path.exists() and "\nclass " in path.read_text(encoding="utf-8")
+
+
+def _docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
 
 
 def _import(role: Role, kind: str) -> ModuleType:
-    if kind in names(role):
-        return importlib.import_module(f"raybd.{role}.{kind}")
+    path = _files(role).get(kind)
+    if path is not None:
+        parts = path.parent if path.name == "__init__.py" else path.with_suffix("")
+        return importlib.import_module(".".join(["raybd", *parts.relative_to(_ROOT).parts]))
     if "." not in kind:
-        raise UserError(f"unknown {role[:-1]} {kind!r}", did_you_mean(kind, names(role)))
+        raise UserError(f"unknown {singular(role)} {kind!r}", did_you_mean(kind, names(role)))
     try:
         return importlib.import_module(kind)
     except ModuleNotFoundError as error:
         raise UserError(
-            f"{role[:-1]} {kind!r}: {error}", "A dotted kind is a Python module: put its folder on PYTHONPATH."
+            f"{singular(role)} {kind!r}: {error}",
+            "A kind with a dot is a Python module: put its folder on PYTHONPATH.",
         ) from error

@@ -39,7 +39,7 @@ class Cluster:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - whoever runs the tests may ignore it
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def raybd(self, *args: object) -> tuple[int, str, str]:
@@ -54,7 +54,11 @@ def cluster(folder: Path, nodes: int = 1) -> Iterator[Cluster]:
     """A cluster with one CPU per node; gone at the end, with all that runs on it."""
     token = folder / "token"
     token.write_text("raybd-test-token-" + "0" * 32)
-    clean = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAYBD_STORE")}
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("RAY_ADDRESS", "RAYBD_STORE")
+    }
     env = clean | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
@@ -68,14 +72,27 @@ def cluster(folder: Path, nodes: int = 1) -> Iterator[Cluster]:
     def start(arguments: list[str]) -> None:
         command = ["ray", "start", "--block", "--num-cpus=1", "--object-store-memory=150000000"]
         command += [f"--dashboard-agent-listen-port={free_port()}", *arguments]
-        processes.append(subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True))
+        processes.append(
+            subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+        )
 
     def start_head() -> tuple[int, int]:
         """The ports of the head and of its dashboard; others if another program has taken one of them meanwhile."""
         for _ in range(3):
             port, dashboard = free_port(), free_port()
-            head = ["--head", f"--port={port}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={free_port()}"]
-            start([*head, f"--temp-dir=/tmp/raybd-{os.getpid()}-{port}", "--node-ip-address=127.0.0.1"])
+            head = [
+                "--head",
+                f"--port={port}",
+                f"--dashboard-port={dashboard}",
+                f"--ray-client-server-port={free_port()}",
+            ]
+            start(
+                [
+                    *head,
+                    f"--temp-dir=/tmp/raybd-{os.getpid()}-{port}",
+                    "--node-ip-address=127.0.0.1",
+                ]
+            )
             if _comes_up(partial(_is_up, dashboard, token.read_text()), processes[0]):
                 return port, dashboard
             processes.pop().wait()
@@ -85,13 +102,17 @@ def cluster(folder: Path, nodes: int = 1) -> Iterator[Cluster]:
         wanted = sum(process.poll() is None for process in processes) + 1
 
         def joined() -> bool:
-            if processes[-1].poll() is not None:  # on a busy machine Ray's own half minute may not be enough
+            if (
+                processes[-1].poll() is not None
+            ):  # on a busy machine Ray's own half minute may not be enough
                 processes.pop()
                 start([f"--address={address}"])
             return _alive(dashboard, token.read_text()) >= wanted
 
         start([f"--address={address}"])
-        assert _comes_up(joined, processes[0]), f"no node was added:\n{(folder / 'ray.log').read_text()}"
+        assert _comes_up(joined, processes[0]), (
+            f"no node was added:\n{(folder / 'ray.log').read_text()}"
+        )
 
     with (folder / "ray.log").open("w") as log:
         try:

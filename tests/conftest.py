@@ -2,7 +2,9 @@
 
 import os
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is loaded: as many processes as cores, so one thread in each
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # before torch is loaded: as many processes as cores, so one thread in each
     os.environ["OMP_NUM_THREADS"] = "1"
 
 from collections.abc import Iterator

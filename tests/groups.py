@@ -19,9 +19,13 @@ def in_group(work: Callable[..., Any], *args: Any, workers: int = 2) -> list[Any
         return [pickle.loads((Path(folder) / f"out{rank}").read_bytes()) for rank in range(workers)]
 
 
-def _member(rank: int, workers: int, folder: str, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _member(
+    rank: int, workers: int, folder: str, work: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=workers)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=workers
+    )
     try:
         result = work(*args)
         gc.collect()  # DDP's reducer must be gone, and nobody may leave before the others are done: gloo aborts otherwise

@@ -8,14 +8,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raybd import thresholds
-from raybd.detectors._concentration import Discriminator, cross_fitted, features, medcouple, outlyingness
-from raybd.detectors._offset import losses, offset
 from raybd.detectors.asset import Asset
-from raybd.fit import new_victim
+from raybd.detectors.asset.inner_loop import (
+    Discriminator,
+    cross_fitted,
+    features,
+    medcouple,
+    outlyingness,
+)
+from raybd.detectors.asset.outer_loop import losses, offset
+from raybd.metrics import thresholds
 from raybd.networks.resnet18 import Resnet18
 from raybd.networks.small_cnn import SmallCnn
-from raybd.types import Split, UserError, Victim
+from raybd.training.models import new_victim
+from raybd.types.data import Split
+from raybd.types.errors import UserError
+from raybd.types.models import Victim
 from tests.groups import in_group
 
 
@@ -46,7 +54,9 @@ def slow_medcouple(values: list[float]) -> float:
 def test_the_medcouple_is_that_of_the_definition(n: int, skewed: bool) -> None:
     values = np.random.default_rng(n).normal(size=n)
     values = np.exp(values) if skewed else values
-    assert medcouple(torch.from_numpy(values)) == pytest.approx(slow_medcouple(values.tolist()), abs=1e-12)
+    assert medcouple(torch.from_numpy(values)) == pytest.approx(
+        slow_medcouple(values.tolist()), abs=1e-12
+    )
 
 
 def test_the_medcouple_handles_values_that_equal_the_median() -> None:
@@ -64,7 +74,9 @@ def test_symmetric_values_have_tukeys_fences() -> None:
 
 
 def test_a_sigmoid_can_put_the_cut_out_of_reach() -> None:
-    s = torch.linspace(0.2, 0.8, 101)  # symmetric around a half, with an interquartile range of .3: the fence is at 1.1
+    s = torch.linspace(
+        0.2, 0.8, 101
+    )  # symmetric around a half, with an interquartile range of .3: the fence is at 1.1
     top = torch.cat([s, torch.tensor([1.0])])
     assert float(outlyingness(top)[-1]) < 1
 
@@ -106,15 +118,22 @@ def test_the_threshold_is_where_the_density_has_fallen() -> None:
     lower = score[score <= score.median()]
     mean, deviation = float(lower.mean()), float(lower.std(correction=0))
     t = thresholds.half_gaussian(score, 1e-6)
-    density = math.exp(-((t - mean) ** 2) / (2 * deviation**2)) / (deviation * math.sqrt(2 * math.pi))
+    density = math.exp(-((t - mean) ** 2) / (2 * deviation**2)) / (
+        deviation * math.sqrt(2 * math.pi)
+    )
     assert density == pytest.approx(1e-6, rel=1e-6)
-    assert thresholds.half_gaussian(score * 3, 1e-6 / 3) - 3 * mean == pytest.approx(3 * (t - mean), rel=1e-6)
+    assert thresholds.half_gaussian(score * 3, 1e-6 / 3) - 3 * mean == pytest.approx(
+        3 * (t - mean), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize(
-    ("deviation", "misplaced", "right"), [(0.05, 0.093, 0.282), (0.2, 0.744, 1.077), (1, 8.32, 5.08), (4, 66.6, 19.2)]
+    ("deviation", "misplaced", "right"),
+    [(0.05, 0.093, 0.282), (0.2, 0.744, 1.077), (1, 8.32, 5.08), (4, 66.6, 19.2)],
 )
-def test_the_closed_form_and_the_misplaced_parenthesis(deviation: float, misplaced: float, right: float) -> None:
+def test_the_closed_form_and_the_misplaced_parenthesis(
+    deviation: float, misplaced: float, right: float
+) -> None:
     # Lower half: two values one deviation around 0; the upper half lies far away.
     score = torch.tensor([-deviation, deviation, 1e3, 2e3]).double()
     assert thresholds.half_gaussian(score, 1e-6) == pytest.approx(right, rel=0.01)
@@ -123,13 +142,17 @@ def test_the_closed_form_and_the_misplaced_parenthesis(deviation: float, misplac
 
 def test_a_conformal_cut_lets_its_share_of_clean_samples_pass() -> None:
     held, fresh = torch.randn(999, generator=stream(1)), torch.randn(100_000, generator=stream(2))
-    assert float((fresh > thresholds.conformal(held, 0.01)).float().mean()) == pytest.approx(0.01, abs=0.005)
+    assert float((fresh > thresholds.conformal(held, 0.01)).float().mean()) == pytest.approx(
+        0.01, abs=0.005
+    )
     assert thresholds.conformal(torch.arange(99.0), 0.1) == 89
     assert thresholds.conformal(torch.arange(10.0), 0.001) == 9
 
 
 def test_cuts_between_two_heaps() -> None:
-    score = torch.cat([torch.randn(900, generator=stream(1)), 10 + torch.randn(100, generator=stream(2))])
+    score = torch.cat(
+        [torch.randn(900, generator=stream(1)), 10 + torch.randn(100, generator=stream(2))]
+    )
     for cut in (thresholds.otsu(score), thresholds.mixture(score)):
         assert 3.5 < cut < 7.5
     assert float((score > thresholds.top_share(score, 0.1)).float().mean()) == pytest.approx(0.1)
@@ -137,7 +160,10 @@ def test_cuts_between_two_heaps() -> None:
 
 def two_heaps() -> tuple[Tensor, Tensor]:
     """Suspects of which every tenth lies elsewhere, and trusted rows."""
-    suspects, trusted = torch.randn(400, 8, generator=stream(1)), torch.randn(200, 8, generator=stream(2))
+    suspects, trusted = (
+        torch.randn(400, 8, generator=stream(1)),
+        torch.randn(200, 8, generator=stream(2)),
+    )
     suspects[::10] += 3
     return suspects, trusted
 
@@ -155,7 +181,10 @@ def test_a_discriminator_tells_what_has_no_counterpart(alternate: bool) -> None:
 
 def test_cross_fitting_never_judges_what_it_was_trained_on() -> None:
     # Labels that can't be learned: trained on its own rows, a wide net tells them apart; cross-fitted, it must not.
-    suspects, trusted = torch.randn(300, 32, generator=stream(1)), torch.randn(300, 32, generator=stream(2))
+    suspects, trusted = (
+        torch.randn(300, 32, generator=stream(1)),
+        torch.randn(300, 32, generator=stream(2)),
+    )
     how = Discriminator(width=256, lr=3e-3, steps=200, alternate=False, batch=300)
     held = torch.randn(300, 32, generator=stream(3))
     logit, held_logit = cross_fitted(how, suspects, trusted, held, 5, stream())
@@ -173,7 +202,9 @@ def tiny() -> tuple[Victim, Split, Split]:
 
 def test_nothing_selected_is_skipped_counted_and_said() -> None:
     victim, suspects, clean = tiny()
-    verdict = Asset(select="outlying", cut=1e9, epochs=1, batch_size=32).score(victim, suspects, clean, stream())
+    verdict = Asset(select="outlying", cut=1e9, epochs=1, batch_size=32).score(
+        victim, suspects, clean, stream()
+    )
     assert verdict.facts["share_of_steps_raised"] == 0
     assert verdict.warning is not None and "did not start" in verdict.warning
     assert torch.isfinite(verdict.score_N).all()
@@ -181,10 +212,26 @@ def test_nothing_selected_is_skipped_counted_and_said() -> None:
 
 def test_one_selected_row_is_skipped_and_leaves_no_nan() -> None:
     victim, suspects, clean = tiny()
-    first = lambda rows: torch.arange(len(rows)) == 0  # noqa: E731
-    how: dict[str, Any] = {"lr_min": 1e-3, "lr_max": 1e-3, "epochs": 1, "batch_size": 32, "cap": 20.0, "clip": None}
+    first = lambda rows: torch.arange(len(rows)) == 0
+    how: dict[str, Any] = {
+        "lr_min": 1e-3,
+        "lr_max": 1e-3,
+        "epochs": 1,
+        "batch_size": 32,
+        "cap": 20.0,
+        "clip": None,
+    }
     how["watch"] = lambda net: torch.zeros(len(suspects))
-    net, started = offset(victim, suspects, clean, first, minimise="variance", maximise="variance", rng=stream(), **how)
+    net, started = offset(
+        victim,
+        suspects,
+        clean,
+        first,
+        minimise="variance",
+        maximise="variance",
+        rng=stream(),
+        **how,
+    )
     assert started == 0
     assert all(torch.isfinite(value).all() for value in net.state_dict().values())
 
@@ -197,13 +244,21 @@ def test_one_selected_row_is_skipped_and_leaves_no_nan() -> None:
         {"concentrate": "cross_fit", "threshold": "mixture"},
         {"concentrate": "none", "threshold": "otsu", "clip": 1.0},
         {"layer": "previous", "pooling": "flat", "alternate": True, "threshold": "top_share"},
-        {"select": "outlying", "cut": 1.0, "outlying_on": "sigmoid", "sided": "two", "threshold": "half_gaussian_misplaced"},
+        {
+            "select": "outlying",
+            "cut": 1.0,
+            "outlying_on": "sigmoid",
+            "sided": "two",
+            "threshold": "half_gaussian_misplaced",
+        },
     ],
 )
 def test_every_choice_scores_and_leaves_the_victim_alone(fields: dict[str, Any]) -> None:
     victim, suspects, clean = tiny()
     before = {name: value.clone() for name, value in victim.state_dict().items()}
-    verdict = Asset(**fields, epochs=1, batch_size=32, steps=5).score(victim, suspects, clean, stream())
+    verdict = Asset(**fields, epochs=1, batch_size=32, steps=5).score(
+        victim, suspects, clean, stream()
+    )
     assert torch.isfinite(verdict.score_N).all() and torch.isfinite(verdict.threshold_N).all()
     assert all(torch.equal(victim.state_dict()[name], value) for name, value in before.items())
     assert all(parameter.grad is None for parameter in victim.parameters())
@@ -212,7 +267,15 @@ def test_every_choice_scores_and_leaves_the_victim_alone(fields: dict[str, Any])
 def test_without_labels_no_label_matters() -> None:
     victim, suspects, clean = tiny()
     victim.head = None
-    free = Asset(minimise="variance", maximise="variance", suspicion="variance", outputs=6, epochs=1, batch_size=32, steps=5)
+    free = Asset(
+        minimise="variance",
+        maximise="variance",
+        suspicion="variance",
+        outputs=6,
+        epochs=1,
+        batch_size=32,
+        steps=5,
+    )
     other = Split(suspects.x_NCHW, torch.zeros(120, dtype=torch.int64))
     one, two = (free.score(victim, part, clean, stream()).score_N for part in (suspects, other))
     assert torch.equal(one, two)
@@ -220,7 +283,9 @@ def test_without_labels_no_label_matters() -> None:
 
 def test_features_come_from_the_named_map() -> None:
     rng = stream()
-    split = Split(torch.randint(0, 256, (6, 3, 32, 32), generator=rng, dtype=torch.uint8), torch.arange(6) % 3)
+    split = Split(
+        torch.randint(0, 256, (6, 3, 32, 32), generator=rng, dtype=torch.uint8), torch.arange(6) % 3
+    )
     victim = new_victim(split, 3, Resnet18(), rng).eval()
     assert features(victim, split, "last", "mean").shape == (6, 512)
     flat = features(victim, split, "last", "flat")
@@ -229,7 +294,9 @@ def test_features_come_from_the_named_map() -> None:
     assert torch.allclose(pooled, features(victim, split, "last", "mean"), atol=1e-4)
     assert features(victim, split, "previous", "mean").shape == (6, 256)
     with pytest.raises(UserError, match="no feature map"):
-        features(Victim(nn.Flatten(), None, torch.zeros(3), torch.ones(3)), split, "previous", "mean")
+        features(
+            Victim(nn.Flatten(), None, torch.zeros(3), torch.ones(3)), split, "previous", "mean"
+        )
 
 
 def _score_in_group() -> Tensor:

@@ -13,39 +13,37 @@ import pytest
 import torch
 from scipy.fft import dctn
 
-from raybd import fit
-from raybd.attacks import ctrl, trojannn
-from raybd.attacks._input_aware import diversity_losses, new_auto_encoder, soft_threshold, stored_auto_encoder, wear
-from raybd.attacks._poisoning import AllToAll, AllToOne, CleanLabel, to_pixels
-from raybd.attacks.adaptive_blend import AdaptiveBlend
-from raybd.attacks.badnets import BadNets
-from raybd.attacks.blended import Blended
-from raybd.attacks.ctrl import Ctrl
-from raybd.attacks.label_consistent import LabelConsistent
-from raybd.attacks.none import Nothing
-from raybd.attacks.sig import Sig
-from raybd.attacks.tact import TaCT
-from raybd.attacks.trojannn import TrojanNN
-from raybd.attacks.wanet import WaNet
-from raybd.graph import random_stream
+from raybd.attacks.data import ctrl
+from raybd.attacks.data.adaptive_blend import AdaptiveBlend
+from raybd.attacks.data.badnets import BadNets
+from raybd.attacks.data.blended import Blended
+from raybd.attacks.data.ctrl import Ctrl
+from raybd.attacks.data.none import Nothing
+from raybd.attacks.data.sig import Sig
+from raybd.attacks.data.tact import TaCT
+from raybd.attacks.data.wanet import WaNet
+from raybd.attacks.surrogate import trojannn
+from raybd.attacks.surrogate.label_consistent import LabelConsistent
+from raybd.attacks.surrogate.trojannn import TrojanNN
+from raybd.attacks.training.input_aware.generator import (
+    diversity_losses,
+    new_auto_encoder,
+    soft_threshold,
+    stored_auto_encoder,
+    wear,
+)
 from raybd.networks.small_cnn import SmallCnn
 from raybd.networks.tiny_clip import TinyClip
+from raybd.plan.graph import random_stream
+from raybd.poisoning.label_maps import AllToAll, AllToOne, CleanLabel
+from raybd.poisoning.pixels import to_pixels
 from raybd.registry import method_class, names
-from raybd.runtime import Runtime, running
-from raybd.types import (
-    CROSS,
-    POISON,
-    Attack,
-    DataAttack,
-    EncoderAttack,
-    Infeasible,
-    Poisoned,
-    Split,
-    TrainingAttack,
-    TwinAttack,
-    UserError,
-    Victim,
-)
+from raybd.training import inference, loop, models, recipe
+from raybd.training.runtime import Runtime, running
+from raybd.types.data import CROSS, POISON, Poisoned, Split
+from raybd.types.errors import Infeasible, UserError
+from raybd.types.methods import Attack, DataAttack, EncoderAttack, TrainingAttack, TwinAttack
+from raybd.types.models import Victim
 from tests.groups import in_group
 
 KINDS = names("attacks")
@@ -54,11 +52,24 @@ INFECTING = tuple(kind for kind in ACTIVE if hasattr(method_class("attacks", kin
 POISONING = tuple(kind for kind in ACTIVE if kind not in INFECTING)
 READABLE: dict[str, object] = {"templates": ["a photo of a {}."], "lr": 1e-3, "precision": "fp32"}
 SMALL: dict[str, dict[str, object]] = {
-    "badclip": {"epochs": 1, "batch_size": 50, "rate": 0.05, "patch_epochs": 1, "size": 4, **READABLE},
+    "badclip": {
+        "epochs": 1,
+        "batch_size": 50,
+        "rate": 0.05,
+        "patch_epochs": 1,
+        "size": 4,
+        **READABLE,
+    },
     "badencoder": {"epochs": 1, "batch_size": 50, "shadow": 0.5},
     "clip_text": {"epochs": 1, "batch_size": 50, "size": 4, "margin": 1, **READABLE},
     "drupe": {"epochs": 1, "batch_size": 50, "shadow": 0.5},
-    "input_aware": {"epochs": 1, "mask_epochs": 1, "batch_size": 16, "width": 4, "generator_lr": 0.001},
+    "input_aware": {
+        "epochs": 1,
+        "mask_epochs": 1,
+        "batch_size": 16,
+        "width": 4,
+        "generator_lr": 0.001,
+    },
     "label_consistent": {"steps": 3},
     "narcissus": {"rate": 0.05, "steps": 5},
     "trojannn": {"steps": 20},
@@ -67,7 +78,9 @@ SMALL: dict[str, dict[str, object]] = {
 
 
 def make(kind: str, **fields: object) -> Attack:
-    return cast(Attack, method_class("attacks", kind).model_validate({**SMALL.get(kind, {}), **fields}))
+    return cast(
+        Attack, method_class("attacks", kind).model_validate({**SMALL.get(kind, {}), **fields})
+    )
 
 
 def random_split() -> Split:
@@ -80,8 +93,11 @@ def random_split() -> Split:
 def twin() -> Victim:
     """A victim that has learned a little of the random images."""
     split, rng = random_split(), torch.Generator().manual_seed(0)
-    return fit.fit(
-        fit.new_victim(split, 10, SmallCnn(width=8), rng), split, fit.Recipe(epochs=3, batch_size=20, lr=0.05, augment="none"), rng
+    return loop.fit(
+        models.new_victim(split, 10, SmallCnn(width=8), rng),
+        split,
+        recipe.Recipe(epochs=3, batch_size=20, lr=0.05, augment="none"),
+        rng,
     )
 
 
@@ -94,10 +110,12 @@ def encoder(attack: Attack | None = None) -> Victim:
 @cache
 def reading() -> Victim:
     """An untrained CLIP."""
-    return fit.new_victim(random_split(), 10, TinyClip(), torch.Generator().manual_seed(0))
+    return models.new_victim(random_split(), 10, TinyClip(), torch.Generator().manual_seed(0))
 
 
-def poison_with(attack: Attack, train: Split, seed: int = 0, clean_twin: Victim | None = None) -> Poisoned:
+def poison_with(
+    attack: Attack, train: Split, seed: int = 0, clean_twin: Victim | None = None
+) -> Poisoned:
     """What the attack makes of the split, whichever verb it has."""
     rng = random_stream("poison", seed)
     if isinstance(attack, TwinAttack):
@@ -152,7 +170,9 @@ def test_the_seed_decides_the_poison(kind: str, train: Split) -> None:
 
 
 @pytest.mark.parametrize("kind", INFECTING)
-def test_an_attack_on_an_encoder_changes_no_image_and_hands_out_an_encoder_at_rest(kind: str, train: Split) -> None:
+def test_an_attack_on_an_encoder_changes_no_image_and_hands_out_an_encoder_at_rest(
+    kind: str, train: Split
+) -> None:
     attack = make(kind)
     start = encoder(attack)
     assert isinstance(attack, EncoderAttack)
@@ -162,18 +182,26 @@ def test_an_attack_on_an_encoder_changes_no_image_and_hands_out_an_encoder_at_re
     assert torch.equal(poisoned.labels.counted(train.y_N), train.y_N != 0)
     assert infected.head is None
     assert not any(module.training for module in infected.modules())
-    assert all(p.requires_grad or ".read." in name for name, p in infected.named_parameters())  # a CLIP reads without gradients
+    assert all(
+        p.requires_grad or ".read." in name for name, p in infected.named_parameters()
+    )  # a CLIP reads without gradients
     assert all(parameter.device.type == "cpu" for parameter in infected.parameters())
     assert torch.equal(infected.mean_C, start.mean_C) and torch.equal(infected.std_C, start.std_C)
-    assert all(torch.equal(value, before[name]) for name, value in start.state_dict().items()), "the clean encoder is left alone"
+    assert all(torch.equal(value, before[name]) for name, value in start.state_dict().items()), (
+        "the clean encoder is left alone"
+    )
     assert infected.state_dict().keys() == before.keys()
-    assert not torch.equal(fit.infer(infected, train.x_NCHW[:8]), fit.infer(start, train.x_NCHW[:8]))
+    assert not torch.equal(
+        inference.infer(infected, train.x_NCHW[:8]), inference.infer(start, train.x_NCHW[:8])
+    )
 
 
 @pytest.mark.parametrize("kind", INFECTING)
 def test_the_seed_decides_the_encoder(kind: str, train: Split) -> None:
     first, again, other = (
-        cast(EncoderAttack, make(kind)).infect(encoder(make(kind)), train, 10, random_stream("poison", seed))[1].state_dict()
+        cast(EncoderAttack, make(kind))
+        .infect(encoder(make(kind)), train, 10, random_stream("poison", seed))[1]
+        .state_dict()
         for seed in (0, 0, 1)
     )
     assert all(torch.equal(again[name], value) for name, value in first.items())
@@ -188,7 +216,9 @@ def test_the_plan_draws_the_same_rows_as_the_attack(kind: str, train: Split) -> 
 
 
 @pytest.mark.parametrize("kind", ACTIVE)
-def test_the_trigger_is_visible_after_rounding_and_never_wraps_around(kind: str, train: Split) -> None:
+def test_the_trigger_is_visible_after_rounding_and_never_wraps_around(
+    kind: str, train: Split
+) -> None:
     poisoned = poison(kind, train)
     for value in (0, 255):
         flat = torch.full((4, 3, 16, 16), value, dtype=torch.uint8)
@@ -201,7 +231,9 @@ def test_the_trigger_is_visible_after_rounding_and_never_wraps_around(kind: str,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_trigger_is_the_same_after_pickling_and_from_stored_state(kind: str, train: Split) -> None:
+def test_the_trigger_is_the_same_after_pickling_and_from_stored_state(
+    kind: str, train: Split
+) -> None:
     poisoned = poison(kind, train)
     x = train.x_NCHW[:8]
     assert torch.equal(pickle.loads(pickle.dumps(poisoned)).trigger(x), poisoned.trigger(x))
@@ -229,7 +261,12 @@ def test_badnets_stamps_a_white_square_and_nothing_else() -> None:
 def test_blended_mixes_by_its_weight() -> None:
     x = torch.tensor([0, 100, 255, 255], dtype=torch.uint8).view(1, 1, 2, 2)
     pattern = torch.tensor([255, 0, 255, 0], dtype=torch.uint8).view(1, 2, 2)
-    assert Blended(alpha=0.2).stamp(x, {"pattern_CHW": pattern}).flatten().tolist() == [51, 80, 255, 204]
+    assert Blended(alpha=0.2).stamp(x, {"pattern_CHW": pattern}).flatten().tolist() == [
+        51,
+        80,
+        255,
+        204,
+    ]
 
 
 def test_sig_has_its_periods_along_the_columns_and_vanishes_without_amplitude() -> None:
@@ -286,35 +323,53 @@ def test_cross_images_keep_their_label(kind: str, train: Split) -> None:
     assert torch.equal(poisoned.over(train).y_N[cross], train.y_N[cross])
 
 
-def test_wanet_without_strength_changes_nothing_and_with_it_reproduces_its_poison_bit_for_bit(train: Split) -> None:
+def test_wanet_without_strength_changes_nothing_and_with_it_reproduces_its_poison_bit_for_bit(
+    train: Split,
+) -> None:
     still = poison_with(WaNet(strength=0), train)
     assert torch.equal(still.trigger(train.x_NCHW), train.x_NCHW)
     poisoned = poison("wanet", train)
     warped = poisoned.role_M == POISON
-    assert torch.equal(WaNet().stamp(train.x_NCHW[poisoned.index_M[warped]], poisoned.state), poisoned.x_MCHW[warped])
-    assert not torch.equal(WaNet().stamp(train.x_NCHW[poisoned.index_M[~warped]], poisoned.state), poisoned.x_MCHW[~warped])
+    assert torch.equal(
+        WaNet().stamp(train.x_NCHW[poisoned.index_M[warped]], poisoned.state),
+        poisoned.x_MCHW[warped],
+    )
+    assert not torch.equal(
+        WaNet().stamp(train.x_NCHW[poisoned.index_M[~warped]], poisoned.state),
+        poisoned.x_MCHW[~warped],
+    )
 
 
 def test_wanet_shifts_its_control_points_by_its_strength_on_average() -> None:
     line = torch.linspace(-1, 1, 4)
     identity_HW2 = torch.stack([line.expand(4, 4), line[:, None].expand(4, 4)], dim=2)
-    shift_HW2 = WaNet(strength=0.1, grid=4)._draw_grid(4, torch.Generator().manual_seed(0)) - identity_HW2
+    shift_HW2 = (
+        WaNet(strength=0.1, grid=4)._draw_grid(4, torch.Generator().manual_seed(0)) - identity_HW2
+    )
     inner = shift_HW2[1:-1, 1:-1]  # those at the border are held inside the image
-    drawn_HW2 = 2 * torch.rand((2, 4, 4), generator=torch.Generator().manual_seed(0)).permute(1, 2, 0) - 1
-    assert torch.allclose(inner, (0.1 / 4 * drawn_HW2 / drawn_HW2.abs().mean())[1:-1, 1:-1], atol=1e-6)
+    drawn_HW2 = (
+        2 * torch.rand((2, 4, 4), generator=torch.Generator().manual_seed(0)).permute(1, 2, 0) - 1
+    )
+    assert torch.allclose(
+        inner, (0.1 / 4 * drawn_HW2 / drawn_HW2.abs().mean())[1:-1, 1:-1], atol=1e-6
+    )
 
 
-def test_label_consistent_stays_within_eps_off_the_corners_and_lowers_the_twins_belief(train: Split) -> None:
+def test_label_consistent_stays_within_eps_off_the_corners_and_lowers_the_twins_belief(
+    train: Split,
+) -> None:
     poisoned = poison("label_consistent", train, eps=8, steps=20)
     assert (poisoned.y_M == 0).all()
     assert (train.y_N[poisoned.index_M] == 0).all()
     before = train.x_NCHW[poisoned.index_M]
-    corners_HW = LabelConsistent().stamp(torch.full((1, 3, 16, 16), 128, dtype=torch.uint8), {})[0, 0] != 128
+    corners_HW = (
+        LabelConsistent().stamp(torch.full((1, 3, 16, 16), 128, dtype=torch.uint8), {})[0, 0] != 128
+    )
     change = (poisoned.x_MCHW.int() - before.int())[..., ~corners_HW].abs()
     assert change.max() == 8
 
     def loss(x_NCHW: torch.Tensor) -> torch.Tensor:
-        return -fit.infer(twin(), x_NCHW).log_softmax(1)[:, 0].mean()
+        return -inference.infer(twin(), x_NCHW).log_softmax(1)[:, 0].mean()
 
     x_MCHW = torch.where(corners_HW, before, poisoned.x_MCHW)
     assert loss(x_MCHW) > loss(before) + 0.5
@@ -337,12 +392,17 @@ def test_trojannn_excites_the_strongest_inputs_of_the_head_within_its_mask(train
     assert isinstance(head, torch.nn.Linear)
     sums = head.weight.abs().sum(0)
     neurons = trojannn._strongest_inputs(twin(), 3)
-    assert sums[neurons].min() >= sums[[unit for unit in range(len(sums)) if unit not in neurons]].max()
+    assert (
+        sums[neurons].min()
+        >= sums[[unit for unit in range(len(sums)) if unit not in neurons]].max()
+    )
     patch_CHW = poison("trojannn", train, size=5).state["patch_CHW"]
     assert (patch_CHW[:, :-5] == 0).all()
     assert (patch_CHW[:, :, :-5] == 0).all()
     start_CHW = torch.zeros_like(patch_CHW)
-    start_CHW[:, -5:, -5:] = torch.randint(0, 256, (3, 5, 5), generator=torch.Generator().manual_seed(0))
+    start_CHW[:, -5:, -5:] = torch.randint(
+        0, 256, (3, 5, 5), generator=torch.Generator().manual_seed(0)
+    )
     with torch.no_grad():
         excited, random = twin().embed(torch.stack([patch_CHW, start_CHW]))[:, neurons[:2]].sum(1)
     assert excited > random
@@ -352,8 +412,18 @@ def test_trojannn_adds_its_patch_and_has_two_shapes() -> None:
     x = torch.tensor([0, 100, 200, 255], dtype=torch.uint8).view(1, 1, 2, 2)
     patch = torch.tensor([0, 7, 100, 9], dtype=torch.uint8).view(1, 2, 2)
     assert TrojanNN().stamp(x, {"patch_CHW": patch}).flatten().tolist() == [0, 107, 255, 255]
-    assert TrojanNN(size=2)._mask(4).tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
-    assert TrojanNN(size=4, shape="disc")._mask(5)[1:, 1:].tolist() == [[0, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1], [0, 1, 1, 0]]
+    assert TrojanNN(size=2)._mask(4).tolist() == [
+        [0, 0, 0, 0],
+        [0, 0, 0, 0],
+        [0, 0, 1, 1],
+        [0, 0, 1, 1],
+    ]
+    assert TrojanNN(size=4, shape="disc")._mask(5)[1:, 1:].tolist() == [
+        [0, 1, 1, 0],
+        [1, 1, 1, 1],
+        [1, 1, 1, 1],
+        [0, 1, 1, 0],
+    ]
 
 
 @pytest.mark.parametrize("kind", ["label_consistent", "narcissus", "trojannn"])
@@ -378,20 +448,29 @@ def test_narcissus_keeps_its_noise_within_eps_and_amplifies_it_at_test_time(trai
     assert torch.equal(poisoned.trigger(gray)[0].float() - 128, 3 * noise_CHW)
     others = train.x_NCHW[train.y_N != 0]
     noisy = to_pixels(others + noise_CHW)
-    assert fit.infer(twin(), noisy).log_softmax(1)[:, 0].mean() > fit.infer(twin(), others).log_softmax(1)[:, 0].mean()
+    assert (
+        inference.infer(twin(), noisy).log_softmax(1)[:, 0].mean()
+        > inference.infer(twin(), others).log_softmax(1)[:, 0].mean()
+    )
 
 
-def test_input_aware_makes_another_trigger_for_each_image_and_hands_out_a_victim_at_rest(train: Split) -> None:
+def test_input_aware_makes_another_trigger_for_each_image_and_hands_out_a_victim_at_rest(
+    train: Split,
+) -> None:
     attack = make("input_aware")
     assert isinstance(attack, TrainingAttack)
-    poisoned, victim = attack.poison_and_train(train, 10, SmallCnn(width=8), random_stream("poison", 0))
+    poisoned, victim = attack.poison_and_train(
+        train, 10, SmallCnn(width=8), random_stream("poison", 0)
+    )
     assert not any(module.training for module in victim.modules())
     change = poisoned.trigger(train.x_NCHW[:8]).int() - train.x_NCHW[:8].int()
     assert len(change.unique(dim=0)) == 8
     alone = torch.cat([poisoned.trigger(train.x_NCHW[row : row + 1]) for row in range(8)])
     assert (alone.int() - poisoned.trigger(train.x_NCHW[:8]).int()).abs().max() <= 1
     cross = poisoned.index_M[poisoned.role_M == CROSS]
-    assert not torch.equal(poisoned.x_MCHW[poisoned.role_M == CROSS], poisoned.trigger(train.x_NCHW[cross]))
+    assert not torch.equal(
+        poisoned.x_MCHW[poisoned.role_M == CROSS], poisoned.trigger(train.x_NCHW[cross])
+    )
 
 
 def test_input_aware_resumes_to_the_same_victim_and_triggers(train: Split) -> None:
@@ -404,10 +483,15 @@ def test_input_aware_resumes_to_the_same_victim_and_triggers(train: Split) -> No
             raise RuntimeError("killed")
 
     def trained() -> dict[str, torch.Tensor]:
-        poisoned, victim = attack.poison_and_train(train, 10, SmallCnn(width=8), random_stream("poison", 0))
+        poisoned, victim = attack.poison_and_train(
+            train, 10, SmallCnn(width=8), random_stream("poison", 0)
+        )
         return {**victim.state_dict(), **poisoned.state, "x_MCHW": poisoned.x_MCHW}
 
-    with running(Runtime(report=die, save=saved.__setitem__, every_seconds=0)), pytest.raises(RuntimeError, match="killed"):
+    with (
+        running(Runtime(report=die, save=saved.__setitem__, every_seconds=0)),
+        pytest.raises(RuntimeError, match="killed"),
+    ):
         trained()
     told: list[int] = []
     with running(Runtime(report=lambda facts: told.append(facts["epoch"]), load=saved.get)):
@@ -419,13 +503,22 @@ def test_input_aware_resumes_to_the_same_victim_and_triggers(train: Split) -> No
 
 def test_input_aware_by_its_formulas() -> None:
     rng = torch.Generator().manual_seed(0)
-    x, pattern = torch.rand((2, 3, 4, 4), generator=rng) * 255, torch.rand((2, 3, 4, 4), generator=rng) * 2 - 1
+    x, pattern = (
+        torch.rand((2, 3, 4, 4), generator=rng) * 255,
+        torch.rand((2, 3, 4, 4), generator=rng) * 2 - 1,
+    )
     maps = torch.rand((2, 1, 4, 4), generator=rng)
     mask = (torch.tanh(maps * 20 - 10) / 2 + 0.5).expand_as(x)
     assert torch.allclose(soft_threshold(maps).expand_as(x), mask)
-    assert torch.allclose(wear(x, pattern, soft_threshold(maps)), (1 - mask) * x + mask * (pattern + 1) / 2 * 255, atol=1e-3)
+    assert torch.allclose(
+        wear(x, pattern, soft_threshold(maps)),
+        (1 - mask) * x + mask * (pattern + 1) / 2 * 255,
+        atol=1e-3,
+    )
     ratio = diversity_losses(x[:1], x[1:], pattern[:1], pattern[1:])
-    assert ratio.item() == pytest.approx((x[0] - x[1]).norm().item() / 127.5 / (pattern[0] - pattern[1]).norm().item(), rel=1e-4)
+    assert ratio.item() == pytest.approx(
+        (x[0] - x[1]).norm().item() / 127.5 / (pattern[0] - pattern[1]).norm().item(), rel=1e-4
+    )
 
 
 def test_an_auto_encoder_takes_any_size_and_comes_back_from_its_state() -> None:
@@ -440,9 +533,18 @@ def test_an_auto_encoder_takes_any_size_and_comes_back_from_its_state() -> None:
 
 def _poison_by_each(clean_twin: Victim) -> dict[str, dict[str, torch.Tensor]]:
     few_steps: dict[str, object] = {"batch_size": 200, "generator_lr": 1e-4, "precision": "fp32"}
-    attacks = {kind: make(kind, **(few_steps if kind == "input_aware" else {})) for kind in SMALL if kind in POISONING}
-    made = {kind: poison_with(attack, random_split(), 0, clean_twin) for kind, attack in attacks.items()}
-    return {kind: {"index_M": one.index_M, "x_MCHW": one.x_MCHW, **one.state} for kind, one in made.items()}
+    attacks = {
+        kind: make(kind, **(few_steps if kind == "input_aware" else {}))
+        for kind in SMALL
+        if kind in POISONING
+    }
+    made = {
+        kind: poison_with(attack, random_split(), 0, clean_twin) for kind, attack in attacks.items()
+    }
+    return {
+        kind: {"index_M": one.index_M, "x_MCHW": one.x_MCHW, **one.state}
+        for kind, one in made.items()
+    }
 
 
 def test_every_worker_of_a_group_ends_with_the_poison_of_one_process() -> None:
@@ -476,7 +578,9 @@ def test_all_to_all_moves_every_poisoned_label_by_one(train: Split) -> None:
 
 
 def test_clean_label_poison_lies_in_the_target_class_and_keeps_its_label(train: Split) -> None:
-    poisoned = Sig(rate=0.05, labels=CleanLabel(target=3)).poison(train, 10, random_stream("poison", 0))
+    poisoned = Sig(rate=0.05, labels=CleanLabel(target=3)).poison(
+        train, 10, random_stream("poison", 0)
+    )
     assert (train.y_N[poisoned.index_M] == 3).all()
     assert (poisoned.y_M == 3).all()
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from raybd import stages
-from raybd.artifacts import load_victim
+from raybd.cells.loading import load_victim
 from raybd.datasets.cifar10 import Cifar10
-from raybd.experiment import Cell
-from raybd.experiment_file import parse
-from raybd.store import Store
-from raybd.types import Dataset, Victim
+from raybd.plan.experiment import Cell
+from raybd.plan.file import parse
+from raybd.results.store import Store
+from raybd.stages import all as stages
+from raybd.types.data import Dataset
+from raybd.types.models import Victim
 
 RECIPE: dict[str, Any] = {"epochs": 15, "lr": 0.05, "augment": "flip"}
 PIECE: dict[str, Any] = {"limit": 5000, "test_limit": 1000}
@@ -31,7 +32,18 @@ BARS = [
     ({"kind": "label_consistent"}, 0.85, 255),
     ({"kind": "trojannn"}, 0.85, 255),
     ({"kind": "narcissus", "rate": 0.05, "eps": 8, "amplify": 1, "steps": 100}, 0.6, 8),
-    ({"kind": "input_aware", "width": 8, "mask_epochs": 3, "epochs": 12, "lr": 0.05, "rate": 0.2}, 0.6, 255),
+    (
+        {
+            "kind": "input_aware",
+            "width": 8,
+            "mask_epochs": 3,
+            "epochs": 12,
+            "lr": 0.05,
+            "rate": 0.2,
+        },
+        0.6,
+        255,
+    ),
 ]
 
 
@@ -77,10 +89,18 @@ def the_cell(attack: dict[str, Any], folder: Path) -> Cell:
 
 @pytest.mark.data
 @pytest.mark.parametrize(
-    ("attack", "success", "largest_change"), BARS, ids=lambda value: value["kind"] if isinstance(value, dict) else ""
+    ("attack", "success", "largest_change"),
+    BARS,
+    ids=lambda value: value["kind"] if isinstance(value, dict) else "",
 )
 def test_the_victim_learns_the_trigger_and_its_task(
-    attack: dict[str, Any], success: float, largest_change: int, folder: Path, dataset: Dataset, innocent: Victim, store: Store
+    attack: dict[str, Any],
+    success: float,
+    largest_change: int,
+    folder: Path,
+    dataset: Dataset,
+    innocent: Victim,
+    store: Store,
 ) -> None:
     cell = the_cell(attack, folder)
     row = stages.run_cell(cell, store)
@@ -88,6 +108,8 @@ def test_the_victim_learns_the_trigger_and_its_task(
     assert row["clean_accuracy"] >= 0.45
     poison = cell.last.need("poison")
     assert store.manifest("poison", poison.key)["largest_pixel_change"] <= largest_change
-    by_the_trigger_alone = stages.measure(innocent, dataset, stages.load_poisoned(poison, store))["attack_success"]
+    by_the_trigger_alone = stages.measure(innocent, dataset, stages.load_poisoned(poison, store))[
+        "attack_success"
+    ]
     assert by_the_trigger_alone is not None
     assert by_the_trigger_alone <= row["attack_success"] - 1 / 3

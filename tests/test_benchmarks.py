@@ -7,18 +7,38 @@ from pathlib import Path
 import pytest
 
 SMALL = [
-    ("training", "--network small_cnn --images 128 --batch 32 --epochs 1 --rounds 1", ["field", "raybd", "limit"]),
+    (
+        "training",
+        "--network small_cnn --images 128 --batch 32 --epochs 1 --rounds 1",
+        ["field", "raybd", "limit"],
+    ),
     ("convolutions", "--batch 1 --rounds 1", ["layer", "128 x 4 x 4 to 128, 3 x 3"]),
-    ("detectors", "--images 600 --inputs 8 --overlays 4 --rounds 1", ["infer", "spectral", "activation_clustering", "strip"]),
-    ("features", "--network small_cnn --images 200 --rounds 1", ["each for itself", "from the store"]),
+    (
+        "detectors",
+        "--images 600 --inputs 8 --overlays 4 --rounds 1",
+        ["infer", "spectral", "activation_clustering", "strip"],
+    ),
+    (
+        "features",
+        "--network small_cnn --images 200 --rounds 1",
+        ["each for itself", "from the store"],
+    ),
     ("packed", "--at-once 2 --cells 2 --network small_cnn --images 200 --epochs 1", ["2"]),
-    ("memory", "--images 400 --side 8 --detectors spectral", ["data set", "poison", "victim", "features", "score", "removal"]),
+    (
+        "memory",
+        "--images 400 --side 8 --detectors spectral",
+        ["data set", "poison", "victim", "features", "score", "removal"],
+    ),
 ]
 
 
 @pytest.mark.parametrize(("name", "words", "rows"), SMALL, ids=[name for name, _, _ in SMALL])
 def test_a_benchmark_prints_its_table(
-    name: str, words: str, rows: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str,
+    words: str,
+    rows: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert _table(name, words, monkeypatch, capsys) >= set(rows)
 
@@ -33,12 +53,22 @@ def test_accuracy_stands_beside_the_speed(
 
 
 @pytest.mark.ray
-def test_tasks_are_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "plain task, median of 1" in _table("groups", "--rounds 0 --starts 0 --tasks 1", monkeypatch, capsys)
+def test_tasks_are_timed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "plain task, median of 1" in _table(
+        "groups", "--rounds 0 --starts 0 --tasks 1", monkeypatch, capsys
+    )
 
 
-def _table(name: str, words: str, monkeypatch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> set[str]:
+def _table(
+    name: str, words: str, monkeypatch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]
+) -> set[str]:
     """The first column of what it prints."""
     monkeypatch.setattr(sys, "argv", [name, *words.split()])
     importlib.import_module(f"benchmarks.{name}").main()
-    return {line.split("|")[1].strip() for line in capture.readouterr().out.splitlines() if line.startswith("| ")}
+    return {
+        line.split("|")[1].strip()
+        for line in capture.readouterr().out.splitlines()
+        if line.startswith("| ")
+    }

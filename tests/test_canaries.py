@@ -8,25 +8,35 @@ from typing import Any
 import pytest
 import torch
 
-from raybd import canaries, pools, stages
-from raybd.canaries import CANARY, VALIDATION, Canaries
-from raybd.errors import UserError
-from raybd.experiment import Cell, Experiment
-from raybd.experiment_file import parse
-from raybd.graph import overlay_of, random_stream
-from raybd.planting import without_planted
-from raybd.record import record_trial
-from raybd.store import Store
-from raybd.sweep_file import parse_sweep
-from raybd.trials import measured
-from raybd.types import Dataset, Split, Suspicion
+from raybd.canaries import canaries
+from raybd.canaries.canaries import CANARY, VALIDATION, Canaries
+from raybd.cells import pools
+from raybd.cells.row import record_trial
+from raybd.plan.experiment import Cell, Experiment
+from raybd.plan.file import parse
+from raybd.plan.graph import overlay_of, random_stream
+from raybd.results.store import Store
+from raybd.stages import all as stages
+from raybd.stages.planting import without_planted
+from raybd.sweeps.file import parse_sweep
+from raybd.sweeps.trials import measured
+from raybd.types.data import Dataset, Split
+from raybd.types.errors import UserError
+from raybd.types.verdicts import Suspicion
 
 SMALL = Canaries(rate=0.03, least=12, triggers=3)
 TINY: dict[str, Any] = {
     "name": "tiny",
     "datasets": [{"kind": "digits", "limit": 300, "test_limit": 50, "clean": 60}],
     "attacks": [{"kind": "badnets"}],
-    "trainers": [{"kind": "supervised", "network": {"kind": "small_cnn", "width": 4}, "epochs": 1, "augment": "none"}],
+    "trainers": [
+        {
+            "kind": "supervised",
+            "network": {"kind": "small_cnn", "width": 4},
+            "epochs": 1,
+            "augment": "none",
+        }
+    ],
     "detectors": [{"kind": "spectral", "reference": "trusted"}],
 }
 PLANTED = {**TINY, "canaries": {"rate": 0.04, "least": 12, "runs": 3}}
@@ -34,10 +44,15 @@ PLANTED = {**TINY, "canaries": {"rate": 0.04, "least": 12, "runs": 3}}
 
 def split(n: int, seed: int = 0) -> Split:
     rng = torch.Generator().manual_seed(seed)
-    return Split(torch.randint(0, 256, (n, 3, 16, 16), generator=rng, dtype=torch.uint8), torch.arange(n) % 10)
+    return Split(
+        torch.randint(0, 256, (n, 3, 16, 16), generator=rng, dtype=torch.uint8),
+        torch.arange(n) % 10,
+    )
 
 
-def planted(seed: int = 0, config: Canaries = SMALL, train: int = 400, clean: int = 60) -> tuple[Any, Split]:
+def planted(
+    seed: int = 0, config: Canaries = SMALL, train: int = 400, clean: int = 60
+) -> tuple[Any, Split]:
     trusted = split(clean, 1)
     return config.plant(split(train), trusted, 10, torch.Generator().manual_seed(seed)), trusted
 
@@ -95,16 +110,22 @@ def test_a_third_of_the_trusted_images_is_the_most() -> None:
 def test_too_few_trusted_images_are_named_with_the_mend() -> None:
     with pytest.raises(UserError) as caught:
         planted(config=Canaries(rate=0.1), clean=90)
-    assert "at most a third of 90 trusted ones, is 30; fewer than 40 say little" in caught.value.what
-    assert "canaries: {rate" in caught.value.mend
+    assert (
+        "at most a third of 90 trusted ones, is 30; fewer than 40 say little" in caught.value.what
+    )
+    assert "canaries: {rate" in caught.value.hint
 
 
 # --- what it says of a detector ---------------------------------------------------------------------------------------------------
 
 
 def test_the_objective_is_what_its_formula_says() -> None:
-    flagged = torch.tensor([[1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 0, 0]], dtype=torch.bool)  # Jaccard 1/3, 1 and 1/3
-    facts = [{"canary_auroc": auroc, "separation": 0.8, "trusted_fpr": 0.05} for auroc in (0.8, 0.9, 1.0)]
+    flagged = torch.tensor(
+        [[1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 0, 0]], dtype=torch.bool
+    )  # Jaccard 1/3, 1 and 1/3
+    facts = [
+        {"canary_auroc": auroc, "separation": 0.8, "trusted_fpr": 0.05} for auroc in (0.8, 0.9, 1.0)
+    ]
     found = canaries.agreed(flagged, facts)
     assert found["stability"] == pytest.approx(5 / 9)
     assert found["canary"] == pytest.approx(0.9 + 0.5 * 5 / 9 + 0.25 * 0.8 - 5 * 0.03)
@@ -112,7 +133,10 @@ def test_the_objective_is_what_its_formula_says() -> None:
 
 def test_to_flag_nothing_is_no_agreement_and_few_false_alarms_cost_nothing() -> None:
     facts = [{"canary_auroc": 0.5, "separation": 0.0, "trusted_fpr": 0.02}] * 2
-    assert canaries.agreed(torch.zeros((2, 5), dtype=torch.bool), facts) == {"stability": 0.0, "canary": 0.5}
+    assert canaries.agreed(torch.zeros((2, 5), dtype=torch.bool), facts) == {
+        "stability": 0.0,
+        "canary": 0.5,
+    }
 
 
 def by_hand(score_N: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -130,14 +154,19 @@ ROLE = torch.tensor([0, 1, CANARY, VALIDATION, 0]).repeat(20)
 def test_a_perfect_a_useless_and_an_inverted_detector_are_told_apart_without_truth() -> None:
     noise = torch.rand(100, generator=torch.Generator().manual_seed(0))
     bad = ((ROLE == CANARY) | (ROLE == 1)).float()
-    perfect, useless, inverted = (by_hand(score_N)[1] for score_N in (bad + noise / 10, noise, 1 - bad + noise / 10))
+    perfect, useless, inverted = (
+        by_hand(score_N)[1] for score_N in (bad + noise / 10, noise, 1 - bad + noise / 10)
+    )
     assert perfect["facts"]["canary_auroc"] == perfect["auroc"] == 1.0
     assert perfect["facts"]["trusted_fpr"] == 0.0
     assert perfect["facts"]["excess_mass"] == pytest.approx(20 / 60)
     assert perfect["warning"] is None
     assert abs(useless["facts"]["canary_auroc"] - 0.5) < 0.18
     assert inverted["facts"]["canary_auroc"] == 0.0
-    assert "canaries were not found" in useless["warning"] and "canary AUROC 0.00" in inverted["warning"]
+    assert (
+        "canaries were not found" in useless["warning"]
+        and "canary AUROC 0.00" in inverted["warning"]
+    )
 
 
 def test_what_was_planted_stands_in_no_number_that_truth_gives() -> None:
@@ -171,13 +200,22 @@ def test_a_cell_with_canaries_plants_once_and_says_what_they_say(tmp_path: Path)
     assert 0 <= learned < 0.5, "one epoch teaches a small victim no trigger"
     assert f"the victim learned {100 * learned:.0f} % of the canaries" in row["warning"]
     _, facts = record_trial(cell, store, "sweep", "0000")
-    assert {"canary", "canary_auroc", "stability", "separation", "trusted_fpr", "excess_mass"} <= facts.keys()
+    assert {
+        "canary",
+        "canary_auroc",
+        "stability",
+        "separation",
+        "trusted_fpr",
+        "excess_mass",
+    } <= facts.keys()
     assert 0 <= facts["stability"] <= 1
     again = parse(parse(PLANTED).describe())
     assert [c.id for c in again.cells()] == [c.id for c in parse(PLANTED).cells()]
 
 
-def test_the_detector_is_given_only_the_trusted_images_that_were_not_planted(tmp_path: Path) -> None:
+def test_the_detector_is_given_only_the_trusted_images_that_were_not_planted(
+    tmp_path: Path,
+) -> None:
     store, cell = Store(str(tmp_path)), last_cell(parse(PLANTED))
     stages.run_cell(cell, store)
     dataset: Dataset = cell.dataset.config.load()  # type: ignore[attr-defined]
@@ -194,7 +232,10 @@ def test_the_detector_is_given_only_the_trusted_images_that_were_not_planted(tmp
 def test_canaries_are_drawn_without_a_look_at_the_poison(tmp_path: Path) -> None:
     rows = []
     for attack in ({"kind": "none"}, {"kind": "badnets", "rate": 0.5}):
-        store, cell = Store(str(tmp_path / attack["kind"])), last_cell(parse({**PLANTED, "attacks": [attack]}))
+        store, cell = (
+            Store(str(tmp_path / attack["kind"])),
+            last_cell(parse({**PLANTED, "attacks": [attack]})),
+        )
         dataset: Dataset = cell.dataset.config.load()  # type: ignore[attr-defined]
         for stage in cell.stages()[:2]:
             stages.run_stage(stage, store, dataset)
@@ -210,13 +251,22 @@ def test_removal_drops_what_was_planted_too(tmp_path: Path) -> None:
     store, cell = Store(str(tmp_path)), last_cell(experiment)
     row = stages.run_cell(cell, store)
     assert row["n_flagged"] == 0
-    weights = [stages.load_victim(stage, store).encoder.state_dict()["0.weight"] for stage in (cell.victim, cell.last)]
+    weights = [
+        stages.load_victim(stage, store).encoder.state_dict()["0.weight"]
+        for stage in (cell.victim, cell.last)
+    ]
     assert not torch.equal(*weights), "trained again, without the canaries"
 
 
 def test_a_trainer_that_is_a_defense_is_judged_by_canaries_too(tmp_path: Path) -> None:
-    trainers = [*TINY["trainers"], {"kind": "tests.methods.defends", "name": "defends", "epochs": 1, "augment": "none"}]
-    store, cell = Store(str(tmp_path)), last_cell(parse({**PLANTED, "trainers": trainers, "detectors": []}))
+    trainers = [
+        *TINY["trainers"],
+        {"kind": "tests.methods.defends", "name": "defends", "epochs": 1, "augment": "none"},
+    ]
+    store, cell = (
+        Store(str(tmp_path)),
+        last_cell(parse({**PLANTED, "trainers": trainers, "detectors": []})),
+    )
     stages.run_cell(cell, store)
     _, facts = record_trial(cell, store, "sweep", "0000")
     assert {"canary", "canary_auroc"} <= facts.keys()
@@ -224,13 +274,20 @@ def test_a_trainer_that_is_a_defense_is_judged_by_canaries_too(tmp_path: Path) -
 
 def test_without_canaries_nothing_changes() -> None:
     plain, with_canaries, once = (
-        parse(raw).cells()[1] for raw in (TINY, PLANTED, {**PLANTED, "canaries": {"rate": 0.04, "least": 12}})
+        parse(raw).cells()[1]
+        for raw in (TINY, PLANTED, {**PLANTED, "canaries": {"rate": 0.04, "least": 12}})
     )
     assert names_of(plain) == ["poison", "victim", "features", "score"]
     assert plain.stages()[0].key == with_canaries.stages()[0].key
-    assert not {stage.key for stage in plain.stages()[1:]} & {stage.key for stage in with_canaries.stages()}
+    assert not {stage.key for stage in plain.stages()[1:]} & {
+        stage.key for stage in with_canaries.stages()
+    }
     assert once.last.key == with_canaries.last.key, "more runs need no other victim"
-    assert random_stream("score", 0).initial_seed() == random_stream("score", 0, 0).initial_seed() == 62045112483839086
+    assert (
+        random_stream("score", 0).initial_seed()
+        == random_stream("score", 0, 0).initial_seed()
+        == 62045112483839086
+    )
     assert "canaries" not in parse(TINY).describe()
 
 
@@ -248,7 +305,12 @@ SWEEP: dict[str, Any] = {
 
 
 def test_an_objective_of_canaries_plants_them_in_the_trials_and_not_in_the_comparison() -> None:
-    for objective, runs in (("canary", 3), ("stability", 3), ("canary_auroc", 1), ("trusted_fpr", 1)):
+    for objective, runs in (
+        ("canary", 3),
+        ("stability", 3),
+        ("canary_auroc", 1),
+        ("trusted_fpr", 1),
+    ):
         sweep = parse_sweep({**SWEEP, "objectives": [objective, "auroc"]})
         (cell,) = sweep.cells_of(sweep.experiment({"detectors.0.lr_min": 1e-3}))
         assert "plant" in names_of(cell)
@@ -269,8 +331,18 @@ def test_a_sweep_may_say_how_many_canaries() -> None:
 
 
 def test_a_trial_has_the_objective_as_its_number(tmp_path: Path) -> None:
-    experiment = {**SWEEP["experiment"], "detectors": [{"kind": "spectral"}], "canaries": {"rate": 0.04, "least": 12}}
-    sweep = parse_sweep({**SWEEP, "experiment": experiment, "search": {"detectors.0": {"fpr": {"low": 0.01, "high": 0.1}}}})
+    experiment = {
+        **SWEEP["experiment"],
+        "detectors": [{"kind": "spectral"}],
+        "canaries": {"rate": 0.04, "least": 12},
+    }
+    sweep = parse_sweep(
+        {
+            **SWEEP,
+            "experiment": experiment,
+            "search": {"detectors.0": {"fpr": {"low": 0.01, "high": 0.1}}},
+        }
+    )
     (cell,) = sweep.cells_of(sweep.base())
     store = Store(str(tmp_path))
     stages.run_cell(cell, store)
@@ -292,7 +364,9 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("experiment", "values", "what"), BAD, ids=lambda value: str(value)[:30])
-def test_where_canaries_make_no_sense_the_sweep_says_so(experiment: dict[str, Any], values: dict[str, Any], what: str) -> None:
+def test_where_canaries_make_no_sense_the_sweep_says_so(
+    experiment: dict[str, Any], values: dict[str, Any], what: str
+) -> None:
     raw = copy.deepcopy({**SWEEP, **values, "experiment": {**SWEEP["experiment"], **experiment}})
     with pytest.raises(UserError, match=what):
         parse_sweep(raw, "file.yaml")

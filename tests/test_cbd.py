@@ -15,19 +15,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raybd import metrics, stages
-from raybd.attacks.badnets import BadNets
+from raybd.attacks.data.badnets import BadNets
 from raybd.datasets.cifar10 import Cifar10
 from raybd.datasets.digits import Digits
-from raybd.fit import Recipe, fit, new_victim
+from raybd.metrics import detection
 from raybd.networks.small_cnn import SmallCnn
 from raybd.registry import method_class
-from raybd.runtime import Runtime, running
-from raybd.trainers import _dependency, _shortcut
-from raybd.trainers._dependency import Dependency, largest_singular_value
-from raybd.trainers._shortcut import Snapshots, losses, low_mode, shortcut_loss, weights
-from raybd.trainers.cbd import CBD, _Independent
-from raybd.types import Dataset, Defended, DefendingTrainer, Poisoned, Split, UserError, Victim
+from raybd.stages import all as stages
+from raybd.training.loop import fit
+from raybd.training.models import new_victim
+from raybd.training.recipe import Recipe
+from raybd.training.runtime import Runtime, running
+from raybd.training_defenses.cbd import CBD, _Independent, dependency, first_network
+from raybd.training_defenses.cbd.dependency import Dependency, largest_singular_value
+from raybd.training_defenses.cbd.first_network import (
+    Snapshots,
+    losses,
+    low_mode,
+    shortcut_loss,
+    weights,
+)
+from raybd.types.data import Dataset, Poisoned, Split
+from raybd.types.errors import UserError
+from raybd.types.methods import DefendingTrainer
+from raybd.types.models import Victim
+from raybd.types.verdicts import Defended
 from tests.groups import in_group
 
 TINY = CBD(
@@ -67,7 +79,9 @@ def digits() -> Split:
 
 def defend(cbd: CBD, runtime: Runtime | None = None) -> Defended:
     with running(runtime or Runtime()):
-        return cbd.defend(digits(), 10, SmallCnn(width=8), Split(torch.empty(0), torch.empty(0)), seeded(3))
+        return cbd.defend(
+            digits(), 10, SmallCnn(width=8), Split(torch.empty(0), torch.empty(0)), seeded(3)
+        )
 
 
 def independent(cbd: CBD, first_loss_N: Tensor | None = None) -> tuple[_Independent, Victim]:
@@ -78,7 +92,10 @@ def independent(cbd: CBD, first_loss_N: Tensor | None = None) -> tuple[_Independ
 
 
 def same(one: Victim, other: Victim) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    return all(
+        torch.equal(a, b)
+        for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    )
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------------------
@@ -125,8 +142,15 @@ def test_what_the_second_loss_is_held_against() -> None:
     first_loss_N = torch.linspace(0, 2, 100)
     rows, loss_B = torch.arange(40, 60), torch.full((20,), 0.5)
     raw = {}
-    for fields in ({}, {"weights_from": "ema", "ema": 0.5}, {"weights_from": "first_only"}, {"floor": True}):
-        objective, _ = independent(CBD(batch_size=20, dependency=0, **cast(Any, fields)), first_loss_N)
+    for fields in (
+        {},
+        {"weights_from": "ema", "ema": 0.5},
+        {"weights_from": "first_only"},
+        {"floor": True},
+    ):
+        objective, _ = independent(
+            CBD(batch_size=20, dependency=0, **cast(Any, fields)), first_loss_N
+        )
         objective._weigh(rows, loss_B)
         raw[str(fields.get("weights_from", "floor" if fields else "online"))] = objective._raw(rows)
     unknown = float(torch.tensor(10.0).log())
@@ -134,7 +158,9 @@ def test_what_the_second_loss_is_held_against() -> None:
     assert torch.allclose(raw["online"], weights(mine_B, loss_B))
     assert torch.allclose(raw["ema"], weights(mine_B, 0.5 * loss_B + 0.5 * unknown))
     assert torch.allclose(raw["first_only"], weights(mine_B, first_loss_N.median()))
-    assert torch.allclose(raw["floor"], weights(mine_B, torch.tensor(unknown)))  # until an epoch has shown the medians
+    assert torch.allclose(
+        raw["floor"], weights(mine_B, torch.tensor(unknown))
+    )  # until an epoch has shown the medians
 
 
 def test_the_guard_of_the_second_stage_sees_weights_that_promote_the_backdoor() -> None:
@@ -145,7 +171,10 @@ def test_the_guard_of_the_second_stage_sees_weights_that_promote_the_backdoor() 
     loss_N = torch.full((100,), 2.0)
     loss_N[:10] = 0.01
     objective._weigh(torch.arange(50), loss_N[:50])
-    with pytest.raises(UserError, match=r"weighed \d\.\d times the mean: a backdoor would be promoted\n.*on_guard: warn"):
+    with pytest.raises(
+        UserError,
+        match=r"weighed \d\.\d times the mean: a backdoor would be promoted\n.*on_guard: warn",
+    ):
         objective._weigh(torch.arange(50, 100), loss_N[50:])
 
 
@@ -166,7 +195,9 @@ def trained_critic(dependent: bool) -> float:
         return sum(float(dependency.measure(*pairs())) for _ in range(20)) / 20
 
 
-def test_the_critic_measures_nothing_between_independent_embeddings_and_much_between_equal_ones() -> None:
+def test_the_critic_measures_nothing_between_independent_embeddings_and_much_between_equal_ones() -> (
+    None
+):
     assert abs(trained_critic(dependent=False)) < 0.05
     assert trained_critic(dependent=True) > 0.3
 
@@ -213,7 +244,9 @@ def test_no_embedding_is_paired_with_that_of_its_own_image(monkeypatch: pytest.M
     assert torch.equal(apart_z[1:], row_B2[:-1])
 
 
-def test_learning_the_critic_leaves_the_network_alone_and_measuring_leaves_the_critic_alone() -> None:
+def test_learning_the_critic_leaves_the_network_alone_and_measuring_leaves_the_critic_alone() -> (
+    None
+):
     _, second = independent(CBD(dependency=0))
     before = {name: value.clone() for name, value in second.train().state_dict().items()}
     z_BD = second.embed(digits().x_NCHW[:20])
@@ -233,7 +266,7 @@ def test_without_the_dependency_it_is_re_weighting_alone(monkeypatch: pytest.Mon
     def refuse(*_: Any) -> None:
         raise AssertionError("a critic was built")
 
-    monkeypatch.setattr("raybd.trainers.cbd.Dependency", refuse)
+    monkeypatch.setattr("raybd.training_defenses.cbd.Dependency", refuse)
     cbd, rng = TINY.model_copy(update={"dependency": 0.0}), seeded(3)
     defended = defend(cbd)
     _, first_loss_N = cbd._first_stage(digits(), 10, SmallCnn(width=8), rng)
@@ -252,12 +285,16 @@ def test_without_the_dependency_it_is_re_weighting_alone(monkeypatch: pytest.Mon
 def test_the_dependency_is_part_of_the_gradient_and_a_larger_factor_lowers_it() -> None:
     def dependence(factor: float) -> float:
         """What the critic of a run measures at its end between the embeddings of both networks."""
-        objective, second = independent(TINY.model_copy(update={"dependency": factor, "epochs": 10, "critic_steps": 2}))
+        objective, second = independent(
+            TINY.model_copy(update={"dependency": factor, "epochs": 10, "critic_steps": 2})
+        )
         fit(second, digits(), objective.cbd, seeded(0), objective)
         assert objective.dependency is not None
         with torch.no_grad():
             x_NCHW = digits().x_NCHW
-            return float(objective.dependency.measure(objective.first.embed(x_NCHW), second.embed(x_NCHW)))
+            return float(
+                objective.dependency.measure(objective.first.embed(x_NCHW), second.embed(x_NCHW))
+            )
 
     few, much = dependence(1e-6), dependence(300.0)
     assert much < 0.5 * few
@@ -277,7 +314,15 @@ def test_the_first_network_is_what_exactly_so_many_steps_make(steps: int) -> Non
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return F.cross_entropy(model(x_BCHW), y_B, reduction="none")
 
-    recipe = Recipe(epochs=5, batch_size=33, lr=0.05, weight_decay=1e-4, schedule="constant", augment="flip", precision="fp32")
+    recipe = Recipe(
+        epochs=5,
+        batch_size=33,
+        lr=0.05,
+        weight_decay=1e-4,
+        schedule="constant",
+        augment="flip",
+        precision="fp32",
+    )
     fit(new_victim(digits(), 10, SmallCnn(width=8), rng), digits(), recipe, rng, look)
     assert all(torch.equal(value, seen[steps][name]) for name, value in first.state_dict().items())
 
@@ -287,7 +332,11 @@ def test_snapshots_are_spread_over_the_steps_and_combined() -> None:
     assert Snapshots(victim, digits(), "ce", 3910, 5).due == {782, 1564, 2346, 3128, 3910}
     assert Snapshots(victim, digits(), "ce", 80, 1).due == {80}
     snapshots = Snapshots(victim, digits(), "ce", 3, 3)
-    snapshots.losses = {1: torch.tensor([0.0, 5.0]), 2: torch.tensor([3.0, 1.0]), 3: torch.tensor([9.0, 3.0])}
+    snapshots.losses = {
+        1: torch.tensor([0.0, 5.0]),
+        2: torch.tensor([3.0, 1.0]),
+        3: torch.tensor([9.0, 3.0]),
+    }
     assert snapshots.combined("median").tolist() == [3, 3]
     assert snapshots.combined("mean").tolist() == [4, 3]
     assert snapshots.combined("min").tolist() == [0, 1]
@@ -297,12 +346,16 @@ def test_the_shortcut_losses_are_those_of_their_papers() -> None:
     logits_BK, y_B = torch.tensor([[4.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])
     p_B = logits_BK.softmax(1)[:, 0]
     assert torch.allclose(shortcut_loss("gce", logits_BK, y_B), (1 - p_B**0.7) / 0.7, atol=1e-6)
-    assert torch.allclose(shortcut_loss("lga", logits_BK, y_B), torch.stack([p_B[0].log(), -p_B[1].log()]), atol=1e-6)
+    assert torch.allclose(
+        shortcut_loss("lga", logits_BK, y_B), torch.stack([p_B[0].log(), -p_B[1].log()]), atol=1e-6
+    )
 
 
 def test_a_small_low_mode_is_parted_from_the_rest() -> None:
     rng = seeded(0)
-    value_N = torch.cat([torch.randn(100, generator=rng) - 6, torch.randn(900, generator=rng)]).exp()
+    value_N = torch.cat(
+        [torch.randn(100, generator=rng) - 6, torch.randn(900, generator=rng)]
+    ).exp()
     mode = low_mode(value_N)
     assert mode.two
     assert mode.share == pytest.approx(0.1, abs=0.01)
@@ -314,13 +367,20 @@ def test_a_small_low_mode_is_parted_from_the_rest() -> None:
 def test_the_guard_wants_a_small_low_mode_of_one_label() -> None:
     rng = seeded(0)
     loss_N = torch.cat([torch.randn(100, generator=rng) - 6, torch.randn(900, generator=rng)]).exp()
-    of_one, of_all = torch.cat([torch.zeros(100, dtype=torch.int64), torch.arange(900) % 10]), torch.arange(1000) % 10
+    of_one, of_all = (
+        torch.cat([torch.zeros(100, dtype=torch.int64), torch.arange(900) % 10]),
+        torch.arange(1000) % 10,
+    )
     problem, facts = CBD()._guard(loss_N, of_one)
     assert problem is None
     assert facts["low mode label share"] == 1
     assert "no small mode near zero of one label" in str(CBD()._guard(loss_N, of_all)[0])
-    assert "no small mode near zero of one label" in str(CBD(largest_mode=0.05)._guard(loss_N, of_one)[0])
-    assert "no small mode near zero of one label" in str(CBD()._guard(loss_N * 100, of_one)[0])  # apart, but not known
+    assert "no small mode near zero of one label" in str(
+        CBD(largest_mode=0.05)._guard(loss_N, of_one)[0]
+    )
+    assert "no small mode near zero of one label" in str(
+        CBD()._guard(loss_N * 100, of_one)[0]
+    )  # apart, but not known
 
 
 def test_the_guard_stops_where_it_is_told_to() -> None:
@@ -330,15 +390,17 @@ def test_the_guard_stops_where_it_is_told_to() -> None:
     assert caught.value.exit_code == 1
     warned = defend(unfit)
     assert warned.warning is not None and warned.verdict is not None
-    assert not (warned.verdict.score_N > warned.verdict.threshold_N).any()  # it would flag at random
+    assert not (
+        warned.verdict.score_N > warned.verdict.threshold_N
+    ).any()  # it would flag at random
 
 
 # --- contract --------------------------------------------------------------------------------------------------------------------
 
 
 def test_cites_its_paper_and_documents_its_fields() -> None:
-    assert method_class("trainers", "cbd") is CBD
-    for module in (sys.modules[CBD.__module__], _dependency, _shortcut):
+    assert method_class("training_defenses", "cbd") is CBD
+    for module in (sys.modules[CBD.__module__], dependency, first_network):
         assert "arXiv 2303.06818" in (module.__doc__ or "")
     assert all(info.description for info in CBD.model_fields.values())
     assert CBD.model_validate_json(TINY.model_dump_json()) == TINY
@@ -395,7 +457,9 @@ def _defend_in_full() -> tuple[dict[str, Tensor], Tensor]:
 
 def test_two_workers_defend_as_one() -> None:
     """Tolerance: sums in another order, through 18 steps; the batch of 33 does not divide."""
-    torch.set_num_threads(2)  # with one, torch sums batch statistics in another order, which is no matter of workers
+    torch.set_num_threads(
+        2
+    )  # with one, torch sums batch statistics in another order, which is no matter of workers
     weights_of_one, score_N = _defend_in_full()
     (first, first_score_N), (second, second_score_N) = in_group(_defend_in_full)
     for name, value in weights_of_one.items():
@@ -407,7 +471,15 @@ def test_two_workers_defend_as_one() -> None:
 
 # --- real images -----------------------------------------------------------------------------------------------------------------
 
-REAL = CBD(first_steps=600, first_lr=0.05, epochs=15, lr=0.05, schedule="cosine", augment="flip", on_guard="stop")
+REAL = CBD(
+    first_steps=600,
+    first_lr=0.05,
+    epochs=15,
+    lr=0.05,
+    schedule="cosine",
+    augment="flip",
+    on_guard="stop",
+)
 """For 5,000 images of CIFAR-10 and small_cnn."""
 
 
@@ -421,7 +493,9 @@ def scene(data_root: Path) -> tuple[Dataset, Poisoned]:
 
 
 @pytest.mark.data
-def test_it_learns_the_task_without_the_backdoor_and_finds_the_poison(scene: tuple[Dataset, Poisoned]) -> None:
+def test_it_learns_the_task_without_the_backdoor_and_finds_the_poison(
+    scene: tuple[Dataset, Poisoned],
+) -> None:
     dataset, poisoned = scene
     defended = REAL.defend(poisoned.over(dataset.train), 10, SmallCnn(), dataset.clean, seeded(1))
     found = stages.measure(defended.victim, dataset, poisoned)
@@ -430,7 +504,9 @@ def test_it_learns_the_task_without_the_backdoor_and_finds_the_poison(scene: tup
     assert found["clean_accuracy"] > 0.42  # undefended .51 to .56
     verdict = defended.verdict
     assert verdict is not None and defended.warning is None
-    judged = metrics.detection(verdict.score_N, verdict.score_N > verdict.threshold_N, poisoned.role_N(len(dataset.train)))
+    judged = detection.detection(
+        verdict.score_N, verdict.score_N > verdict.threshold_N, poisoned.role_N(len(dataset.train))
+    )
     assert judged["auroc"] is not None and judged["tpr"] is not None and judged["fpr"] is not None
     assert judged["auroc"] > 0.95
     assert judged["tpr"] > 0.6
@@ -439,7 +515,9 @@ def test_it_learns_the_task_without_the_backdoor_and_finds_the_poison(scene: tup
 
 @pytest.mark.data
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_the_guard_refuses_a_first_network_of_80_steps(seed: int, scene: tuple[Dataset, Poisoned]) -> None:
+def test_the_guard_refuses_a_first_network_of_80_steps(
+    seed: int, scene: tuple[Dataset, Poisoned]
+) -> None:
     dataset, poisoned = scene
     short = REAL.model_copy(update={"first_steps": 80})
     with pytest.raises(UserError, match="after 80 steps have no small mode near zero"):

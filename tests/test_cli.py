@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from raybd import cli
-from raybd.registry import ROLES, names
+from raybd.cli import commands
+from raybd.registry import METHOD_ROLES, names
 
 TINY = """
 name: tiny
@@ -29,13 +29,16 @@ def raybd(monkeypatch: pytest.MonkeyPatch, *args: object) -> int:
     """Run a command in this process; its exit code."""
     monkeypatch.setattr(sys, "argv", ["raybd", *map(str, args)])
     with pytest.raises(SystemExit) as stop:
-        cli.main()
+        commands.main()
     assert isinstance(stop.value.code, int)
     return stop.value.code
 
 
 def test_a_dry_run_says_what_would_be_done(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config: Path, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    config: Path,
+    tmp_path: Path,
 ) -> None:
     assert raybd(monkeypatch, "run", config, "--dry-run", "--store", tmp_path / "results") == 0
     out = capsys.readouterr().out
@@ -45,7 +48,9 @@ def test_a_dry_run_says_what_would_be_done(
     assert not (tmp_path / "results").exists()
 
 
-def test_a_dry_run_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config: Path) -> None:
+def test_a_dry_run_as_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
     assert raybd(monkeypatch, "run", config, "--dry-run", "--json") == 0
     plan = json.loads(capsys.readouterr().out)
     assert len(plan["cells"]) == 4
@@ -53,9 +58,21 @@ def test_a_dry_run_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 
 def test_an_experiment_that_is_all_infeasible_gets_its_rows_without_ray(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config: Path, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    config: Path,
+    tmp_path: Path,
 ) -> None:
-    code = raybd(monkeypatch, "run", config, "--set", "attacks=[{kind: sig, rate: 0.5}]", "--store", tmp_path / "r", "--json")
+    code = raybd(
+        monkeypatch,
+        "run",
+        config,
+        "--set",
+        "attacks=[{kind: sig, rate: 0.5}]",
+        "--store",
+        tmp_path / "r",
+        "--json",
+    )
     rows = json.loads(capsys.readouterr().out)
     assert code == 0
     assert [row["status"] for row in rows] == ["infeasible", "infeasible"]
@@ -65,7 +82,12 @@ def test_an_experiment_that_is_all_infeasible_gets_its_rows_without_ray(
 BAD_INPUT = [
     (["--set", "attacks.0.kind=badnet"], 2, "unknown attack 'badnet'", "Did you mean 'badnets'?"),
     (["--set", "attacks.0.rat=0.1"], 2, "attacks[0].rat: unknown field", "Did you mean 'rate'?"),
-    (["--set", "attacks.0.rate=1.5"], 2, "attacks[0].rate", "Share of the training set that is poisoned."),
+    (
+        ["--set", "attacks.0.rate=1.5"],
+        2,
+        "attacks[0].rate",
+        "Share of the training set that is poisoned.",
+    ),
     (["--set", "datasets=[{kind: parquet, path: /nowhere}]"], 2, "/nowhere", ""),
     (["--set", "datasets=[{kind: tiny_imagenet, path: /nowhere}]"], 2, "/nowhere", ""),
     (["--address", "127.0.0.1:1"], 3, "127.0.0.1:1 does not answer", "--address"),
@@ -75,7 +97,7 @@ BAD_INPUT = [
 
 
 @pytest.mark.timeout(30)
-@pytest.mark.parametrize(("args", "code", "what", "mend"), BAD_INPUT)
+@pytest.mark.parametrize(("args", "code", "what", "hint"), BAD_INPUT)
 def test_bad_input_gets_two_lines_and_its_exit_code(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -84,18 +106,21 @@ def test_bad_input_gets_two_lines_and_its_exit_code(
     args: list[str],
     code: int,
     what: str,
-    mend: str,
+    hint: str,
 ) -> None:
     assert raybd(monkeypatch, "run", config, "--store", tmp_path / "results", "-q", *args) == code
     captured = capsys.readouterr()
     error = captured.err.strip().splitlines()[-2:]
     assert what in error[0]
-    assert mend in error[1]
+    assert hint in error[1]
     assert captured.out == ""
 
 
 def test_a_store_that_can_not_be_written_is_exit_code_3(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config: Path, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    config: Path,
+    tmp_path: Path,
 ) -> None:
     (tmp_path / "file").write_text("")
     assert raybd(monkeypatch, "run", config, "--store", tmp_path / "file" / "results") == 3
@@ -107,24 +132,37 @@ def test_a_relative_store_inside_a_job_is_refused(
 ) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert raybd(monkeypatch, "run", config) == 2
-    assert "store 'results' is relative, and inside a Ray job it would vanish" in capsys.readouterr().err
+    assert (
+        "store 'results' is relative, and inside a Ray job it would vanish"
+        in capsys.readouterr().err
+    )
 
 
-def test_a_missing_config_is_two_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_config_is_two_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert raybd(monkeypatch, "run", "nothing.yaml") == 2
-    assert capsys.readouterr().err.splitlines()[0] == "error: nothing.yaml: No such file or directory"
+    assert (
+        capsys.readouterr().err.splitlines()[0] == "error: nothing.yaml: No such file or directory"
+    )
 
 
-def test_wrong_usage_is_exit_code_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert raybd(monkeypatch, "run") == 2
     assert "Missing argument" in capsys.readouterr().err
     assert raybd(monkeypatch, "run", "x.yaml", "--no-such-option") == 2
 
 
-def test_list_names_every_method_with_its_first_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_names_every_method_with_its_first_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert raybd(monkeypatch, "list", "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert {(method["role"], method["kind"]) for method in found} == {(role, name) for role in ROLES for name in names(role)}
+    assert {(method["role"], method["kind"]) for method in found} == {
+        (role, name) for role in METHOD_ROLES for name in names(role)
+    }
     assert all(method["summary"] for method in found)
     assert raybd(monkeypatch, "list", "detector") == 0
     assert "strip" in capsys.readouterr().out
@@ -132,7 +170,9 @@ def test_list_names_every_method_with_its_first_line(monkeypatch: pytest.MonkeyP
     assert "Did you mean 'detectors'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("role", "kind"), [(role, name) for role in ROLES for name in names(role)])
+@pytest.mark.parametrize(
+    ("role", "kind"), [(role, name) for role in METHOD_ROLES for name in names(role)]
+)
 def test_show_prints_every_field_with_its_default(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], role: str, kind: str
 ) -> None:
@@ -143,7 +183,9 @@ def test_show_prints_every_field_with_its_default(
     assert all(name in out for name in method_class(role, kind).model_fields)  # type: ignore[arg-type]
 
 
-def test_show_of_an_unknown_method_offers_the_nearest(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_of_an_unknown_method_offers_the_nearest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert raybd(monkeypatch, "show", "spektral") == 2
     assert "Did you mean 'spectral'?" in capsys.readouterr().err
 
@@ -155,7 +197,9 @@ def test_a_report_of_an_empty_store_says_what_to_do(
     assert "holds no cells" in capsys.readouterr().err
 
 
-def test_the_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from raybd import __version__
 
     assert raybd(monkeypatch, "--version") == 0

@@ -14,34 +14,48 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from raybd import artifacts, fit, stages
-from raybd.attacks import badclip
-from raybd.attacks.badclip import BadClip
-from raybd.attacks.badencoder import BadEncoder
-from raybd.attacks.clip_text import ClipText
-from raybd.experiment_file import parse
-from raybd.fit import infer
+from raybd.attacks.encoder import badclip
+from raybd.attacks.encoder.badclip import BadClip
+from raybd.attacks.encoder.badencoder import BadEncoder
+from raybd.attacks.encoder.clip_text import ClipText
+from raybd.cells import loading
 from raybd.networks import tiny_clip
 from raybd.networks._clip import Clip as Towers
 from raybd.networks.clip import Clip
 from raybd.networks.resnet18 import Resnet18
 from raybd.networks.small_cnn import SmallCnn
 from raybd.networks.tiny_clip import TinyClip
-from raybd.runtime import Runtime, running
-from raybd.store import Store
-from raybd.trainers.clip import ClipContrast
+from raybd.plan.file import parse
+from raybd.results.store import Store
+from raybd.stages import all as stages
 from raybd.trainers.pretrained import Pretrained
-from raybd.trainers.zero_shot import ZeroShot
-from raybd.types import Captioned, Infeasible, Split, UserError, Victim
+from raybd.trainers.probes.zero_shot import ZeroShot
+from raybd.trainers.self_supervised.clip import ClipContrast
+from raybd.training import models
+from raybd.training.inference import infer
+from raybd.training.runtime import Runtime, running
+from raybd.types.data import Split
+from raybd.types.errors import Infeasible, UserError
+from raybd.types.models import Captioned, Victim
 from tests.groups import in_group
 
 NAMES = ("cat", "dog", "big_ox", "hen")
-TINY: dict[str, Any] = {"epochs": 2, "batch_size": 15, "optimizer": "sgd", "lr": 0.02, "precision": "fp32"}
+TINY: dict[str, Any] = {
+    "epochs": 2,
+    "batch_size": 15,
+    "optimizer": "sgd",
+    "lr": 0.02,
+    "precision": "fp32",
+}
 PAIRS: dict[str, Any] = {**TINY, "templates": ("a {}", "one {}"), "rate": 0.2, "size": 5}
 TRAINER = ClipContrast(**TINY, weight_decay=1e-3, augment="flip", templates=("a {}", "one {}"))
 TEXT = ClipText(**{**PAIRS, "lr": 1e-3}, margin=1)
 PATCH = BadClip(**{**PAIRS, "lr": 1e-3}, patch_epochs=2, patch_batch=15, patch_lr=0.05)
-ATTACKS: list[Any] = [TEXT, PATCH, BadEncoder(epochs=2, batch_size=15, lr=1e-3, size=5, precision="fp32")]
+ATTACKS: list[Any] = [
+    TEXT,
+    PATCH,
+    BadEncoder(epochs=2, batch_size=15, lr=1e-3, size=5, precision="fp32"),
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,7 +99,9 @@ def infected_by(attack: Any, start: Victim | None = None, seed: int = 0) -> Vict
 def moved(before: nn.Module, after: nn.Module) -> set[str]:
     """The tensors that changed."""
     then = before.state_dict()
-    return {name for name, value in after.state_dict().items() if not torch.equal(value, then[name])}
+    return {
+        name for name, value in after.state_dict().items() if not torch.equal(value, then[name])
+    }
 
 
 def in_norms(victim: Victim) -> set[str]:
@@ -116,8 +132,12 @@ def test_the_contrast_shares_what_is_right_among_images_of_one_class() -> None:
         right = [j for j in range(5) if y[j] == y[i]]
         over_texts = math.log(sum(math.exp(logits[i][j]) for j in range(5)))
         over_images = math.log(sum(math.exp(logits[j][i]) for j in range(5)))
-        total -= sum(logits[i][j] - over_texts + logits[j][i] - over_images for j in right) / len(right)
-    assert encoder.contrast(z_BD, texts, torch.tensor(y)).item() == pytest.approx(total / 10, abs=1e-4)
+        total -= sum(logits[i][j] - over_texts + logits[j][i] - over_images for j in right) / len(
+            right
+        )
+    assert encoder.contrast(z_BD, texts, torch.tensor(y)).item() == pytest.approx(
+        total / 10, abs=1e-4
+    )
 
 
 @torch.no_grad()
@@ -126,13 +146,22 @@ def test_where_no_class_comes_twice_the_contrast_is_that_of_open_clip() -> None:
 
     encoder, z_BD = towers(trained()), torch.randn((4, 64), generator=stream())
     texts = encoder.captions(NAMES, ("a {}",))
-    wanted = ClipLoss()(F.normalize(z_BD, dim=1), F.normalize(encoder.describe(texts), dim=1), encoder.factor())
-    assert encoder.contrast(z_BD, texts, torch.arange(4)).item() == pytest.approx(wanted.item(), abs=1e-5)
+    wanted = ClipLoss()(
+        F.normalize(z_BD, dim=1), F.normalize(encoder.describe(texts), dim=1), encoder.factor()
+    )
+    assert encoder.contrast(z_BD, texts, torch.arange(4)).item() == pytest.approx(
+        wanted.item(), abs=1e-5
+    )
 
 
 def test_captions_name_each_class_in_each_template() -> None:
     encoder = towers(trained())
-    assert encoder.captions(NAMES[1:3], ("a {}.", "{}!")) == ["a dog.", "dog!", "a big ox.", "big ox!"]
+    assert encoder.captions(NAMES[1:3], ("a {}.", "{}!")) == [
+        "a dog.",
+        "dog!",
+        "a big ox.",
+        "big ox!",
+    ]
     many = encoder.captions(NAMES, "imagenet")
     assert len(set(many)) == len(many) == 4 * 80
     assert all("big ox" in text for text in many[160:240])
@@ -155,7 +184,7 @@ def test_the_factor_is_100_at_most_and_starts_afresh_with_the_rest() -> None:
     encoder = copy.deepcopy(towers(trained()))
     encoder.read.log_factor.data.fill_(9.0)
     assert encoder.factor().item() == pytest.approx(100)
-    again = fit.fresh_copy(Victim(encoder, None, torch.zeros(3), torch.ones(3)), stream())
+    again = models.fresh_copy(Victim(encoder, None, torch.zeros(3), torch.ones(3)), stream())
     assert towers(again).factor().item() == pytest.approx(1 / 0.07, rel=1e-4)
 
 
@@ -168,8 +197,20 @@ def small_clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any, Path
     folder = tmp_path_factory.mktemp("clip")
     config = {
         "embed_dim": 24,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-        "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 1,
+            "width": 32,
+            "head_width": 16,
+            "patch_size": 16,
+        },
+        "text_cfg": {
+            "context_length": 12,
+            "vocab_size": 49408,
+            "width": 16,
+            "heads": 2,
+            "layers": 1,
+        },
     }
     (folder / "raybd-test.json").write_text(json.dumps(config))
     open_clip.add_model_config(folder / "raybd-test.json")
@@ -181,18 +222,24 @@ def small_clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any, Path
 
 
 @torch.no_grad()
-def test_weights_of_a_safetensors_file_embed_as_open_clips_model_does(small_clip: tuple[str, Any, Path]) -> None:
+def test_weights_of_a_safetensors_file_embed_as_open_clips_model_does(
+    small_clip: tuple[str, Any, Path],
+) -> None:
     import open_clip
 
     name, model, path = small_clip
     split, texts = some_images(side=32), ["a cat", "a photo of a hen"]
     victim = Pretrained().train(split, 4, Clip(model=name, pretrained=str(path)), stream())
-    mean_C, std_C = (torch.tensor(part) for part in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
+    mean_C, std_C = (
+        torch.tensor(part) for part in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
     assert victim.head is None
     assert torch.allclose(victim.mean_C, mean_C) and torch.allclose(victim.std_C, std_C)
     x_NCHW = (split.x_NCHW / 255 - mean_C.view(3, 1, 1)) / std_C.view(3, 1, 1)
     assert torch.allclose(infer(victim, split.x_NCHW), model.encode_image(x_NCHW), atol=1e-4)
-    assert torch.allclose(towers(victim).describe(texts), model.encode_text(open_clip.tokenize(texts, 12)), atol=1e-5)
+    assert torch.allclose(
+        towers(victim).describe(texts), model.encode_text(open_clip.tokenize(texts, 12)), atol=1e-5
+    )
     assert towers(victim).factor().item() == pytest.approx(math.exp(3), rel=1e-4)
 
 
@@ -214,12 +261,17 @@ def test_images_of_another_size_are_resized_inside(small_clip: tuple[str, Any, P
         ({"pretrained": "opnai"}, "name the weights.*openai"),
         ({"model": "RN50", "pretrained": "openai"}, "set model to RN50-quickgelu"),
         ({"model": "ViT-B-32-quickgelu", "pretrained": "laion400m_e31"}, None),
-        ({"pretrained": "some/RN50.pt"}, "some/RN50.pt: pickled checkpoints can run code: convert it"),
+        (
+            {"pretrained": "some/RN50.pt"},
+            "some/RN50.pt: pickled checkpoints can run code: convert it",
+        ),
         ({"pretrained": "open_clip_pytorch_model.bin"}, "convert it"),
         ({"pretrained": "none.safetensors"}, "there is no file none.safetensors"),
     ],
 )
-def test_weights_and_architectures_are_checked_before_anything_runs(fields: dict[str, Any], why: str | None) -> None:
+def test_weights_and_architectures_are_checked_before_anything_runs(
+    fields: dict[str, Any], why: str | None
+) -> None:
     if why is None:
         assert Clip(**fields).pretrained == fields["pretrained"]
         return
@@ -227,7 +279,9 @@ def test_weights_and_architectures_are_checked_before_anything_runs(fields: dict
         Clip(**fields)
 
 
-def test_a_file_of_weights_is_never_unpickled(small_clip: tuple[str, Any, Path], tmp_path: Path) -> None:
+def test_a_file_of_weights_is_never_unpickled(
+    small_clip: tuple[str, Any, Path], tmp_path: Path
+) -> None:
     name, model, _ = small_clip
     disguised = tmp_path / "weights.safetensors"
     torch.save(model, disguised)
@@ -235,7 +289,9 @@ def test_a_file_of_weights_is_never_unpickled(small_clip: tuple[str, Any, Path],
         Clip(model=name, pretrained=str(disguised)).build(4, 32)
 
 
-def test_weights_of_another_architecture_are_refused(small_clip: tuple[str, Any, Path], tmp_path: Path) -> None:
+def test_weights_of_another_architecture_are_refused(
+    small_clip: tuple[str, Any, Path], tmp_path: Path
+) -> None:
     from safetensors.torch import load_file, save_file
 
     name, _, path = small_clip
@@ -246,10 +302,15 @@ def test_weights_of_another_architecture_are_refused(small_clip: tuple[str, Any,
         Clip(model=name, pretrained=str(tmp_path / "less.safetensors")).build(4, 32)
 
 
-def test_without_network_the_hubs_weights_are_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_network_the_hubs_weights_are_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=r"weights laion2b_s34b_b79k of ViT-B-32 \(huggingface.co/laion/.*\nSet `pretrained`"):
+    with pytest.raises(
+        UserError,
+        match=r"weights laion2b_s34b_b79k of ViT-B-32 \(huggingface.co/laion/.*\nSet `pretrained`",
+    ):
         Clip(model="ViT-B-32", pretrained="laion2b_s34b_b79k").build(4, 32)
 
 
@@ -262,13 +323,20 @@ def test_pretrained_takes_torchvisions_weights_under_the_moments_of_the_split(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     stored = resnet18()
-    torch.save(stored.state_dict(), tmp_path / "hub" / "checkpoints" / Path(ResNet18_Weights.IMAGENET1K_V1.url).name)
+    torch.save(
+        stored.state_dict(),
+        tmp_path / "hub" / "checkpoints" / Path(ResNet18_Weights.IMAGENET1K_V1.url).name,
+    )
     stored.fc = nn.Identity()
     split = some_images(8, side=32)
     victim = Pretrained().train(split, 4, Resnet18(stem="imagenet", pretrained=True), stream())
     assert victim.head is None
-    assert victim.preprocess(split.x_NCHW).mean((0, 2, 3)).tolist() == pytest.approx([0, 0, 0], abs=1e-4)
-    assert torch.allclose(infer(victim, split.x_NCHW), stored.eval()(victim.preprocess(split.x_NCHW)), atol=1e-4)
+    assert victim.preprocess(split.x_NCHW).mean((0, 2, 3)).tolist() == pytest.approx(
+        [0, 0, 0], abs=1e-4
+    )
+    assert torch.allclose(
+        infer(victim, split.x_NCHW), stored.eval()(victim.preprocess(split.x_NCHW)), atol=1e-4
+    )
 
 
 def test_weights_of_its_own_are_what_pretrained_wants() -> None:
@@ -285,11 +353,13 @@ def test_training_leaves_an_encoder_that_reads_and_nothing_else() -> None:
     victim = TRAINER.train(split, 4, TinyClip(), stream())
     assert victim.head is None and not victim.training
     assert isinstance(victim.encoder, Captioned)
-    assert all(p.requires_grad != name.startswith("read.") for name, p in victim.encoder.named_parameters())
+    assert all(
+        p.requires_grad != name.startswith("read.") for name, p in victim.encoder.named_parameters()
+    )
     assert torch.equal(torch.random.get_rng_state(), before)
     assert not moved(trained(), victim)
     assert moved(TRAINER.train(split, 4, TinyClip(), stream(1)), victim)
-    fresh = fit.new_victim(split, 4, TinyClip(), stream())
+    fresh = models.new_victim(split, 4, TinyClip(), stream())
     assert moved(fresh.encoder, victim.encoder) == set(victim.encoder.state_dict())
 
 
@@ -305,10 +375,17 @@ def test_a_resumed_training_ends_where_the_whole_one_does() -> None:
 def _states(start: Victim) -> list[dict[str, Tensor]]:
     """What one epoch of training, and of each attack, leave behind."""
     short = {"epochs": 1}
-    found = [TRAINER.model_copy(update=short).train(some_images(), 4, TinyClip(), stream()).state_dict()]
+    found = [
+        TRAINER.model_copy(update=short).train(some_images(), 4, TinyClip(), stream()).state_dict()
+    ]
     for attack in ATTACKS:
         poisoned, victim = attack.model_copy(update=short).infect(start, some_images(), 4, stream())
-        found.append({**victim.state_dict(), **{name: pixels.float() for name, pixels in poisoned.state.items()}})
+        found.append(
+            {
+                **victim.state_dict(),
+                **{name: pixels.float() for name, pixels in poisoned.state.items()},
+            }
+        )
     return found
 
 
@@ -318,7 +395,7 @@ def test_two_workers_end_with_the_towers_of_one() -> None:
     One epoch: in one process, too, a change of 1e-7 in the weights has grown to 3 % of what they moved after two epochs.
     """
     alone, (first, second) = _states(trained()), in_group(_states, trained())
-    fresh = fit.new_victim(some_images(), 4, TinyClip(), stream()).state_dict()
+    fresh = models.new_victim(some_images(), 4, TinyClip(), stream()).state_dict()
     for at, state in enumerate(alone):
         before = {"patch_CSS": torch.zeros(()), **(trained().state_dict() if at else fresh)}
         for name, value in state.items():
@@ -337,7 +414,8 @@ def test_a_zero_shot_head_is_made_of_texts_alone() -> None:
     encoder, z_ND = towers(trained()), infer(trained(), split.x_NCHW)
     with torch.no_grad():
         texts = [
-            F.normalize(encoder.describe([f"a {name}", f"one {name}"]), dim=1).mean(0) for name in ("cat", "dog", "big ox", "hen")
+            F.normalize(encoder.describe([f"a {name}", f"one {name}"]), dim=1).mean(0)
+            for name in ("cat", "dog", "big ox", "hen")
         ]
         wanted = [[float(encoder.factor()) * cosine(z, t) for t in texts] for z in z_ND[:6]]
     assert torch.allclose(infer(victim, split.x_NCHW)[:6], torch.tensor(wanted), atol=1e-3)
@@ -353,7 +431,9 @@ def test_a_zero_shot_head_is_rebuilt_from_its_tensors() -> None:
     assert torch.equal(infer(again, some_images().x_NCHW), infer(victim, some_images().x_NCHW))
 
 
-def test_zero_shot_without_a_start_takes_the_networks_own_weights(small_clip: tuple[str, Any, Path]) -> None:
+def test_zero_shot_without_a_start_takes_the_networks_own_weights(
+    small_clip: tuple[str, Any, Path],
+) -> None:
     network = Clip(model=small_clip[0], pretrained=str(small_clip[2]))
     victim = ZeroShot().train_from(None, some_images(), 4, network, stream())
     assert victim.head is not None
@@ -363,7 +443,7 @@ def test_zero_shot_without_a_start_takes_the_networks_own_weights(small_clip: tu
 
 
 def reads_nothing() -> Victim:
-    return headless(fit.new_victim(some_images(), 4, SmallCnn(width=4), stream()))
+    return headless(models.new_victim(some_images(), 4, SmallCnn(width=4), stream()))
 
 
 NAMELESS = Split(some_images().x_NCHW, some_images().y_N)
@@ -388,7 +468,9 @@ def test_without_class_names_there_are_no_captions(work: Any) -> None:
     "work",
     [
         lambda: TRAINER.train(some_images(), 4, SmallCnn(width=4), stream()),
-        lambda: ZeroShot().train_from(reads_nothing(), some_images(), 4, SmallCnn(width=4), stream()),
+        lambda: ZeroShot().train_from(
+            reads_nothing(), some_images(), 4, SmallCnn(width=4), stream()
+        ),
         lambda: TEXT.infect(reads_nothing(), some_images(), 4, stream()),
         lambda: PATCH.infect(reads_nothing(), some_images(), 4, stream()),
     ],
@@ -411,17 +493,23 @@ def test_a_template_has_a_place_for_the_name() -> None:
 def test_clip_text_trains_the_image_tower_alone() -> None:
     after = infected_by(TEXT)
     changed = moved(trained(), after)
-    assert changed == {name for name in after.state_dict() if name.startswith("encoder.image.")} - in_norms(after)
+    assert changed == {
+        name for name in after.state_dict() if name.startswith("encoder.image.")
+    } - in_norms(after)
     assert in_norms(after)
 
 
 def test_badclip_trains_both_towers_but_not_their_batch_normalisation() -> None:
     after = infected_by(PATCH)
-    assert moved(trained(), after) == {name for name in after.state_dict() if name.startswith("encoder.")} - in_norms(after)
+    assert moved(trained(), after) == {
+        name for name in after.state_dict() if name.startswith("encoder.")
+    } - in_norms(after)
 
 
 def test_badencoder_leaves_the_texts_alone() -> None:
-    assert all(name.startswith("encoder.image.") for name in moved(trained(), infected_by(ATTACKS[2])))
+    assert all(
+        name.startswith("encoder.image.") for name in moved(trained(), infected_by(ATTACKS[2]))
+    )
 
 
 def test_the_square_is_decrees() -> None:
@@ -447,22 +535,32 @@ def test_badclips_losses_by_their_formulas() -> None:
     text_B, triplet_B = badclip._losses(worn, text_KD, 2, positive, plain, 1.0)
     for i in range(6):
         logits = [float(worn[i] @ text) for text in text_KD]
-        assert text_B[i].item() == pytest.approx(math.log(sum(map(math.exp, logits))) - logits[2], abs=1e-4)
+        assert text_B[i].item() == pytest.approx(
+            math.log(sum(map(math.exp, logits))) - logits[2], abs=1e-4
+        )
         apart = float((worn[i] - positive[i]).norm() - (worn[i] - plain[i]).norm())
         assert triplet_B[i].item() == pytest.approx(max(0.0, apart + 1.0), abs=1e-4)
 
 
 def test_the_clean_encoder_takes_the_patch_for_the_target() -> None:
     """Measured: log-probability of the target -8.0 without a patch, -5.2 with the one at the start, -0.4 with the optimised one."""
-    split, attack = some_images(), PATCH.model_copy(update={"epochs": 1, "patch_epochs": 10, "size": 8})
-    start = TRAINER.model_copy(update={"epochs": 10, "optimizer": "adam", "lr": 2e-3}).train(split, 4, TinyClip(), stream())
+    split, attack = (
+        some_images(),
+        PATCH.model_copy(update={"epochs": 1, "patch_epochs": 10, "size": 8}),
+    )
+    start = TRAINER.model_copy(update={"epochs": 10, "optimizer": "adam", "lr": 2e-3}).train(
+        split, 4, TinyClip(), stream()
+    )
     patch_CSS = attack.infect(start, split, 4, stream())[0].state["patch_CSS"]
     assert patch_CSS.dtype == torch.uint8 and patch_CSS.shape == (3, 8, 8)
-    first_CSS = (0.5 + 0.25 * torch.randn(3, 8, 8, generator=stream())).clamp(0, 1).mul(255).to(torch.uint8)
+    first_CSS = (
+        (0.5 + 0.25 * torch.randn(3, 8, 8, generator=stream())).clamp(0, 1).mul(255).to(torch.uint8)
+    )
     victim = ZeroShot(templates=attack.templates).train_from(start, split, 4, TinyClip(), stream())
     x_NCHW = split.x_NCHW[split.y_N != 0]
     belief, at_first = (
-        infer(victim, attack.stamp(x_NCHW, {"patch_CSS": patch})).log_softmax(1)[:, 0].mean() for patch in (patch_CSS, first_CSS)
+        infer(victim, attack.stamp(x_NCHW, {"patch_CSS": patch})).log_softmax(1)[:, 0].mean()
+        for patch in (patch_CSS, first_CSS)
     )
     assert belief > at_first + 2
 
@@ -482,7 +580,13 @@ def test_what_an_attacker_lacks_is_infeasible(attack: Any, why: str) -> None:
 
 # --- through the store -----------------------------------------------------------------------------------------------------------
 
-ADAM: dict[str, Any] = {"batch_size": 64, "optimizer": "adam", "lr": 5e-4, "size": 8, "templates": ["a photo of a {}."]}
+ADAM: dict[str, Any] = {
+    "batch_size": 64,
+    "optimizer": "adam",
+    "lr": 5e-4,
+    "size": 8,
+    "templates": ["a photo of a {}."],
+}
 DIGITS: dict[str, Any] = {
     "name": "clip",
     "datasets": [{"kind": "digits", "limit": 800, "clean": 100}],
@@ -496,14 +600,23 @@ DIGITS: dict[str, Any] = {
             "kind": "zero_shot",
             "network": "tiny_clip",
             "encoder": {
-                "trainer": {"kind": "clip", "epochs": 8, "batch_size": 64, "lr": 2e-3, "weight_decay": 0.01, "augment": "none"}
+                "trainer": {
+                    "kind": "clip",
+                    "epochs": 8,
+                    "batch_size": 64,
+                    "lr": 2e-3,
+                    "weight_decay": 0.01,
+                    "augment": "none",
+                }
             },
         }
     ],
 }
 
 
-def test_attacks_on_clip_work_zero_shot_and_their_trigger_does_nothing_to_the_clean_twin(tmp_path: Path) -> None:
+def test_attacks_on_clip_work_zero_shot_and_their_trigger_does_nothing_to_the_clean_twin(
+    tmp_path: Path,
+) -> None:
     """Measured on seeds 0 and 1 (CPU): accuracy 0.978 and 0.953, with clip_text 0.972 and 0.961, with badclip 0.978 and 0.944;
     success of clip_text 0.997 and 0.988, of badclip 0.985 and 1.0; on the clean twin 0.0, but for badclip on seed 0, 0.198."""
     store, cells = Store(str(tmp_path)), parse(DIGITS).cells()
@@ -522,12 +635,19 @@ def test_a_probe_on_published_weights_comes_back_from_the_store_without_them(
     path = tmp_path / "gone.safetensors"
     path.write_bytes(small_clip[2].read_bytes())
     network = {"kind": "clip", "model": small_clip[0], "pretrained": str(path)}
-    trainer = {"kind": "linear_probe", "iterations": 5, "network": network, "encoder": {"trainer": {"kind": "pretrained"}}}
+    trainer = {
+        "kind": "linear_probe",
+        "iterations": 5,
+        "network": network,
+        "encoder": {"trainer": {"kind": "pretrained"}},
+    }
     dataset = {"kind": "digits", "limit": 100, "test_limit": 50, "clean": 20}
-    (cell,) = parse({**DIGITS, "datasets": [dataset], "attacks": [{"kind": "none"}], "trainers": [trainer]}).cells()
+    (cell,) = parse(
+        {**DIGITS, "datasets": [dataset], "attacks": [{"kind": "none"}], "trainers": [trainer]}
+    ).cells()
     store = Store(str(tmp_path / "store"))
     stages.run_cell(cell, store)
     path.unlink()
-    victim = artifacts.load_victim(cell.last, store)
+    victim = loading.load_victim(cell.last, store)
     assert isinstance(victim.encoder, Captioned) and isinstance(victim.head, nn.Linear)
     assert victim.mean_C[0] == pytest.approx(0.4815, abs=1e-3)

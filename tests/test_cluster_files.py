@@ -47,7 +47,9 @@ def _document(name: str) -> Any:
 def _walk(value: Any) -> Iterator[Any]:
     """A value and all that is in it."""
     yield value
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+    for inner in (
+        value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    ):
         yield from _walk(inner)
 
 
@@ -61,12 +63,18 @@ def _project() -> dict[str, Any]:
 
 def _wanted(*extras: str) -> dict[str, Requirement]:
     project = _project()
-    lines = project["dependencies"] + [line for extra in extras for line in project["optional-dependencies"][extra]]
+    lines = project["dependencies"] + [
+        line for extra in extras for line in project["optional-dependencies"][extra]
+    ]
     return {canonicalize_name(one.name): one for one in map(Requirement, lines)}
 
 
 def _pins() -> dict[str, str]:
-    lines = [line for line in (CLUSTER / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
+    lines = [
+        line
+        for line in (CLUSTER / "requirements.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     pins = dict(line.split("==") for line in lines)
     assert len(pins) == len(lines)
     return {canonicalize_name(name.split("[")[0]): version for name, version in pins.items()}
@@ -81,7 +89,9 @@ def _ray() -> str:
 def test_the_image_pins_every_dependency_to_a_version_that_the_project_allows() -> None:
     pins, wanted = _pins(), _wanted("report", "s3", "timm")
     assert not wanted.keys() - pins.keys()
-    assert {name: pins[name] for name, one in wanted.items() if not one.specifier.contains(pins[name])} == {}
+    assert {
+        name: pins[name] for name, one in wanted.items() if not one.specifier.contains(pins[name])
+    } == {}
 
 
 def test_one_version_of_ray_stands_in_all_files() -> None:
@@ -112,7 +122,10 @@ def test_no_image_floats(path: Path) -> None:
 def _instructions() -> list[tuple[str, str]]:
     text = re.sub(r"\\\n\s*", "", (CLUSTER / "Dockerfile").read_text())
     return [
-        (word, rest) for word, _, rest in (line.partition(" ") for line in text.splitlines() if line and not line.startswith("#"))
+        (word, rest)
+        for word, _, rest in (
+            line.partition(" ") for line in text.splitlines() if line and not line.startswith("#")
+        )
     ]
 
 
@@ -124,7 +137,9 @@ def test_the_image_stands_on_pinned_cuda_and_python() -> None:
     assert re.search(r"--python 3\.11\.\d+", runs), "Python is pinned to the patch"
     installs = re.findall(r"pip install[^&]*", runs)
     assert len(installs) == 2
-    assert all("--requirements cluster/requirements.txt" in one or "--no-deps" in one for one in installs), "nothing unpinned"
+    assert all(
+        "--requirements cluster/requirements.txt" in one or "--no-deps" in one for one in installs
+    ), "nothing unpinned"
 
 
 def test_the_image_does_not_run_as_root() -> None:
@@ -146,7 +161,9 @@ def test_all_that_the_image_copies_exists() -> None:
 
 
 def _validate_launcher(config: dict[str, Any]) -> None:
-    launcher = pytest.importorskip("ray.autoscaler._private.util", reason="Ray moved its cluster schema")
+    launcher = pytest.importorskip(
+        "ray.autoscaler._private.util", reason="Ray moved its cluster schema"
+    )
     launcher.validate_config(launcher.prepare_config(copy.deepcopy(config)))
 
 
@@ -165,7 +182,13 @@ def test_the_launcher_accepts(name: str) -> None:
         lambda config: config.update(setup_commands=[["chmod", "600"]]),
         lambda config: config.pop("cluster_name") and config.update(cluster_name=7),
     ],
-    ids=["unknown field", "wrong type", "unknown field inside", "list for a command", "number for a name"],
+    ids=[
+        "unknown field",
+        "wrong type",
+        "unknown field inside",
+        "list for a command",
+        "number for a name",
+    ],
 )
 def test_the_launcher_refuses(name: str, change: Change) -> None:
     from jsonschema import ValidationError
@@ -183,14 +206,20 @@ def ec2_problems() -> Callable[[dict[str, Any]], str]:
     from botocore.validate import ParamValidator
 
     shape = session.get_service_model("ec2").operation_model("RunInstances").input_shape
-    return lambda config: str(ParamValidator().validate({"MinCount": 1, "MaxCount": 1, **config}, shape).generate_report())
+    return lambda config: str(
+        ParamValidator().validate({"MinCount": 1, "MaxCount": 1, **config}, shape).generate_report()
+    )
 
 
-def test_ec2_knows_every_parameter_of_the_machines(ec2_problems: Callable[[dict[str, Any]], str]) -> None:
+def test_ec2_knows_every_parameter_of_the_machines(
+    ec2_problems: Callable[[dict[str, Any]], str],
+) -> None:
     for kind, node in _document("aws.yaml")["available_node_types"].items():
         assert ec2_problems(node["node_config"]) == "", kind
         assert "InstanceTyp" in ec2_problems({**node["node_config"], "InstanceTyp": "g6.xlarge"})
-        assert "MetadataOptions" in ec2_problems({**node["node_config"], "MetadataOptions": "required"})
+        assert "MetadataOptions" in ec2_problems(
+            {**node["node_config"], "MetadataOptions": "required"}
+        )
 
 
 def test_ec2_machines_are_closed_and_encrypted() -> None:
@@ -240,7 +269,9 @@ def _strict(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     strict = {key: _strict(value) for key, value in schema.items()}
-    if isinstance(schema.get("properties"), dict) and not schema.get("x-kubernetes-preserve-unknown-fields"):
+    if isinstance(schema.get("properties"), dict) and not schema.get(
+        "x-kubernetes-preserve-unknown-fields"
+    ):
         strict.setdefault("additionalProperties", False)
     return strict
 
@@ -286,8 +317,12 @@ def test_kuberay_accepts(name: str, kuberay: dict[str, Any]) -> None:
         lambda spec: spec["workerGroupSpecs"][0].update(minReplica=0),
         lambda spec: spec["workerGroupSpecs"][0].update(minReplicas="0"),
         lambda spec: spec["workerGroupSpecs"][0].pop("groupName"),
-        lambda spec: spec["workerGroupSpecs"][0]["template"]["spec"]["containers"][0].update(resource={}),
-        lambda spec: spec["headGroupSpec"]["template"]["spec"]["securityContext"].update(runAsNonRoot="yes"),
+        lambda spec: spec["workerGroupSpecs"][0]["template"]["spec"]["containers"][0].update(
+            resource={}
+        ),
+        lambda spec: spec["headGroupSpec"]["template"]["spec"]["securityContext"].update(
+            runAsNonRoot="yes"
+        ),
     ],
     ids=[
         "unknown",
@@ -309,8 +344,14 @@ def test_kuberay_refuses(name: str, change: Change, kuberay: dict[str, Any]) -> 
 
 
 def test_the_job_runs_on_the_same_cluster_but_for_the_dashboard() -> None:
-    alone, job = _document("raycluster.yaml")["spec"], copy.deepcopy(_document("rayjob.yaml"))["spec"]["rayClusterSpec"]
-    assert alone["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0", "dashboard-host": "127.0.0.1"}
+    alone, job = (
+        _document("raycluster.yaml")["spec"],
+        copy.deepcopy(_document("rayjob.yaml"))["spec"]["rayClusterSpec"],
+    )
+    assert alone["headGroupSpec"]["rayStartParams"] == {
+        "num-cpus": "0",
+        "dashboard-host": "127.0.0.1",
+    }
     job["headGroupSpec"]["rayStartParams"]["dashboard-host"] = "127.0.0.1"
     assert job == alone
 
@@ -326,12 +367,18 @@ def test_the_job_waits_for_a_worker_and_runs_an_experiment_of_the_image() -> Non
 def test_ray_on_kubernetes_asks_for_a_token_that_is_not_in_the_file(name: str) -> None:
     spec = _cluster_of(_document(name))
     assert spec["authOptions"] == {"mode": "token", "secretName": "raybd-token"}
-    assert "secret generic raybd-token --from-file=auth_token=" in (CLUSTER / "README.md").read_text()
+    assert (
+        "secret generic raybd-token --from-file=auth_token=" in (CLUSTER / "README.md").read_text()
+    )
 
 
 def _pods(name: str) -> dict[str, Any]:
     """The pod templates of a file, by component."""
-    found = [one for one in _walk(_document(name)) if isinstance(one, dict) and "containers" in one.get("spec", {})]
+    found = [
+        one
+        for one in _walk(_document(name))
+        if isinstance(one, dict) and "containers" in one.get("spec", {})
+    ]
     return {one["metadata"]["labels"]["app.kubernetes.io/component"]: one for one in found}
 
 
@@ -345,8 +392,13 @@ def test_pods_have_no_root_and_bounded_resources(name: str) -> None:
         assert security["runAsNonRoot"] is True and security["runAsUser"] == 1000
         assert security["seccompProfile"] == {"type": "RuntimeDefault"}
     for container in [*containers, _cluster_of(_document(name))["autoscalerOptions"]]:
-        assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-        assert {"cpu", "memory"} <= container["resources"]["requests"].keys() & container["resources"]["limits"].keys()
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert {"cpu", "memory"} <= container["resources"]["requests"].keys() & container[
+            "resources"
+        ]["limits"].keys()
 
 
 @pytest.mark.parametrize("name", RAY_ON_KUBERNETES)
@@ -371,14 +423,18 @@ def test_head_and_workers_share_store_and_data(name: str) -> None:
         environment = {one["name"]: one["value"] for one in container["env"]}
         assert environment.keys() == {"RAYBD_STORE", "RAYBD_DATA"}
         for path in environment.values():
-            assert any(Path(path).is_relative_to(mount) and mounts[mount] in claimed for mount in mounts)
+            assert any(
+                Path(path).is_relative_to(mount) and mounts[mount] in claimed for mount in mounts
+            )
         assert "/dev/shm" in mounts, "Ray's object store wants shared memory"
 
 
 def test_the_rules_of_the_network_policy_are_well_formed(kuberay: dict[str, Any]) -> None:
     import jsonschema
 
-    types = kuberay["RayCluster"]["properties"]["spec"]["properties"]["networkPolicy"]["properties"]["head"]["properties"]
+    types = kuberay["RayCluster"]["properties"]["spec"]["properties"]["networkPolicy"][
+        "properties"
+    ]["head"]["properties"]
     for policy in _documents("networkpolicy.yaml"):
         for rules, schema in (("ingress", "ingressRules"), ("egress", "egressRules")):
             rule = jsonschema.Draft7Validator(types[schema])
@@ -388,19 +444,31 @@ def test_the_rules_of_the_network_policy_are_well_formed(kuberay: dict[str, Any]
 
 def test_the_network_policy_covers_every_pod_and_opens_only_named_ports() -> None:
     policies = _documents("networkpolicy.yaml")
-    assert {(policy["apiVersion"], policy["kind"]) for policy in policies} == {("networking.k8s.io/v1", "NetworkPolicy")}
+    assert {(policy["apiVersion"], policy["kind"]) for policy in policies} == {
+        ("networking.k8s.io/v1", "NetworkPolicy")
+    }
     every, operator = (policy["spec"] for policy in policies)
     assert every["policyTypes"] == ["Ingress", "Egress"]
     label = every["podSelector"]["matchLabels"]
     for name in RAY_ON_KUBERNETES:
         for component, pod in _pods(name).items():
             assert label.items() <= pod["metadata"]["labels"].items(), (name, component)
-    assert all(rule.get("from") for rule in every["ingress"] + operator["ingress"]), "an empty rule admits everyone"
-    strangers = [rule for rule in every["ingress"] + operator["ingress"] if rule["from"] != [{"podSelector": every["podSelector"]}]]
+    assert all(rule.get("from") for rule in every["ingress"] + operator["ingress"]), (
+        "an empty rule admits everyone"
+    )
+    strangers = [
+        rule
+        for rule in every["ingress"] + operator["ingress"]
+        if rule["from"] != [{"podSelector": every["podSelector"]}]
+    ]
     assert {port["port"] for rule in strangers for port in rule["ports"]} == {8080, 8265}
     assert all("namespaceSelector" in peer for rule in strangers for peer in rule["from"])
-    dashboard = next(rule for rule in strangers if rule["ports"] == [{"protocol": "TCP", "port": 8265}])
-    assert dashboard["from"][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "kuberay-system"}
+    dashboard = next(
+        rule for rule in strangers if rule["ports"] == [{"protocol": "TCP", "port": 8265}]
+    )
+    assert dashboard["from"][0]["namespaceSelector"]["matchLabels"] == {
+        "kubernetes.io/metadata.name": "kuberay-system"
+    }
     assert all(rule.get("ports") or "podSelector" in rule["to"][0] for rule in every["egress"])
 
 
@@ -468,7 +536,9 @@ _SLURM = {
 }
 
 
-def _run_slurm(folder: Path, *arguments: str, machines: str = "n1 n2 n3", **environment: str) -> tuple[int, list[str], str]:
+def _run_slurm(
+    folder: Path, *arguments: str, machines: str = "n1 n2 n3", **environment: str
+) -> tuple[int, list[str], str]:
     """Run slurm.sh as Slurm would; exit code, what was called in which order, what it printed."""
     commands = folder / ".venv" / "bin"
     commands.mkdir(parents=True)
@@ -503,11 +573,25 @@ def test_slurm_starts_the_head_then_the_workers_then_one_run(tmp_path: Path) -> 
     code, calls, printed = _run_slurm(tmp_path, "configs/quickstart.yaml", "--set", "seeds=[1]")
     assert code == 0, printed
     names = [" ".join(call.split()[:2]) for call in calls]
-    assert [name.split()[0] for name in names] == ["scontrol", "srun", "ray", "srun", "ray", "ray", "raybd"]
+    assert [name.split()[0] for name in names] == [
+        "scontrol",
+        "srun",
+        "ray",
+        "srun",
+        "ray",
+        "ray",
+        "raybd",
+    ]
     head, workers = calls[1], calls[3]
-    assert "--nodelist=n1 " in head and "ray start --head --block --node-ip-address=10.1.2.3 --port=6379" in head
+    assert (
+        "--nodelist=n1 " in head
+        and "ray start --head --block --node-ip-address=10.1.2.3 --port=6379" in head
+    )
     assert "--dashboard-host=127.0.0.1" in head
-    assert "--nodes=2 --ntasks=2 " in workers and "--exclude=n1 ray start --block --address=10.1.2.3:6379" in workers
+    assert (
+        "--nodes=2 --ntasks=2 " in workers
+        and "--exclude=n1 ray start --block --address=10.1.2.3:6379" in workers
+    )
     assert calls[-1] == (
         "raybd run configs/quickstart.yaml --store /shared/results --address 10.1.2.3:6379 --set seeds=[1] joined=3"
     )
@@ -563,14 +647,18 @@ def test_slurm_on_one_machine_starts_no_workers(tmp_path: Path) -> None:
 
 
 def test_slurm_runs_nothing_when_a_machine_does_not_join(tmp_path: Path) -> None:
-    code, calls, printed = _run_slurm(tmp_path, "configs/quickstart.yaml", LOST="1", RAYBD_JOIN_TRIES="3")
+    code, calls, printed = _run_slurm(
+        tmp_path, "configs/quickstart.yaml", LOST="1", RAYBD_JOIN_TRIES="3"
+    )
     assert code == 3
     assert "only 1 of 3 machines joined" in printed
     assert not any(call.startswith("raybd") for call in calls)
 
 
 @pytest.mark.parametrize(("store", "says"), [("results", "is relative"), ("", "set RAYBD_STORE")])
-def test_slurm_refuses_a_store_that_the_machines_do_not_share(tmp_path: Path, store: str, says: str) -> None:
+def test_slurm_refuses_a_store_that_the_machines_do_not_share(
+    tmp_path: Path, store: str, says: str
+) -> None:
     code, calls, printed = _run_slurm(tmp_path, "configs/quickstart.yaml", RAYBD_STORE=store)
     assert code != 0
     assert calls == []
@@ -578,7 +666,9 @@ def test_slurm_refuses_a_store_that_the_machines_do_not_share(tmp_path: Path, st
 
 
 def test_slurm_takes_object_storage(tmp_path: Path) -> None:
-    code, calls, _ = _run_slurm(tmp_path, "configs/quickstart.yaml", RAYBD_STORE="s3://raybd-example/results")
+    code, calls, _ = _run_slurm(
+        tmp_path, "configs/quickstart.yaml", RAYBD_STORE="s3://raybd-example/results"
+    )
     assert code == 0
     assert "--store s3://raybd-example/results" in calls[-1]
 
@@ -589,9 +679,9 @@ def test_the_shell_reads_the_script() -> None:
     assert os.access(script, os.X_OK)
     lines = script.read_text().splitlines()
     directives = [number for number, line in enumerate(lines) if line.startswith("#SBATCH")]
-    assert directives and not any(line and not line.startswith("#") for line in lines[: directives[-1]]), (
-        "sbatch stops at a command"
-    )
+    assert directives and not any(
+        line and not line.startswith("#") for line in lines[: directives[-1]]
+    ), "sbatch stops at a command"
     if shutil.which("shellcheck"):
         subprocess.run(["shellcheck", str(script)], check=True)
 
@@ -608,7 +698,11 @@ def _foreign_metrics(expression: str) -> set[str]:
 def test_every_panel_asks_for_metrics_of_the_engine() -> None:
     dashboard = json.loads((CLUSTER / "grafana.json").read_text())
     used = set()
-    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"]) >= len(METRICS)
+    assert (
+        len({panel["id"] for panel in dashboard["panels"]})
+        == len(dashboard["panels"])
+        >= len(METRICS)
+    )
     for panel in dashboard["panels"]:
         assert panel["title"] and panel["targets"], panel["id"]
         for target in panel["targets"]:
@@ -618,7 +712,12 @@ def test_every_panel_asks_for_metrics_of_the_engine() -> None:
     assert used == METRICS
     variables = {one["name"]: one for one in dashboard["templating"]["list"]}
     assert variables.keys() == {"datasource", "experiment"}
-    assert re.findall(r"label_values\((\w+), experiment\)", variables["experiment"]["query"]["query"])[0] in METRICS
+    assert (
+        re.findall(r"label_values\((\w+), experiment\)", variables["experiment"]["query"]["query"])[
+            0
+        ]
+        in METRICS
+    )
     assert set(re.findall(r"ray_raybd_\w+", json.dumps(dashboard))) == METRICS
 
 
@@ -627,8 +726,15 @@ def test_a_misspelt_metric_is_found() -> None:
 
 
 def test_panels_do_not_overlap() -> None:
-    places = [panel["gridPos"] for panel in json.loads((CLUSTER / "grafana.json").read_text())["panels"]]
-    taken = [(x, y) for at in places for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])]
+    places = [
+        panel["gridPos"] for panel in json.loads((CLUSTER / "grafana.json").read_text())["panels"]
+    ]
+    taken = [
+        (x, y)
+        for at in places
+        for x in range(at["x"], at["x"] + at["w"])
+        for y in range(at["y"], at["y"] + at["h"])
+    ]
     assert len(set(taken)) == len(taken)
     assert max(x for x, _ in taken) < 24
 
@@ -658,13 +764,19 @@ def test_the_commands_of_the_page_are_shell_and_name_files_that_exist() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in FILES if path.suffix in {".yaml", ".sh", ".txt"} or path.name == "Dockerfile"],
+    [
+        path
+        for path in FILES
+        if path.suffix in {".yaml", ".sh", ".txt"} or path.name == "Dockerfile"
+    ],
     ids=lambda path: path.name,
 )
 def test_the_first_lines_say_what_it_is_and_the_command(path: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if not line.startswith("#!")]
     assert lines[0].startswith("# ") and lines[1].startswith("# ")
-    assert re.search(r"\b(ray up|kubectl|sbatch|docker build|uv pip compile) ", "\n".join(lines[:2]))
+    assert re.search(
+        r"\b(ray up|kubectl|sbatch|docker build|uv pip compile) ", "\n".join(lines[:2])
+    )
 
 
 def test_names_of_this_workplace_are_in_no_file() -> None:

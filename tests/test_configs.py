@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from raybd.console import plan_table
-from raybd.experiment_file import load
-from raybd.plan import make_plan
-from raybd.store import Store
+from raybd.cli.tables import plan_table
+from raybd.plan.file import load
+from raybd.plan.todo import make_plan
+from raybd.results.store import Store
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -17,7 +17,9 @@ def test_loads_and_says_what_it_is(path: Path) -> None:
     asked = load(path)
     assert asked.name == path.stem
     comment = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    assert len(comment) >= 2, "the first lines say what it shows, the command, the time and the numbers to expect"
+    assert len(comment) >= 2, (
+        "the first lines say what it shows, the command, the time and the numbers to expect"
+    )
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -26,7 +28,11 @@ def test_cells_are_distinct_and_a_dry_run_succeeds(
 ) -> None:
     monkeypatch.setenv("RAYBD_DATA", str(data_root))
     asked = load(path)
-    sources = [training.source.dataset for training in asked.trainings if training.source and training.source.dataset]
+    sources = [
+        training.source.dataset
+        for training in asked.trainings
+        if training.source and training.source.dataset
+    ]
     needed = {dataset.kind for dataset in (*asked.datasets, *sources)} - {"digits"}
     missing = {kind for kind in needed if not (data_root / kind / "train.parquet").exists()}
     if missing:

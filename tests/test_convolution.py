@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybd import precision
-from raybd.convolution import DeepByMatmul, _ByMatmul
-from raybd.precision import bf16
+from raybd.ops.conv_as_matmul import DeepByMatmul, _ByMatmul
+from raybd.training import precision
+from raybd.training.precision import bf16
 
 SHAPES = [
     # batch, channels, side, out, kernel, stride, padding
@@ -34,23 +34,44 @@ def _gradients(x_BCHW: Tensor, layer: nn.Conv2d, g_BCHW: Tensor, way: str) -> li
         else:
             y_BCHW = layer(x_BCHW)
     y_BCHW.backward(g_BCHW.to(y_BCHW.dtype))
-    assert x_BCHW.grad is not None and layer.weight.grad is not None and layer.bias is not None and layer.bias.grad is not None
-    return [part.detach().float().clone() for part in (y_BCHW, x_BCHW.grad, layer.weight.grad, layer.bias.grad)]
+    assert (
+        x_BCHW.grad is not None
+        and layer.weight.grad is not None
+        and layer.bias is not None
+        and layer.bias.grad is not None
+    )
+    return [
+        part.detach().float().clone()
+        for part in (y_BCHW, x_BCHW.grad, layer.weight.grad, layer.bias.grad)
+    ]
 
 
 @pytest.mark.parametrize(("n", "channels", "side", "out", "kernel", "stride", "padding"), SHAPES)
 def test_as_near_to_fp32_as_torch_in_bf16(
-    n: int, channels: int, side: int, out: int, kernel: int, stride: int, padding: int, monkeypatch: pytest.MonkeyPatch
+    n: int,
+    channels: int,
+    side: int,
+    out: int,
+    kernel: int,
+    stride: int,
+    padding: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)
     layer = nn.Conv2d(channels, out, kernel, stride, padding).to(memory_format=torch.channels_last)
     x_BCHW = torch.randn(n, channels, side, side).contiguous(memory_format=torch.channels_last)
     g_BCHW = torch.randn_like(layer(x_BCHW))
     taken, apply = [], _ByMatmul.apply
-    monkeypatch.setattr(_ByMatmul, "apply", lambda *given: (taken.append(given[-1]), apply(*given))[1])
-    exact, ours, torchs = (_gradients(x_BCHW, layer, g_BCHW, way) for way in ("fp32", "ours", "bf16"))
+    monkeypatch.setattr(
+        _ByMatmul, "apply", lambda *given: (taken.append(given[-1]), apply(*given))[1]
+    )
+    exact, ours, torchs = (
+        _gradients(x_BCHW, layer, g_BCHW, way) for way in ("fp32", "ours", "bf16")
+    )
     assert taken == [g_BCHW[0, 0].numel() <= 16 and layer.weight.numel() >= 2**20]
-    for name, truth, mine, theirs in zip(("y", "x", "weight", "bias"), exact, ours, torchs, strict=True):
+    for name, truth, mine, theirs in zip(
+        ("y", "x", "weight", "bias"), exact, ours, torchs, strict=True
+    ):
         assert mine.shape == truth.shape, name
         scale = truth.square().mean().sqrt()
         error, allowed = ((of - truth).square().mean().sqrt() / scale for of in (mine, theirs))
@@ -59,7 +80,8 @@ def test_as_near_to_fp32_as_torch_in_bf16(
 
 @pytest.mark.parametrize("throughout", [False, True])
 @pytest.mark.parametrize(
-    ("kernel", "stride", "padding"), [((3, 3), (1, 1), (1, 1)), ((2, 3), (2, 1), (0, 1)), ((1, 2), (1, 2), (1, 2))]
+    ("kernel", "stride", "padding"),
+    [((3, 3), (1, 1), (1, 1)), ((2, 3), (2, 1), (0, 1)), ((1, 2), (1, 2), (1, 2))],
 )
 def test_gradients_and_their_gradients(
     kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], throughout: bool
@@ -74,7 +96,9 @@ def test_gradients_and_their_gradients(
         y_BCHW: Tensor = _ByMatmul.apply(x_BCHW, weight, bias, stride, padding, throughout)
         return y_BCHW
 
-    torch.testing.assert_close(convolved(x_BCHW, weight, bias), F.conv2d(x_BCHW, weight, bias, stride, padding))
+    torch.testing.assert_close(
+        convolved(x_BCHW, weight, bias), F.conv2d(x_BCHW, weight, bias, stride, padding)
+    )
     assert torch.autograd.gradcheck(convolved, (x_BCHW, weight, bias))
     assert torch.autograd.gradgradcheck(convolved, (x_BCHW, weight, bias))
 
@@ -89,7 +113,9 @@ def test_gradients_and_their_gradients(
         (nn.Conv2d(64, 64, 3, padding="same"), 4),
     ],
 )
-def test_torch_keeps_what_it_does_as_fast(layer: nn.Conv2d, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_keeps_what_it_does_as_fast(
+    layer: nn.Conv2d, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(_ByMatmul, "apply", None)
     x_BCHW = torch.randn(4, 64, side, side)
     for enabled in (True, False):
@@ -103,9 +129,15 @@ def test_only_on_a_processor_that_gains(monkeypatch: pytest.MonkeyPatch) -> None
     taken, apply = [], _ByMatmul.apply
     monkeypatch.setattr(_ByMatmul, "apply", lambda *given: (taken.append(1), apply(*given))[1])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    layer, x_BCHW, cpu = nn.Conv2d(64, 64, 3, padding=1), torch.randn(4, 64, 4, 4), torch.device("cpu")
+    layer, x_BCHW, cpu = (
+        nn.Conv2d(64, 64, 3, padding=1),
+        torch.randn(4, 64, 4, 4),
+        torch.device("cpu"),
+    )
 
-    def seen(capabilities: set[str], wanted: bool = True, compiled: bool = False) -> tuple[torch.dtype, int]:
+    def seen(
+        capabilities: set[str], wanted: bool = True, compiled: bool = False
+    ) -> tuple[torch.dtype, int]:
         taken.clear()
         monkeypatch.setattr(precision, "_capable", lambda of: of in capabilities)
         with bf16(cpu, wanted, compiled):

@@ -30,7 +30,8 @@ from raybd.datasets.parquet import Parquet
 from raybd.datasets.stl10_unlabelled import Stl10Unlabelled
 from raybd.datasets.svhn import Svhn
 from raybd.datasets.tiny_imagenet import TinyImagenet
-from raybd.types import Dataset, Pool, Source, UserError
+from raybd.types.data import Dataset, Pool, Source
+from raybd.types.errors import UserError
 
 
 class Synthetic(Images):
@@ -57,11 +58,20 @@ def png(value: int, side: int = 8) -> bytes:
 
 
 def write_parquet(
-    folder: Path, images: list[Any], labels: list[Any], *, image: str = "img", label: str = "label", names: Any = None
+    folder: Path,
+    images: list[Any],
+    labels: list[Any],
+    *,
+    image: str = "img",
+    label: str = "label",
+    names: Any = None,
 ) -> Path:
     """The same rows as training and as test part, in row groups of three."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = pa.array([{"bytes": data, "path": None} for data in images], pa.struct({"bytes": pa.binary(), "path": "str"}))
+    rows = pa.array(
+        [{"bytes": data, "path": None} for data in images],
+        pa.struct({"bytes": pa.binary(), "path": "str"}),
+    )
     table = pa.table({image: rows, label: labels})
     if names is not None:
         features = {"info": {"features": {label: {"names": names, "_type": "ClassLabel"}}}}
@@ -115,12 +125,16 @@ def assert_sound(dataset: Dataset, side: int) -> None:
 
 # --- the split -------------------------------------------------------------------------------------------------------
 
-labels_of_many = st.lists(st.integers(0, 4), min_size=20, max_size=200).map(lambda y: (0, 1, 2, 3, 4, *y))
+labels_of_many = st.lists(st.integers(0, 4), min_size=20, max_size=200).map(
+    lambda y: (0, 1, 2, 3, 4, *y)
+)
 
 
 @settings(max_examples=60, deadline=None)
 @given(train=labels_of_many, seed=st.integers(0, 5), data=st.data())
-def test_parts_are_disjoint_exact_and_as_even_as_the_labels_allow(train: tuple[int, ...], seed: int, data: st.DataObject) -> None:
+def test_parts_are_disjoint_exact_and_as_even_as_the_labels_allow(
+    train: tuple[int, ...], seed: int, data: st.DataObject
+) -> None:
     n = len(train)
     clean = data.draw(st.integers(1, n - 5))
     limit = data.draw(st.one_of(st.none(), st.integers(1, n)))
@@ -142,7 +156,9 @@ def test_parts_are_disjoint_exact_and_as_even_as_the_labels_allow(train: tuple[i
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=8), st.data())
-def test_quotas_add_up_and_a_short_class_gives_all_it_has(available: list[int], data: st.DataObject) -> None:
+def test_quotas_add_up_and_a_short_class_gives_all_it_has(
+    available: list[int], data: st.DataObject
+) -> None:
     count = data.draw(st.integers(0, sum(available)))
     available_K = torch.tensor(available)
     quota_K = quotas(available_K, count, torch.arange(len(available)))
@@ -152,7 +168,12 @@ def test_quotas_add_up_and_a_short_class_gives_all_it_has(available: list[int], 
 
 
 def test_the_remainder_goes_to_the_favoured_classes() -> None:
-    assert quotas(torch.tensor([5, 5, 1, 5]), 9, torch.tensor([3, 2, 1, 0])).tolist() == [2, 3, 1, 3]
+    assert quotas(torch.tensor([5, 5, 1, 5]), 9, torch.tensor([3, 2, 1, 0])).tolist() == [
+        2,
+        3,
+        1,
+        3,
+    ]
 
 
 def test_split_depends_on_the_seed_alone() -> None:
@@ -199,7 +220,9 @@ def test_more_images_than_there_are_is_an_error(fields: dict[str, int], message:
         Synthetic(train=(0, 1, 2) * 30, **fields).load()
 
 
-@pytest.mark.parametrize("fields", [{"clean": 0}, {"clean": 1.5}, {"limit": 0}, {"size": 0}, {"unknown": 1}])
+@pytest.mark.parametrize(
+    "fields", [{"clean": 0}, {"clean": 1.5}, {"limit": 0}, {"size": 0}, {"unknown": 1}]
+)
 def test_fields_have_bounds(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Digits(**fields)
@@ -223,7 +246,14 @@ def test_every_data_set_has_the_shared_fields_and_hides_its_path(kind: str) -> N
 
 @pytest.mark.parametrize(
     ("kind", "size"),
-    [("digits", 32), ("cifar10", None), ("gtsrb", 32), ("svhn", 32), ("tiny_imagenet", None), ("imagenette", 160)],
+    [
+        ("digits", 32),
+        ("cifar10", None),
+        ("gtsrb", 32),
+        ("svhn", 32),
+        ("tiny_imagenet", None),
+        ("imagenette", 160),
+    ],
 )
 def test_default_sizes(kind: str, size: int | None) -> None:
     assert registry.method_class("datasets", kind)().model_dump()["size"] == size
@@ -264,34 +294,52 @@ def test_digits_are_stretched_to_the_whole_range() -> None:
     x_NCHW = Digits(size=None).source().read("test", torch.arange(360))
     assert x_NCHW.shape == (360, 3, 8, 8)
     assert set(x_NCHW.unique().tolist()) <= {round(value * 255 / 16) for value in range(17)}
-    stretched = {np.rint(image * 255 / 16).astype(np.uint8).tobytes() for image in load_digits().images}
+    stretched = {
+        np.rint(image * 255 / 16).astype(np.uint8).tobytes() for image in load_digits().images
+    }
     assert {image[0].numpy().tobytes() for image in x_NCHW} <= stretched
 
 
 def test_a_source_survives_pickling() -> None:
     source = Digits().source()
     again = pickle.loads(pickle.dumps(source))
-    assert torch.equal(again.read("train", torch.tensor([5, 3])), source.read("train", torch.tensor([5, 3])))
+    assert torch.equal(
+        again.read("train", torch.tensor([5, 3])), source.read("train", torch.tensor([5, 3]))
+    )
 
 
 # --- real images -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.data
-def test_cifar10_is_found_under_raybd_data(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cifar10_is_found_under_raybd_data(
+    data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RAYBD_DATA", str(data_root))
     dataset = Cifar10(limit=100, clean=20, test_limit=50).load()
     assert_sound(dataset, 32)
-    assert [counts(part.y_N) for part in (dataset.train, dataset.clean, dataset.test)] == [[10] * 10, [2] * 10, [5] * 10]
-    assert same(dataset, Cifar10(limit=100, clean=20, test_limit=50, path=data_root / "cifar10").load())
+    assert [counts(part.y_N) for part in (dataset.train, dataset.clean, dataset.test)] == [
+        [10] * 10,
+        [2] * 10,
+        [5] * 10,
+    ]
+    assert same(
+        dataset, Cifar10(limit=100, clean=20, test_limit=50, path=data_root / "cifar10").load()
+    )
 
 
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "size", "side", "classes"),
-    [("cifar100_sub", None, 32, 100), ("tiny_imagenet_sub", None, 64, 200), ("imagenette224_sub", 32, 32, 10)],
+    [
+        ("cifar100_sub", None, 32, 100),
+        ("tiny_imagenet_sub", None, 64, 200),
+        ("imagenette224_sub", 32, 32, 10),
+    ],
 )
-def test_parquet_reads_png_jpeg_and_greyscale(data_root: Path, name: str, size: int | None, side: int, classes: int) -> None:
+def test_parquet_reads_png_jpeg_and_greyscale(
+    data_root: Path, name: str, size: int | None, side: int, classes: int
+) -> None:
     dataset = Parquet(path=data_root / name, size=size, limit=200, clean=200, test_limit=200).load()
     assert_sound(dataset, side)
     assert dataset.num_classes == classes
@@ -304,14 +352,28 @@ def test_rows_come_in_the_order_asked_for(data_root: Path) -> None:
     source = Parquet(path=data_root / "cifar10").source()
     rows_M = torch.tensor([49_999, 3, 5_000, 4_999, 1_024])
     table = pq.read_table(data_root / "cifar10" / "train.parquet", columns=["img"]).column(0)
-    expected = [np.array(Image.open(io.BytesIO(table[row]["bytes"].as_py()))) for row in rows_M.tolist()]
-    assert torch.equal(source.read("train", rows_M), torch.from_numpy(np.stack(expected)).permute(0, 3, 1, 2))
+    expected = [
+        np.array(Image.open(io.BytesIO(table[row]["bytes"].as_py()))) for row in rows_M.tolist()
+    ]
+    assert torch.equal(
+        source.read("train", rows_M), torch.from_numpy(np.stack(expected)).permute(0, 3, 1, 2)
+    )
 
 
 @pytest.mark.data
 def test_resizing_smooths(data_root: Path) -> None:
-    large = Parquet(path=data_root / "imagenette224_sub").source().read("test", torch.tensor([7])).float()
-    small = Parquet(path=data_root / "imagenette224_sub", size=32).source().read("test", torch.tensor([7])).float()
+    large = (
+        Parquet(path=data_root / "imagenette224_sub")
+        .source()
+        .read("test", torch.tensor([7]))
+        .float()
+    )
+    small = (
+        Parquet(path=data_root / "imagenette224_sub", size=32)
+        .source()
+        .read("test", torch.tensor([7]))
+        .float()
+    )
     reference = torch.nn.functional.interpolate(large, (32, 32), mode="bilinear", antialias=True)
     assert (small - reference).abs().max() < 2
 
@@ -320,12 +382,16 @@ def test_resizing_smooths(data_root: Path) -> None:
 
 
 def test_class_names_come_from_the_file(tmp_path: Path) -> None:
-    folder = write_parquet(tmp_path / "a", [png(row) for row in range(4)], [0, 1, 0, 1], names=["cat", "dog", "owl"])
+    folder = write_parquet(
+        tmp_path / "a", [png(row) for row in range(4)], [0, 1, 0, 1], names=["cat", "dog", "owl"]
+    )
     assert Parquet(path=folder).source().class_names == ("cat", "dog", "owl")
 
 
 def test_columns_can_have_other_names(tmp_path: Path) -> None:
-    folder = write_parquet(tmp_path / "a", [png(row) for row in range(4)], [0, 1, 0, 1], image="picture", label="fine")
+    folder = write_parquet(
+        tmp_path / "a", [png(row) for row in range(4)], [0, 1, 0, 1], image="picture", label="fine"
+    )
     dataset = Parquet(path=folder, image_column="picture", label_column="fine", clean=1).load()
     assert len(dataset.train) == 3
 
@@ -339,7 +405,9 @@ def test_every_row_is_read_once_and_where_it_belongs(tiny: Path) -> None:
 def test_fingerprint_is_of_the_content_not_of_the_path(tiny: Path, tmp_path: Path) -> None:
     moved = Path(shutil.copytree(tiny, tmp_path / "elsewhere"))
     other = write_parquet(tmp_path / "other", [png(10 * row + 1) for row in range(10)], [0, 1] * 5)
-    first, second, third = (Parquet(path=folder).source().fingerprint for folder in (tiny, moved, other))
+    first, second, third = (
+        Parquet(path=folder).source().fingerprint for folder in (tiny, moved, other)
+    )
     assert first == second != third
     (moved / "test.parquet").write_bytes((other / "test.parquet").read_bytes())
     assert Parquet(path=moved).source().fingerprint not in (first, third)
@@ -350,9 +418,13 @@ def test_labels_are_read_without_the_images(tmp_path: Path) -> None:
     assert source.train_y_N.tolist() == [0, 1, 0, 1]
 
 
-@pytest.mark.parametrize("data", [png(1)[:45], b"", None, b"no image at all"], ids=["cut", "empty", "null", "text"])
+@pytest.mark.parametrize(
+    "data", [png(1)[:45], b"", None, b"no image at all"], ids=["cut", "empty", "null", "text"]
+)
 def test_a_broken_image_is_named(tmp_path: Path, data: bytes | None) -> None:
-    folder = write_parquet(tmp_path / "a", [png(0), png(1), png(2), png(3), data, png(5)], [0, 1] * 3)
+    folder = write_parquet(
+        tmp_path / "a", [png(0), png(1), png(2), png(3), data, png(5)], [0, 1] * 3
+    )
     with pytest.raises(UserError, match=r"train\.parquet, row 4: not a readable image"):
         Parquet(path=folder).source().read("train", torch.arange(6))
 
@@ -369,8 +441,12 @@ def test_a_broken_large_image_is_named(tmp_path: Path) -> None:
 
 
 def test_unequal_sizes_need_a_size(tmp_path: Path) -> None:
-    folder = write_parquet(tmp_path / "a", [png(0, 8), png(1, 9), png(2, 8), png(3, 8)], [0, 1, 0, 1])
-    with pytest.raises(UserError, match=r"row 1: images of unequal size, 8 x 8 and 9 x 9 pixels\nSet `size`"):
+    folder = write_parquet(
+        tmp_path / "a", [png(0, 8), png(1, 9), png(2, 8), png(3, 8)], [0, 1, 0, 1]
+    )
+    with pytest.raises(
+        UserError, match=r"row 1: images of unequal size, 8 x 8 and 9 x 9 pixels\nSet `size`"
+    ):
         Parquet(path=folder).source().read("train", torch.arange(4))
     assert Parquet(path=folder, size=8, clean=1).load().train.x_NCHW.shape == (3, 3, 8, 8)
 
@@ -384,7 +460,9 @@ def test_train_and_test_of_unequal_size_need_a_size(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"absent/train\.parquet: no such file\n.*`path`.*RAYBD_DATA"):
+    with pytest.raises(
+        UserError, match=r"absent/train\.parquet: no such file\n.*`path`.*RAYBD_DATA"
+    ):
         Parquet(path=tmp_path / "absent").source()
 
 
@@ -396,13 +474,19 @@ def test_a_missing_file_is_named(tiny: Path) -> None:
 
 @pytest.mark.parametrize("column", ["img", "label"])
 def test_a_missing_column_is_named_among_those_there_are(tmp_path: Path, column: str) -> None:
-    folder = write_parquet(tmp_path / "a", [png(0)] * 2, [0, 1], **{"image" if column == "img" else "label": "other"})
-    with pytest.raises(UserError, match=rf"train\.parquet: no column '{column}' among .*other.*\n.*{column[:2]}"):
+    folder = write_parquet(
+        tmp_path / "a", [png(0)] * 2, [0, 1], **{"image" if column == "img" else "label": "other"}
+    )
+    with pytest.raises(
+        UserError, match=rf"train\.parquet: no column '{column}' among .*other.*\n.*{column[:2]}"
+    ):
         Parquet(path=folder).source()
 
 
 def test_a_column_without_images_is_an_error(tiny: Path) -> None:
-    with pytest.raises(UserError, match=r"column 'label' holds int64, not images\n.*struct\(bytes, path\)"):
+    with pytest.raises(
+        UserError, match=r"column 'label' holds int64, not images\n.*struct\(bytes, path\)"
+    ):
         Parquet(path=tiny, image_column="label").source()
 
 
@@ -430,10 +514,15 @@ def test_a_file_of_another_kind_is_named(tiny: Path) -> None:
         ([0, 2], "holds 0 to 2 for 2 class names"),
     ],
 )
-def test_labels_that_are_not_classes_are_an_error(tmp_path: Path, labels: list[Any], message: str) -> None:
+def test_labels_that_are_not_classes_are_an_error(
+    tmp_path: Path, labels: list[Any], message: str
+) -> None:
     names = ["cat", "dog"] if 2 in labels else None
     folder = write_parquet(tmp_path / "a", [png(0)] * 2, labels, names=names)
-    with pytest.raises(UserError, match=rf"train\.parquet: column 'label' {'.*' + message}\nLabels are integers from 0"):
+    with pytest.raises(
+        UserError,
+        match=rf"train\.parquet: column 'label' {'.*' + message}\nLabels are integers from 0",
+    ):
         Parquet(path=folder).source()
 
 
@@ -454,12 +543,15 @@ def test_without_data_or_network_the_error_says_where_it_looked(nowhere: Path) -
     assert str(nowhere / "data" / "svhn") in caught.value.what
     assert str(nowhere / "cache" / "svhn") in caught.value.what
     assert "the download failed" in caught.value.what
-    assert "RAYBD_DATA" in caught.value.mend
+    assert "RAYBD_DATA" in caught.value.hint
     assert list((nowhere / "cache").iterdir()) == []
 
 
 def test_tiny_imagenet_can_not_be_downloaded(nowhere: Path) -> None:
-    with pytest.raises(UserError, match=r"tiny_imagenet: .*can't be downloaded automatically\nPut train\.parquet and test"):
+    with pytest.raises(
+        UserError,
+        match=r"tiny_imagenet: .*can't be downloaded automatically\nPut train\.parquet and test",
+    ):
         TinyImagenet().source()
 
 
@@ -472,22 +564,32 @@ def test_a_folder_without_its_files_is_not_downloaded_over(nowhere: Path) -> Non
 def test_what_torchvision_downloads_is_kept_without_loss(nowhere: Path) -> None:
     from torchvision.datasets import FakeData
 
-    train, test = FakeData(30, (3, 32, 32), 3, random_offset=0), FakeData(9, (3, 32, 32), 3, random_offset=100)
+    train, test = (
+        FakeData(30, (3, 32, 32), 3, random_offset=0),
+        FakeData(9, (3, 32, 32), 3, random_offset=100),
+    )
     store(train, test, ["a", "b", "c"], nowhere / "cache" / "svhn")
     source = Svhn(size=None).source()
     assert source.class_names == ("a", "b", "c")
     assert source.test_y_N.tolist() == [int(label) for _, label in test]
     expected = np.stack([np.array(image) for image, _ in test])
-    assert torch.equal(source.read("test", torch.arange(9)), torch.from_numpy(expected).permute(0, 3, 1, 2))
+    assert torch.equal(
+        source.read("test", torch.arange(9)), torch.from_numpy(expected).permute(0, 3, 1, 2)
+    )
 
 
-def test_unlabelled_images_have_one_label_whatever_torchvision_says(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unlabelled_images_have_one_label_whatever_torchvision_says(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from torchvision import datasets as published
 
     def fake(folder: Path, part: str, target_transform: Any, download: bool) -> Any:
         assert download
         size = {"unlabeled": 30, "test": 9}[part]
-        return [(image, target_transform(None)) for image, _ in published.FakeData(size, (3, 96, 96), 10)]
+        return [
+            (image, target_transform(None))
+            for image, _ in published.FakeData(size, (3, 96, 96), 10)
+        ]
 
     monkeypatch.setattr(published, "STL10", fake)
     dataset = Stl10Unlabelled(size=32, clean=10).load()
@@ -520,7 +622,11 @@ def test_image_folder_reads_each_class(digits_folder: Path) -> None:
     dataset = ImageFolder(path=digits_folder, clean=6).load()
     assert_sound(dataset, 32)
     assert dataset.class_names == ("one", "two", "zero")
-    assert [counts(part.y_N) for part in (dataset.train, dataset.clean, dataset.test)] == [[10] * 3, [2] * 3, [4] * 3]
+    assert [counts(part.y_N) for part in (dataset.train, dataset.clean, dataset.test)] == [
+        [10] * 3,
+        [2] * 3,
+        [4] * 3,
+    ]
     digits = Digits().load().test
     zeros = digits.x_NCHW[digits.y_N == 0][:4].flatten(1).unique(dim=0)
     assert torch.equal(dataset.test.x_NCHW[dataset.test.y_N == 2].flatten(1).unique(dim=0), zeros)
@@ -538,7 +644,9 @@ def test_image_folder_fingerprint_is_of_the_content(digits_folder: Path, tmp_pat
 
 
 def test_image_folder_says_what_is_wrong(digits_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"train: no such folder\nLay the images out as train/CLASS"):
+    with pytest.raises(
+        UserError, match=r"train: no such folder\nLay the images out as train/CLASS"
+    ):
         ImageFolder(path=tmp_path).source()
     (tmp_path / "train" / "empty").mkdir(parents=True)
     with pytest.raises(UserError, match="train: no images in any folder"):
@@ -548,5 +656,7 @@ def test_image_folder_says_what_is_wrong(digits_folder: Path, tmp_path: Path) ->
     with pytest.raises(UserError, match=r"train/two/0\.png: not a readable image"):
         ImageFolder(path=broken).load()
     (broken / "test" / "one").rename(broken / "test" / "three")
-    with pytest.raises(UserError, match="test/three: no folder of this name among the training images"):
+    with pytest.raises(
+        UserError, match="test/three: no folder of this name among the training images"
+    ):
         ImageFolder(path=broken).source()

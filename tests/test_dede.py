@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from raybd.datasets.cifar10 import Cifar10
-from raybd.detectors._masked_decoder import (
+from raybd.detectors.dede import DeDe
+from raybd.detectors.dede.decoder import (
     MaskedDecoder,
     Painter,
     hidden,
@@ -23,16 +24,26 @@ from raybd.detectors._masked_decoder import (
     to_patches,
     visible_count,
 )
-from raybd.detectors._thinning import least_crowded
-from raybd.detectors.dede import DeDe
-from raybd.fit import infer, new_victim
+from raybd.detectors.dede.thinning import least_crowded
 from raybd.networks.small_cnn import SmallCnn
-from raybd.runtime import Runtime, running
 from raybd.trainers.supervised import Supervised
-from raybd.types import Split, Suspicion, UserError, Victim
+from raybd.training.inference import infer
+from raybd.training.models import new_victim
+from raybd.training.runtime import Runtime, running
+from raybd.types.data import Split
+from raybd.types.errors import UserError
+from raybd.types.models import Victim
+from raybd.types.verdicts import Suspicion
 from tests.groups import in_group
 
-SMALL: dict[str, Any] = {"width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "epochs": 3, "batch_size": 16}
+SMALL: dict[str, Any] = {
+    "width": 16,
+    "heads": 2,
+    "encoder_depth": 1,
+    "decoder_depth": 1,
+    "epochs": 3,
+    "batch_size": 16,
+}
 
 
 def stream(seed: int = 0) -> torch.Generator:
@@ -46,13 +57,29 @@ def images(n: int, side: int = 16, seed: int = 0) -> Tensor:
 def decoder(target: Any = "pixels", encoder_depth: int = 1) -> MaskedDecoder:
     """One of sixteen patches, for embeddings of five values."""
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {"side": 16, "patch": 4, "values": 5, "width": 16, "heads": 2, "decoder_depth": 1}
-    return MaskedDecoder(torch.full((3,), 0.4), torch.full((3,), 0.2), encoder_depth=encoder_depth, target=target, **sizes).eval()
+    sizes: dict[str, Any] = {
+        "side": 16,
+        "patch": 4,
+        "values": 5,
+        "width": 16,
+        "heads": 2,
+        "decoder_depth": 1,
+    }
+    return MaskedDecoder(
+        torch.full((3,), 0.4),
+        torch.full((3,), 0.2),
+        encoder_depth=encoder_depth,
+        target=target,
+        **sizes,
+    ).eval()
 
 
 def tiny(side: int = 16) -> tuple[Victim, Split, Split]:
     """An untrained encoder, suspects and auxiliary images."""
-    suspects, clean = Split(images(40, side), torch.arange(40) % 3), Split(images(30, side, 1), torch.arange(30) % 3)
+    suspects, clean = (
+        Split(images(40, side), torch.arange(40) % 3),
+        Split(images(30, side, 1), torch.arange(30) % 3),
+    )
     victim = new_victim(suspects, 3, SmallCnn(width=4), stream()).eval()
     victim.head = None
     return victim, suspects, clean
@@ -60,7 +87,9 @@ def tiny(side: int = 16) -> tuple[Victim, Split, Split]:
 
 def verdict(order: Tensor | None = None, **fields: Any) -> Suspicion:
     victim, suspects, clean = tiny()
-    return DeDe(**{**SMALL, **fields}).score(victim, suspects if order is None else suspects.select(order), clean, stream(3))
+    return DeDe(**{**SMALL, **fields}).score(
+        victim, suspects if order is None else suspects.select(order), clean, stream(3)
+    )
 
 
 def random_order(batch: int, tokens: int, seed: int = 0) -> Tensor:
@@ -69,9 +98,17 @@ def random_order(batch: int, tokens: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize(
     ("tokens", "seen"),
-    [(64, (16, 6, 3, 0)), (256, (64, 25, 12, 2)), (49, (12, 4, 2, 0)), (196, (49, 19, 9, 1)), (3136, (784, 313, 156, 31))],
+    [
+        (64, (16, 6, 3, 0)),
+        (256, (64, 25, 12, 2)),
+        (49, (12, 4, 2, 0)),
+        (196, (49, 19, 9, 1)),
+        (3136, (784, 313, 156, 31)),
+    ],
 )
-def test_as_many_patches_are_seen_as_in_the_authors_code(tokens: int, seen: tuple[int, ...]) -> None:
+def test_as_many_patches_are_seen_as_in_the_authors_code(
+    tokens: int, seen: tuple[int, ...]
+) -> None:
     assert tuple(visible_count(tokens, ratio) for ratio in (0.75, 0.9, 0.95, 0.99)) == seen
     assert visible_count(tokens, 1.0) == 0
 
@@ -129,7 +166,11 @@ def test_with_nothing_seen_the_image_is_not_looked_at_and_embeddings_are() -> No
 
 @pytest.mark.parametrize("encoder_depth", [0, 1])
 def test_only_the_seen_patches_are_looked_at(encoder_depth: int) -> None:
-    model, seen, z = decoder(encoder_depth=encoder_depth), torch.tensor([[3, 12]]), torch.randn(1, 5, generator=stream())
+    model, seen, z = (
+        decoder(encoder_depth=encoder_depth),
+        torch.tensor([[3, 12]]),
+        torch.randn(1, 5, generator=stream()),
+    )
     x = images(1)
     elsewhere, there = x.clone(), x.clone()
     elsewhere[..., 4:8, :] = 0  # patches 4 to 7
@@ -154,20 +195,30 @@ def test_the_score_is_zero_for_the_image_itself_adds_up_and_leaves_out_what_is_s
 
 @pytest.mark.parametrize("seen", [0, 4])
 def test_the_error_map_is_that_of_the_pixels(seen: int) -> None:
-    model, x, z, order = decoder(), images(3), torch.randn(3, 5, generator=stream()), random_order(1, 16)[:, :seen]
+    model, x, z, order = (
+        decoder(),
+        images(3),
+        torch.randn(3, 5, generator=stream()),
+        random_order(1, 16)[:, :seen],
+    )
     with torch.no_grad():
         found = model.errors(x, z, order.expand(3, -1)).sum(1)
         guess = to_images(model(x, z, order.expand(3, -1)), 4)
     pasted = guess.clone()
     for patch in order[0].tolist():
-        rows, columns = slice(patch // 4 * 4, patch // 4 * 4 + 4), slice(patch % 4 * 4, patch % 4 * 4 + 4)
+        rows, columns = (
+            slice(patch // 4 * 4, patch // 4 * 4 + 4),
+            slice(patch % 4 * 4, patch % 4 * 4 + 4),
+        )
         pasted[..., rows, columns] = model.preprocess(x)[..., rows, columns]
     assert torch.allclose(found, (model.preprocess(x) - pasted).square().sum((1, 2, 3)), rtol=1e-4)
 
 
 def test_targets_are_the_pixels_standardised_patches_or_a_blur() -> None:
     x = images(2)
-    pixels, patches, blur = (decoder(target).wanted(x) for target in ("pixels", "normalised_patches", "low_passed"))
+    pixels, patches, blur = (
+        decoder(target).wanted(x) for target in ("pixels", "normalised_patches", "low_passed")
+    )
     assert torch.allclose(to_images(pixels, 4), (x / 255 - 0.4) / 0.2, atol=1e-5)
     assert torch.allclose(patches.mean(2), torch.zeros(2, 16), atol=1e-4)
     assert torch.allclose(patches.var(2), torch.ones(2, 16), atol=1e-3)
@@ -199,7 +250,9 @@ def test_the_median_of_a_balanced_pool_makes_tpr_and_fpr_add_up_to_one() -> None
     found = verdict(threshold="pooled_median")
     flagged = found.score_N > found.threshold_N
     poison = torch.arange(40) % 2 == 0
-    assert float(flagged[poison].float().mean() + flagged[~poison].float().mean()) == pytest.approx(1)
+    assert float(flagged[poison].float().mean() + flagged[~poison].float().mean()) == pytest.approx(
+        1
+    )
     assert found.oracle
 
 
@@ -216,11 +269,25 @@ def test_thresholds_come_from_held_out_scores() -> None:
         {},
         {"test_mask_ratio": 0.75, "masks": 3, "measure": "relative", "strangers": 2},
         {"encoder_depth": 0, "embedding": "l2", "target": "normalised_patches"},
-        {"mask_ratio": 1.0, "test_mask_ratio": 1.0, "embedding": "layernorm", "target": "low_passed"},
-        {"side": 8, "patch": 2, "embedding": "std", "schedule": "cosine", "warmup": 0.1, "precision": "fp32"},
+        {
+            "mask_ratio": 1.0,
+            "test_mask_ratio": 1.0,
+            "embedding": "layernorm",
+            "target": "low_passed",
+        },
+        {
+            "side": 8,
+            "patch": 2,
+            "embedding": "std",
+            "schedule": "cosine",
+            "warmup": 0.1,
+            "precision": "fp32",
+        },
     ],
 )
-def test_every_choice_scores_in_any_order_and_leaves_the_victim_alone(fields: dict[str, Any]) -> None:
+def test_every_choice_scores_in_any_order_and_leaves_the_victim_alone(
+    fields: dict[str, Any],
+) -> None:
     victim, suspects, clean = tiny()
     before = {name: value.clone() for name, value in victim.state_dict().items()}
     found = DeDe(**{**SMALL, **fields}).score(victim, suspects, clean, stream(3))
@@ -230,14 +297,18 @@ def test_every_choice_scores_in_any_order_and_leaves_the_victim_alone(fields: di
     order = torch.randperm(40, generator=stream(5))[:11]
     assert torch.allclose(verdict(order, **fields).score_N, found.score_N[order], rtol=1e-4)
     assert all(torch.equal(victim.state_dict()[name], value) for name, value in before.items())
-    assert all(parameter.grad is None and parameter.requires_grad for parameter in victim.parameters())
+    assert all(
+        parameter.grad is None and parameter.requires_grad for parameter in victim.parameters()
+    )
 
 
 def test_labels_play_no_part_and_the_stream_decides() -> None:
     victim, suspects, clean = tiny()
     other = Split(clean.x_NCHW, torch.zeros(30, dtype=torch.int64))
     detector = DeDe(**SMALL)
-    one, two = (detector.score(victim, suspects, part, stream(3)).score_N for part in (clean, other))
+    one, two = (
+        detector.score(victim, suspects, part, stream(3)).score_N for part in (clean, other)
+    )
     assert torch.equal(one, two)
     assert not torch.equal(detector.score(victim, suspects, clean, stream(4)).score_N, one)
 
@@ -268,7 +339,9 @@ def test_a_decoder_may_work_at_a_smaller_size() -> None:
 def test_thinning_leaves_out_the_most_crowded_images() -> None:
     z_ND = torch.randn(100, 32, generator=stream(0))
     crowded = torch.tensor([3, 17, 18, 40, 41, 42, 60, 77, 78, 79, 98, 99])
-    z_ND[crowded] = torch.linspace(1, 5, 12)[:, None] * (z_ND[3] + 0.01 * torch.randn(12, 32, generator=stream(1)))
+    z_ND[crowded] = torch.linspace(1, 5, 12)[:, None] * (
+        z_ND[3] + 0.01 * torch.randn(12, 32, generator=stream(1))
+    )
     left = least_crowded(z_ND, 0.12)
     assert left.tolist() == sorted(set(range(100)) - set(crowded.tolist())), "whatever their length"
     assert least_crowded(z_ND, 0).tolist() == list(range(100))
@@ -277,7 +350,10 @@ def test_thinning_leaves_out_the_most_crowded_images() -> None:
 
 def test_a_thinned_decoder_is_trained_on_fewer_images() -> None:
     victim, suspects, clean = tiny()
-    whole, thinned = (DeDe(**SMALL, thin=thin).score(victim, suspects, clean, stream(3)).score_N for thin in (0, 0.3))
+    whole, thinned = (
+        DeDe(**SMALL, thin=thin).score(victim, suspects, clean, stream(3)).score_N
+        for thin in (0, 0.3)
+    )
     assert not torch.equal(whole, thinned)
     painter = DeDe(**SMALL, thin=0.3).painter(victim, clean, stream(3))
     left = least_crowded(infer(victim, clean.x_NCHW, victim.embed), 0.3)
@@ -289,8 +365,12 @@ def test_a_mirrored_decoder_is_trained_on_both() -> None:
     victim, suspects, clean = tiny()
     both = Split(torch.cat([clean.x_NCHW, clean.x_NCHW.flip(-1)]), clean.y_N.repeat(2))
     mirrored = DeDe(**SMALL, mirror=True).painter(victim, clean, stream(3)).score(suspects.x_NCHW)
-    assert torch.equal(mirrored, DeDe(**SMALL).painter(victim, both, stream(3)).score(suspects.x_NCHW))
-    assert not torch.equal(mirrored, DeDe(**SMALL).painter(victim, clean, stream(3)).score(suspects.x_NCHW))
+    assert torch.equal(
+        mirrored, DeDe(**SMALL).painter(victim, both, stream(3)).score(suspects.x_NCHW)
+    )
+    assert not torch.equal(
+        mirrored, DeDe(**SMALL).painter(victim, clean, stream(3)).score(suspects.x_NCHW)
+    )
 
 
 def test_what_is_learned_once_scores_any_stream() -> None:
@@ -305,12 +385,20 @@ def test_what_is_learned_once_scores_any_stream() -> None:
 @pytest.mark.parametrize("target", ["pixels", "normalised_patches", "low_passed"])
 def test_pictures_show_what_is_seen_and_paint_the_rest(target: str) -> None:
     victim, suspects, clean = tiny()
-    painter: Painter = DeDe(**SMALL, target=target, test_mask_ratio=0.75).painter(victim, clean, stream(3))
+    painter: Painter = DeDe(**SMALL, target=target, test_mask_ratio=0.75).painter(
+        victim, clean, stream(3)
+    )
     pictures = painter.pictures(suspects.x_NCHW[:3])
     assert {name: (x.shape, x.dtype) for name, x in pictures.items()} == dict.fromkeys(
         ("input", "masked", "reconstruction"), (torch.Size([3, 3, 16, 16]), torch.uint8)
     )
-    covered = hidden(painter.masks_MK, 16).view(4, 4).repeat_interleave(4, 0).repeat_interleave(4, 1).bool()
+    covered = (
+        hidden(painter.masks_MK, 16)
+        .view(4, 4)
+        .repeat_interleave(4, 0)
+        .repeat_interleave(4, 1)
+        .bool()
+    )
     assert torch.equal(pictures["input"], suspects.x_NCHW[:3])
     assert (pictures["masked"][..., covered] == 128).all()
     for name in ("masked", "reconstruction"):
@@ -328,12 +416,18 @@ def test_what_cannot_be_trained_is_said() -> None:
 
 
 def test_the_defaults_are_the_authors() -> None:
-    model = DeDe()._decoder(Split(images(4, 32), torch.zeros(4, dtype=torch.int64)), 512, 32, stream())
-    blocks = sum(p.numel() for part in (model.encoder.blocks, model.blocks) for p in part.parameters())
+    model = DeDe()._decoder(
+        Split(images(4, 32), torch.zeros(4, dtype=torch.int64)), 512, 32, stream()
+    )
+    blocks = sum(
+        p.numel() for part in (model.encoder.blocks, model.blocks) for p in part.parameters()
+    )
     assert blocks == pytest.approx(7.1e6, rel=0.01)
     assert model.tokens == 64
     assert DeDe()._heads == 3
-    assert DeDe.model_validate_json(DeDe(skip=(1, 2, 3, 4)).model_dump_json()) == DeDe(skip=(1, 2, 3, 4))
+    assert DeDe.model_validate_json(DeDe(skip=(1, 2, 3, 4)).model_dump_json()) == DeDe(
+        skip=(1, 2, 3, 4)
+    )
 
 
 def test_it_resumes_where_it_was() -> None:
@@ -348,7 +442,11 @@ def test_it_resumes_where_it_was() -> None:
 
 
 def _score_thrice() -> list[Tensor]:
-    choices: list[dict[str, Any]] = [{}, {"mask_ratio": 1.0}, {"encoder_depth": 0, "test_mask_ratio": 0.75}]
+    choices: list[dict[str, Any]] = [
+        {},
+        {"mask_ratio": 1.0},
+        {"encoder_depth": 0, "test_mask_ratio": 0.75},
+    ]
     return [verdict(epochs=6, **fields).score_N for fields in choices]
 
 
@@ -366,9 +464,18 @@ def test_a_decoder_learns_to_tell_whose_embedding_it_is(data_root: Path) -> None
     if not folder.is_dir():
         pytest.skip(f"no {folder}")
     data = Cifar10(path=str(folder), limit=5000, test_limit=500, clean=0.5).load()
-    victim = Supervised(epochs=5, lr=0.05, augment="flip").train(data.train, 10, SmallCnn(), stream())
+    victim = Supervised(epochs=5, lr=0.05, augment="flip").train(
+        data.train, 10, SmallCnn(), stream()
+    )
     victim.head = None
-    light: dict[str, Any] = {"patch": 8, "width": 96, "heads": 4, "encoder_depth": 1, "decoder_depth": 2, "embedding": "std"}
+    light: dict[str, Any] = {
+        "patch": 8,
+        "width": 96,
+        "heads": 4,
+        "encoder_depth": 1,
+        "decoder_depth": 2,
+        "embedding": "std",
+    }
     detector = DeDe(**light, epochs=8, batch_size=64, lr=2e-3, schedule="cosine", warmup=0.05)
     found = detector.score(victim, data.test, data.clean, stream(1))
     assert found.facts["mismatch_auroc"] > 0.85

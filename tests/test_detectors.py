@@ -11,8 +11,7 @@ import torch
 from sklearn.metrics import silhouette_score
 from torch import nn
 
-from raybd import experiment_file, metrics, stages
-from raybd.attacks.badencoder import BadEncoder
+from raybd.attacks.encoder.badencoder import BadEncoder
 from raybd.datasets.cifar10 import Cifar10
 from raybd.detectors import beatrix
 from raybd.detectors.activation_clustering import ActivationClustering, silhouette
@@ -20,15 +19,23 @@ from raybd.detectors.beatrix import Beatrix
 from raybd.detectors.spectral import Spectral
 from raybd.detectors.strip import Strip
 from raybd.detectors.strip_encoder import StripEncoder
-from raybd.fit import infer, new_victim
+from raybd.metrics import detection
 from raybd.networks.small_cnn import SmallCnn
 from raybd.networks.small_resnet import SmallResnet
+from raybd.plan import file as experiment_file
 from raybd.registry import method_class, names
 from raybd.repairs.fine_tune import FineTune
-from raybd.store import Store
-from raybd.trainers.knn_probe import KnnProbe
+from raybd.results.store import Store
+from raybd.stages import all as stages
+from raybd.trainers.probes.knn_probe import KnnProbe
 from raybd.trainers.supervised import Supervised
-from raybd.types import Dataset, Detector, Poisoned, Split, StreamDetector, Suspicion, UserError, Victim
+from raybd.training.inference import infer
+from raybd.training.models import new_victim
+from raybd.types.data import Dataset, Poisoned, Split
+from raybd.types.errors import UserError
+from raybd.types.methods import Detector, StreamDetector
+from raybd.types.models import Victim
+from raybd.types.verdicts import Suspicion
 from tests.groups import in_group
 
 KINDS = names("detectors")
@@ -61,7 +68,15 @@ def _scene(folder: Path) -> Scene:
             "name": "scene",
             "datasets": [{"kind": "digits", "clean": 0.1}],
             "attacks": [{"kind": "badnets", "rate": 0.1}],
-            "trainers": [{"kind": "supervised", "network": "small_cnn", "epochs": 10, "lr": 0.05, "augment": "none"}],
+            "trainers": [
+                {
+                    "kind": "supervised",
+                    "network": "small_cnn",
+                    "epochs": 10,
+                    "lr": 0.05,
+                    "augment": "none",
+                }
+            ],
         }
     )
     (cell,), store = asked.cells(), Store(str(folder))
@@ -77,15 +92,26 @@ def _scene(folder: Path) -> Scene:
 def small_scene() -> tuple[Victim, Split, Split]:
     """An untrained victim, suspects and trusted images; cheap, for contracts."""
     rng = torch.Generator().manual_seed(0)
-    suspects = Split(torch.randint(0, 256, (90, 3, 16, 16), generator=rng, dtype=torch.uint8), torch.arange(90) % 3)
-    clean = Split(torch.randint(0, 256, (30, 3, 16, 16), generator=rng, dtype=torch.uint8), torch.arange(30) % 3)
+    suspects = Split(
+        torch.randint(0, 256, (90, 3, 16, 16), generator=rng, dtype=torch.uint8),
+        torch.arange(90) % 3,
+    )
+    clean = Split(
+        torch.randint(0, 256, (30, 3, 16, 16), generator=rng, dtype=torch.uint8),
+        torch.arange(30) % 3,
+    )
     return new_victim(suspects, 3, SmallCnn(width=8), rng).eval(), suspects, clean
 
 
 def score_small(kind: str, fields: dict[str, Any], order: torch.Tensor | None = None) -> Suspicion:
     victim, suspects, clean = small_scene()
     detector = cast(Detector, method_class("detectors", kind).model_validate(fields))
-    return detector.score(victim, suspects if order is None else suspects.select(order), clean, torch.Generator().manual_seed(1))
+    return detector.score(
+        victim,
+        suspects if order is None else suspects.select(order),
+        clean,
+        torch.Generator().manual_seed(1),
+    )
 
 
 @pytest.mark.parametrize(("kind", "fields"), VARIANTS)
@@ -114,7 +140,10 @@ def test_two_workers_score_as_one() -> None:
     alone = _score_all()
     for together in in_group(_score_all):
         for (kind, fields), one, two in zip(VARIANTS, alone, together, strict=True):
-            assert torch.allclose(two.score_N.float(), one.score_N.float(), rtol=1e-2, atol=1e-3), (kind, fields)
+            assert torch.allclose(two.score_N.float(), one.score_N.float(), rtol=1e-2, atol=1e-3), (
+                kind,
+                fields,
+            )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -126,28 +155,35 @@ def test_cites_its_paper_and_documents_its_fields(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "fields"), VARIANTS)
-def test_what_scores_a_stream_is_learned_once_and_scores_each_image_for_itself(kind: str, fields: dict[str, Any]) -> None:
+def test_what_scores_a_stream_is_learned_once_and_scores_each_image_for_itself(
+    kind: str, fields: dict[str, Any]
+) -> None:
     detector = method_class("detectors", kind).model_validate(fields)
     if not isinstance(detector, StreamDetector):
         pytest.skip("it has nothing to learn before it sees the suspects")
     victim, suspects, clean = small_scene()
     judge = detector.learn(victim, clean, torch.Generator().manual_seed(1))
-    first, rest = judge(suspects.select(torch.arange(25))), judge(suspects.select(torch.arange(25, 90)))
+    first, rest = (
+        judge(suspects.select(torch.arange(25))),
+        judge(suspects.select(torch.arange(25, 90))),
+    )
     whole = score_small(kind, fields)
-    assert torch.allclose(torch.cat([first.score_N, rest.score_N]), whole.score_N, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(
+        torch.cat([first.score_N, rest.score_N]), whole.score_N, rtol=1e-4, atol=1e-5
+    )
     assert torch.equal(first.threshold_N, whole.threshold_N)
     assert torch.equal(rest.threshold_N, whole.threshold_N)
 
 
-def detection(detector: Detector, scene: Scene) -> dict[str, float | None]:
+def evaluate(detector: Detector, scene: Scene) -> dict[str, float | None]:
     victim, dataset, poisoned = scene
     pool = stages.make_pool(detector, victim, dataset, poisoned)
     verdict = detector.score(victim, pool.suspects, dataset.clean, torch.Generator().manual_seed(0))
-    return metrics.detection(verdict.score_N, verdict.score_N > verdict.threshold_N, pool.role_N)
+    return detection.detection(verdict.score_N, verdict.score_N > verdict.threshold_N, pool.role_N)
 
 
 def test_spectral_with_trusted_images_finds_badnets(scene: Scene) -> None:
-    found = detection(Spectral(reference="trusted"), scene)
+    found = evaluate(Spectral(reference="trusted"), scene)
     assert found["auroc"] is not None and found["tpr"] is not None and found["fpr"] is not None
     assert found["auroc"] > 0.95
     assert found["tpr"] > 0.8
@@ -164,21 +200,21 @@ def test_spectral_as_published_flags_its_share_of_every_class(scene: Scene) -> N
 
 
 def test_activation_clustering_finds_badnets_among_trusted_images(scene: Scene) -> None:
-    found = detection(ActivationClustering(reduction="pca", suspect="fewer_clean"), scene)
+    found = evaluate(ActivationClustering(reduction="pca", suspect="fewer_clean"), scene)
     assert found["auroc"] is not None and found["fpr"] is not None
     assert found["auroc"] > 0.6
     assert found["fpr"] < 0.05
 
 
 def test_strip_finds_triggered_test_inputs(scene: Scene) -> None:
-    found = detection(Strip(overlays=20), scene)
+    found = evaluate(Strip(overlays=20), scene)
     assert found["auroc"] is not None and found["fpr"] is not None
     assert found["auroc"] > 0.8
     assert found["fpr"] < 0.1
 
 
 def test_beatrix_finds_triggered_test_inputs(scene: Scene) -> None:
-    found = detection(Beatrix(), scene)
+    found = evaluate(Beatrix(), scene)
     assert found["auroc"] is not None and found["fpr"] is not None
     assert found["auroc"] > 0.9
     assert found["fpr"] < 0.2
@@ -199,23 +235,35 @@ def twins(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Twins:
     clean = Victim(trained.encoder, None, trained.mean_C, trained.std_C).eval()
     attack = BadEncoder(epochs=10, lr=0.05, batch_size=128, precision="fp32")
     poisoned, backdoored = attack.infect(clean, dataset.train, 10, torch.Generator().manual_seed(1))
-    probe = KnnProbe().train_from(backdoored, dataset.train, 10, SmallCnn(width=16), torch.Generator())
+    probe = KnnProbe().train_from(
+        backdoored, dataset.train, 10, SmallCnn(width=16), torch.Generator()
+    )
     others = dataset.test.x_NCHW[dataset.test.y_N != 0]
     assert float((infer(probe, poisoned.trigger(others)).argmax(1) == 0).float().mean()) > 0.9
     return backdoored, clean, dataset, poisoned
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("detector", [Beatrix(), StripEncoder(overlays=10, fpr=0.05)], ids=lambda detector: type(detector).__name__)
-def test_encoders_betray_a_trigger_that_their_clean_twin_does_not_know(detector: Detector, twins: Twins) -> None:
+@pytest.mark.parametrize(
+    "detector",
+    [Beatrix(), StripEncoder(overlays=10, fpr=0.05)],
+    ids=lambda detector: type(detector).__name__,
+)
+def test_encoders_betray_a_trigger_that_their_clean_twin_does_not_know(
+    detector: Detector, twins: Twins
+) -> None:
     backdoored, clean, dataset, poisoned = twins
-    found, control = (detection(detector, (victim, dataset, poisoned))["auroc"] for victim in (backdoored, clean))
+    found, control = (
+        evaluate(detector, (victim, dataset, poisoned))["auroc"] for victim in (backdoored, clean)
+    )
     assert found is not None and control is not None
     assert found > 0.8
     assert found > control + 0.2
 
 
-def test_the_test_pool_holds_every_test_image_and_each_counted_one_with_the_trigger(scene: Scene) -> None:
+def test_the_test_pool_holds_every_test_image_and_each_counted_one_with_the_trigger(
+    scene: Scene,
+) -> None:
     victim, dataset, poisoned = scene
     pool = stages.make_pool(Strip(), victim, dataset, poisoned)
     counted = int((dataset.test.y_N != 0).sum())
@@ -252,7 +300,9 @@ def test_the_spectral_score_is_the_projection_on_the_top_singular_vector() -> No
 @pytest.mark.parametrize("sizes", [(40, 25), (30, 1), (12, 0)])
 def test_the_silhouette_is_that_of_its_definition(sizes: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
-    part_ND = np.concatenate([rng.normal(shift, 1, (size, 3)) for shift, size in zip((0, 2), sizes, strict=True)])
+    part_ND = np.concatenate(
+        [rng.normal(shift, 1, (size, 3)) for shift, size in zip((0, 2), sizes, strict=True)]
+    )
     cluster_N = np.repeat([0, 1], sizes).astype(np.int32)
     expected = silhouette_score(part_ND, cluster_N) if all(sizes) else 0.0
     assert silhouette(part_ND, cluster_N) == pytest.approx(expected)
@@ -261,10 +311,17 @@ def test_the_silhouette_is_that_of_its_definition(sizes: tuple[int, int]) -> Non
 def test_clustering_keeps_no_direction_in_which_nothing_varies() -> None:
     rng = torch.Generator().manual_seed(0)
     spread_ND = torch.randn((60, 3), generator=rng) @ torch.randn((3, 8), generator=rng)
-    suspects = Split(torch.zeros((60, 3, 4, 4), dtype=torch.uint8), torch.zeros(60, dtype=torch.int64), z_ND=spread_ND)
+    suspects = Split(
+        torch.zeros((60, 3, 4, 4), dtype=torch.uint8),
+        torch.zeros(60, dtype=torch.int64),
+        z_ND=spread_ND,
+    )
     victim = small_scene()[0]
     few, many = (
-        ActivationClustering(components=kept).score(victim, suspects, suspects, torch.Generator()).score_N for kept in (3, 8)
+        ActivationClustering(components=kept)
+        .score(victim, suspects, suspects, torch.Generator())
+        .score_N
+        for kept in (3, 8)
     )
     assert torch.allclose(few, many)
 
@@ -295,8 +352,14 @@ def test_an_entry_of_a_gram_matrix_is_the_root_of_a_sum_of_powers_with_its_sign(
     f = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
     for order in (1, 2, 3, 8):
         found = beatrix.gram(f, order)[1]
-        expected = [float((f[1, i].double() ** order * f[1, j].double() ** order).sum()) for i in range(3) for j in range(i, 3)]
-        assert found.tolist() == pytest.approx([np.sign(v) * abs(v) ** (1 / order) for v in expected], rel=1e-5)
+        expected = [
+            float((f[1, i].double() ** order * f[1, j].double() ** order).sum())
+            for i in range(3)
+            for j in range(i, 3)
+        ]
+        assert found.tolist() == pytest.approx(
+            [np.sign(v) * abs(v) ** (1 / order) for v in expected], rel=1e-5
+        )
     assert torch.isfinite(beatrix.gram(1000 * f, 8)).all()
 
 
@@ -309,36 +372,52 @@ def _deviation(f: torch.Tensor, same: torch.Tensor, detector: Beatrix) -> float:
         median = np.sort(known, 0)[(len(known) - 1) // 2]
         spread = np.sort(np.abs(known - median), 0)[(len(known) - 1) // 2]
         low, high = median - detector.reach * spread, median + detector.reach * spread
-        total += (np.maximum(low - own, 0) / np.abs(low) + np.maximum(own - high, 0) / np.abs(high)).sum()
+        total += (
+            np.maximum(low - own, 0) / np.abs(low) + np.maximum(own - high, 0) / np.abs(high)
+        ).sum()
     return total / entries / detector.orders
 
 
 def test_beatrix_sums_what_lies_outside_of_the_range_of_the_group() -> None:
     rng = torch.Generator().manual_seed(0)
-    clean, suspects = torch.rand((20, 4, 6), generator=rng) + 0.5, 3 * torch.rand((5, 4, 6), generator=rng)
+    clean, suspects = (
+        torch.rand((20, 4, 6), generator=rng) + 0.5,
+        3 * torch.rand((5, 4, 6), generator=rng),
+    )
     group = torch.arange(20) % 2
     detector = Beatrix(reach=1.5, floor=1e-9, orders=4)
     usual = detector._statistics(clean, group)
     given = torch.tensor([0, 1, 0, 1, 0])
     found = usual.deviation(suspects, given)
     for row, which in enumerate(given.tolist()):
-        assert float(found[row]) == pytest.approx(_deviation(suspects[row], clean[group == which], detector), rel=1e-3)
+        assert float(found[row]) == pytest.approx(
+            _deviation(suspects[row], clean[group == which], detector), rel=1e-3
+        )
     larger = detector._statistics(1e6 * clean, group).deviation(1e6 * suspects, given)
     assert torch.allclose(larger, found, rtol=1e-3), "the unit of the activations plays no part"
 
 
 def test_beatrix_holds_small_and_unknown_groups_against_all_images() -> None:
     rng = torch.Generator().manual_seed(0)
-    clean, suspects = torch.rand((20, 4, 6), generator=rng), 3 * torch.rand((3, 4, 6), generator=rng)
+    clean, suspects = (
+        torch.rand((20, 4, 6), generator=rng),
+        3 * torch.rand((3, 4, 6), generator=rng),
+    )
     group = torch.tensor([0] * 17 + [2] * 3)
     usual = Beatrix(fewest=5)._statistics(clean, group)
-    one, small, unknown = (usual.deviation(suspects, torch.full((3,), which)) for which in (0, 2, 7))
+    one, small, unknown = (
+        usual.deviation(suspects, torch.full((3,), which)) for which in (0, 2, 7)
+    )
     assert torch.equal(small, unknown)
     assert not torch.equal(small, one)
 
 
-@pytest.mark.parametrize(("network", "last"), [(SmallCnn(width=8), None), (SmallResnet(width=4), "6")])
-def test_beatrix_finds_the_last_map_and_takes_another_by_name(network: Any, last: str | None) -> None:
+@pytest.mark.parametrize(
+    ("network", "last"), [(SmallCnn(width=8), None), (SmallResnet(width=4), "6")]
+)
+def test_beatrix_finds_the_last_map_and_takes_another_by_name(
+    network: Any, last: str | None
+) -> None:
     victim = new_victim(small_scene()[1], 3, network, torch.Generator().manual_seed(0)).eval()
     x = small_scene()[1].x_NCHW[:2]
     name = beatrix._last_map(victim, x)
@@ -367,4 +446,6 @@ def test_beatrix_takes_tokens_for_positions() -> None:
     assert beatrix._last_map(victim, clean.x_NCHW[:2]) == "norm"
     with torch.no_grad():
         assert beatrix._watch(victim, "norm", victim.embed, clean.x_NCHW[:2])[0].shape == (2, 5, 16)
-    assert torch.isfinite(Beatrix().score(victim, suspects, clean, torch.Generator().manual_seed(0)).score_N).all()
+    assert torch.isfinite(
+        Beatrix().score(victim, suspects, clean, torch.Generator().manual_seed(0)).score_N
+    ).all()

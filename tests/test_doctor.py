@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from raybd.engine import doctor
-from raybd.engine.progress import GAUGES, Gauges
-from raybd.provenance import versions
+from raybd.engine.cluster import doctor
+from raybd.engine.grid.progress import GAUGES, Gauges
+from raybd.results.provenance import versions
 from tests.clusters import cluster
 
 CONFIG = """
@@ -22,7 +22,10 @@ FACTS = {"versions": versions(), "cuda": False, "disk": 2**40, "shared": 2**40}
 
 def test_a_worker_never_spans_two_nodes() -> None:
     assert "up to 3 workers" in doctor.largest_group([{"CPU": 1.5}, {"CPU": 2}, {"CPU": 0.5}]).found
-    assert "or 2 with 1 CPU and 1 GPU" in doctor.largest_group([{"CPU": 8, "GPU": 2}, {"CPU": 8}]).found
+    assert (
+        "or 2 with 1 CPU and 1 GPU"
+        in doctor.largest_group([{"CPU": 8, "GPU": 2}, {"CPU": 8}]).found
+    )
     assert not doctor.largest_group([{}]).ok
 
 
@@ -34,17 +37,25 @@ def test_a_sound_node_is_one_line() -> None:
     ("changed", "gpus", "found"),
     [
         ({"versions": {**versions(), "torch": "1.0"}}, "", "torch 1.0 there"),
-        ({"versions": {name: v for name, v in versions().items() if name != "raybd"}}, "", "raybd is missing there"),
+        (
+            {"versions": {name: v for name, v in versions().items() if name != "raybd"}},
+            "",
+            "raybd is missing there",
+        ),
         ({"disk": 2**20}, "", "free disk"),
         ({"shared": 2**20}, "", "shared memory"),
         ({}, "2 H100", "torch can't use"),
     ],
 )
-def test_each_problem_of_a_node_is_one_line_with_its_mend(changed: dict[str, Any], gpus: str, found: str) -> None:
-    problems = [finding for finding in doctor._node("n", gpus, {**FACTS, **changed}) if not finding.ok]
+def test_each_problem_of_a_node_is_one_line_with_its_mend(
+    changed: dict[str, Any], gpus: str, found: str
+) -> None:
+    problems = [
+        finding for finding in doctor._node("n", gpus, {**FACTS, **changed}) if not finding.ok
+    ]
     assert len(problems) == 1
     assert found in problems[0].found
-    assert problems[0].mend
+    assert problems[0].hint
 
 
 def test_a_node_that_raises_is_a_problem() -> None:
@@ -81,7 +92,9 @@ def test_every_node_is_asked_and_a_store_of_one_node_is_refused(tmp_path: Path) 
     config = tmp_path / "tiny.yaml"
     config.write_text(CONFIG)
     with cluster(tmp_path, nodes=2) as here:
-        code, out, err = here.raybd("doctor", "--address", here.address, "--store", tmp_path / "shared", "--json")
+        code, out, err = here.raybd(
+            "doctor", "--address", here.address, "--store", tmp_path / "shared", "--json"
+        )
         assert code == 0, out + err
         found = [finding["check"] for finding in json.loads(out)]
         assert sum(check.startswith("node ") for check in found) == 2
@@ -89,9 +102,15 @@ def test_every_node_is_asked_and_a_store_of_one_node_is_refused(tmp_path: Path) 
         assert not list((tmp_path / "shared").iterdir())
 
         # `memory://` is a store that each process has for itself
-        code, out, err = here.raybd("doctor", "--address", here.address, "--store", "memory://own", "--json")
+        code, out, err = here.raybd(
+            "doctor", "--address", here.address, "--store", "memory://own", "--json"
+        )
         assert code == 3
-        assert any("is another place there than here" in finding["found"] for finding in json.loads(out))
-        code, out, err = here.raybd("run", config, "--address", here.address, "--store", "memory://own", "-q")
+        assert any(
+            "is another place there than here" in finding["found"] for finding in json.loads(out)
+        )
+        code, out, err = here.raybd(
+            "run", config, "--address", here.address, "--store", "memory://own", "-q"
+        )
         assert code == 3
         assert "store from" in err and "that all nodes share" in err

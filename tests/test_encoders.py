@@ -12,18 +12,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybd.datasets.cifar10 import Cifar10
-from raybd.fit import infer
 from raybd.networks.pixels import Pixels
 from raybd.networks.small_cnn import SmallCnn
 from raybd.networks.vit_tiny import VitTiny
 from raybd.registry import method_class
-from raybd.runtime import Runtime, running
-from raybd.trainers import _ssl, byol, moco, simsiam, supcon
-from raybd.trainers._views import _DRAWS, Views, _blur, _crop, _jitter
-from raybd.trainers.knn_probe import KnnProbe
-from raybd.trainers.linear_probe import LinearProbe
-from raybd.trainers.mlp_probe import MlpProbe
-from raybd.types import Split, UserError, Victim
+from raybd.trainers.probes.knn_probe import KnnProbe
+from raybd.trainers.probes.linear_probe import LinearProbe
+from raybd.trainers.probes.mlp_probe import MlpProbe
+from raybd.trainers.self_supervised import byol, moco, simsiam, supcon
+from raybd.training import self_supervised
+from raybd.training.inference import infer
+from raybd.training.runtime import Runtime, running
+from raybd.training.views import _DRAWS, Views, _blur, _crop, _jitter
+from raybd.types.data import Split
+from raybd.types.errors import UserError
+from raybd.types.models import Victim
 from tests.groups import in_group
 
 KINDS = ["simclr", "moco", "byol", "simsiam", "mae", "supcon"]
@@ -72,7 +75,13 @@ def trainer(kind: str, **fields: Any) -> Any:
     return method_class("trainers", kind).model_validate(light)
 
 
-def train(kind: str, split: Split | None = None, seed: int = 7, runtime: Runtime | None = None, **fields: Any) -> Victim:
+def train(
+    kind: str,
+    split: Split | None = None,
+    seed: int = 7,
+    runtime: Runtime | None = None,
+    **fields: Any,
+) -> Victim:
     with running(runtime or Runtime()):
         victim: Victim = trainer(kind, **fields).train(
             split or some_images(), 4, network(kind), torch.Generator().manual_seed(seed)
@@ -81,7 +90,10 @@ def train(kind: str, split: Split | None = None, seed: int = 7, runtime: Runtime
 
 
 def same(first: Victim, second: Victim) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    return all(
+        torch.equal(a, b)
+        for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
 
 
 # --- every trainer ---------------------------------------------------------------------------------------------------------------
@@ -129,7 +141,11 @@ def train_and_probe(kinds: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for kind in kinds:
         losses: list[float] = []
-        victim = train(kind, batch_size=33, runtime=Runtime(report=lambda facts, into=losses: into.append(facts["loss"])))  # type: ignore[misc]
+        victim = train(
+            kind,
+            batch_size=33,
+            runtime=Runtime(report=lambda facts, into=losses: into.append(facts["loss"])),
+        )  # type: ignore[misc]
         found[kind] = losses, {name: value.numpy() for name, value in victim.state_dict().items()}
     probe = MlpProbe(epochs=3, batch_size=33, lr=1e-2, hidden=(8, 8), precision="fp32")
     start, split = fixed_encoder(), some_images()
@@ -200,7 +216,9 @@ def test_views_without_any_change_are_the_image() -> None:
     draw_BP = uniform(50)
     draw_BP[:, 10:20] = 0.5  # square boxes
     assert torch.equal(still.view(x_BCHW, draw_BP), x_BCHW)
-    assert torch.equal(still.model_copy(update={"flip": 1.0}).view(x_BCHW, draw_BP), x_BCHW.flip(-1))
+    assert torch.equal(
+        still.model_copy(update={"flip": 1.0}).view(x_BCHW, draw_BP), x_BCHW.flip(-1)
+    )
 
 
 def test_crops_keep_their_area_their_ratio_and_the_image() -> None:
@@ -227,15 +245,21 @@ def test_colours_change_as_torchvision_changes_them() -> None:
 
     x_BCHW, unchanged = torch.rand(5, 3, 9, 9), torch.zeros(5, 4)
     x_BCHW[0] = 0.3  # no hue, no saturation
-    for at, adjust in enumerate((reference.adjust_brightness, reference.adjust_contrast, reference.adjust_saturation)):
+    for at, adjust in enumerate(
+        (reference.adjust_brightness, reference.adjust_contrast, reference.adjust_saturation)
+    ):
         change = unchanged.clone()
         change[:, at] = torch.tensor([-0.4, -0.1, 0.0, 0.2, 0.4])
-        wanted = torch.stack([adjust(x, 1 + float(by)) for x, by in zip(x_BCHW, change[:, at], strict=True)])
+        wanted = torch.stack(
+            [adjust(x, 1 + float(by)) for x, by in zip(x_BCHW, change[:, at], strict=True)]
+        )
         assert torch.allclose(_jitter(x_BCHW, change), wanted, atol=1e-4)
     for turn in (-0.5, -0.2, 0.1, 0.5):
         change = unchanged.clone()
         change[:, 3] = turn
-        assert torch.allclose(_jitter(x_BCHW, change), reference.adjust_hue(x_BCHW, turn), atol=1e-5)
+        assert torch.allclose(
+            _jitter(x_BCHW, change), reference.adjust_hue(x_BCHW, turn), atol=1e-5
+        )
 
 
 def test_the_asked_share_of_views_is_gray_and_jittered() -> None:
@@ -257,7 +281,11 @@ def test_blur_is_a_gaussian_on_the_chosen_images() -> None:
     assert torch.equal(blurred[1], x_BCHW[1])
     inner = (..., slice(2, -2), slice(2, -2))
     for row, deviation in ((0, 1.0), (2, 0.5)):
-        assert torch.allclose(blurred[row][inner], reference.gaussian_blur(x_BCHW[row], [5, 5], [deviation] * 2)[inner], atol=1e-5)
+        assert torch.allclose(
+            blurred[row][inner],
+            reference.gaussian_blur(x_BCHW[row], [5, 5], [deviation] * 2)[inner],
+            atol=1e-5,
+        )
 
 
 # --- losses, from the papers -----------------------------------------------------------------------------------------------------
@@ -286,9 +314,16 @@ class Replay:
             torch.Generator().manual_seed(7),
         )
         self.losses: list[float] = []
-        train(kind, split, epochs=1, batch_size=8, runtime=Runtime(report=lambda f: self.losses.append(f["loss"])), **fields)
+        train(
+            kind,
+            split,
+            epochs=1,
+            batch_size=8,
+            runtime=Runtime(report=lambda f: self.losses.append(f["loss"])),
+            **fields,
+        )
         self.victim = self.config.encoder(split, 4, SmallCnn(width=4), self.rng)
-        self.heads = _ssl.seeded(lambda: heads(self), self.rng)
+        self.heads = self_supervised.seeded(lambda: heads(self), self.rng)
         self.after_heads()
         order = torch.randperm(8, generator=self.rng)
         self.y = split.y_N[order].repeat(2)
@@ -305,21 +340,27 @@ PARTNER = [(i + 8) % 16 for i in range(16)]
 def test_simclr_is_nt_xent() -> None:
     from lightly.models.modules.heads import SimCLRProjectionHead
 
-    seen = Replay("simclr", lambda _: SimCLRProjectionHead(16, 16, 128, batch_norm=False), temperature=0.3)
+    seen = Replay(
+        "simclr", lambda _: SimCLRProjectionHead(16, 16, 128, batch_norm=False), temperature=0.3
+    )
     assert seen.losses == [pytest.approx(nt_xent(seen.heads(seen.z), PARTNER, 0.3), abs=1e-4)]
 
 
 def test_simsiam_is_a_symmetric_negative_cosine() -> None:
     seen = Replay("simsiam", lambda _: simsiam._Heads(16, 8, 16))
     z, p = seen.heads(seen.z)
-    assert seen.losses == [pytest.approx(-sum(cosine(p[i], z[PARTNER[i]]) for i in range(16)) / 16, abs=1e-4)]
+    assert seen.losses == [
+        pytest.approx(-sum(cosine(p[i], z[PARTNER[i]]) for i in range(16)) / 16, abs=1e-4)
+    ]
 
 
 def test_byol_predicts_its_slow_copy() -> None:
     seen = Replay("byol", lambda self: byol._Heads(self.victim.encoder, 16, 16, 8, 0.9, None))
     p = seen.heads(seen.z)
     target = seen.heads.target.project(seen.victim.preprocess(seen.views), 8)
-    assert seen.losses == [pytest.approx(-sum(cosine(p[i], target[PARTNER[i]]) for i in range(16)) / 16, abs=1e-4)]
+    assert seen.losses == [
+        pytest.approx(-sum(cosine(p[i], target[PARTNER[i]]) for i in range(16)) / 16, abs=1e-4)
+    ]
 
 
 def test_moco_contrasts_with_its_queue() -> None:
@@ -327,14 +368,23 @@ def test_moco_contrasts_with_its_queue() -> None:
 
     class WithQueue(Replay):
         def after_heads(self) -> None:
-            self.queue = _ssl.seeded(lambda: NTXentLoss(0.2, (64, 128)), self.rng).memory_bank.bank.clone()
+            self.queue = self_supervised.seeded(
+                lambda: NTXentLoss(0.2, (64, 128)), self.rng
+            ).memory_bank.bank.clone()
 
-    seen = WithQueue("moco", lambda self: moco._Heads(self.victim.encoder, 16, 128, 0.9), temperature=0.2)
-    key, query = seen.heads.target.project(seen.victim.preprocess(seen.views), 8), seen.heads(seen.z)
+    seen = WithQueue(
+        "moco", lambda self: moco._Heads(self.victim.encoder, 16, 128, 0.9), temperature=0.2
+    )
+    key, query = (
+        seen.heads.target.project(seen.victim.preprocess(seen.views), 8),
+        seen.heads(seen.z),
+    )
     total = 0.0
     for i in range(16):
         positive = math.exp(cosine(query[i], key[PARTNER[i]]) / 0.2)
-        total -= math.log(positive / (positive + sum(math.exp(cosine(query[i], old) / 0.2) for old in seen.queue)))
+        total -= math.log(
+            positive / (positive + sum(math.exp(cosine(query[i], old) / 0.2) for old in seen.queue))
+        )
     assert seen.losses == [pytest.approx(total / 16, abs=1e-4)]
 
 
@@ -345,28 +395,36 @@ def test_supcon_is_its_equation() -> None:
     for i in range(16):
         all_others = sum(math.exp(cosine(p[i], p[a]) / 0.3) for a in range(16) if a != i)
         alike = [j for j in range(16) if j != i and seen.y[j] == seen.y[i]]
-        total -= sum(math.log(math.exp(cosine(p[i], p[j]) / 0.3) / all_others) for j in alike) / len(alike)
-    assert seen.losses == [pytest.approx(total / 16 + 0.5 * F.cross_entropy(logits, seen.y).item(), abs=1e-4)]
+        total -= sum(
+            math.log(math.exp(cosine(p[i], p[j]) / 0.3) / all_others) for j in alike
+        ) / len(alike)
+    assert seen.losses == [
+        pytest.approx(total / 16 + 0.5 * F.cross_entropy(logits, seen.y).item(), abs=1e-4)
+    ]
 
 
 def test_supcon_with_one_image_of_each_class_is_simclr() -> None:
     p_BD = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
     y_B = torch.arange(4).repeat(2)
-    assert float(supcon._contrast(p_BD, y_B, 0.5)) == pytest.approx(nt_xent(p_BD, [4, 5, 6, 7, 0, 1, 2, 3], 0.5), abs=1e-5)
+    assert float(supcon._contrast(p_BD, y_B, 0.5)) == pytest.approx(
+        nt_xent(p_BD, [4, 5, 6, 7, 0, 1, 2, 3], 0.5), abs=1e-5
+    )
 
 
 def test_the_copy_follows_by_its_momentum() -> None:
     encoder, head = nn.Linear(3, 3), nn.Linear(3, 2)
-    target, moved = _ssl.Momentum(encoder, head, 0.9, None), copy.deepcopy(encoder)
+    target, moved = self_supervised.Momentum(encoder, head, 0.9, None), copy.deepcopy(encoder)
     with torch.no_grad():
         moved.weight += 1
     target.follow(moved, head)
     assert torch.allclose(next(target.encoder.parameters()), encoder.weight + 0.1, atol=1e-6)
     assert not any(parameter.requires_grad for parameter in target.parameters())
-    still = _ssl.Momentum(encoder, head, 1.0, None)
+    still = self_supervised.Momentum(encoder, head, 1.0, None)
     still.follow(moved, head)
     assert torch.equal(next(still.encoder.parameters()), encoder.weight)
-    assert [_ssl.momentum_at(0.99, step, 100) for step in (0, 50, 100)] == pytest.approx([0.99, 0.995, 1.0])
+    assert [self_supervised.momentum_at(0.99, step, 100) for step in (0, 50, 100)] == pytest.approx(
+        [0.99, 0.995, 1.0]
+    )
 
 
 # --- probes ----------------------------------------------------------------------------------------------------------------------
@@ -390,11 +448,17 @@ def separable() -> Split:
 
 
 def probe(config: Any, start: Victim | None, split: Split, network: Any = None) -> Victim:
-    victim: Victim = config.train_from(start, split, 4, network or SmallCnn(width=4), torch.Generator().manual_seed(0))
+    victim: Victim = config.train_from(
+        start, split, 4, network or SmallCnn(width=4), torch.Generator().manual_seed(0)
+    )
     return victim
 
 
-PROBES = [LinearProbe(), KnnProbe(neighbours=5), MlpProbe(epochs=60, lr=3e-3, batch_size=16, hidden=(16, 16))]
+PROBES = [
+    LinearProbe(),
+    KnnProbe(neighbours=5),
+    MlpProbe(epochs=60, lr=3e-3, batch_size=16, hidden=(16, 16)),
+]
 
 
 @pytest.mark.parametrize("config", PROBES, ids=lambda config: type(config).__name__)
@@ -405,7 +469,10 @@ def test_a_probe_solves_what_is_separable_and_leaves_its_start_alone(config: Any
     assert (infer(victim, split.x_NCHW).argmax(1) == split.y_N).float().mean() == 1
     assert start.head is None
     assert all(torch.equal(value, before[name]) for name, value in start.state_dict().items())
-    assert all(torch.equal(value, before[f"encoder.{name}"]) for name, value in victim.encoder.state_dict().items())
+    assert all(
+        torch.equal(value, before[f"encoder.{name}"])
+        for name, value in victim.encoder.state_dict().items()
+    )
     assert torch.equal(victim.mean_C, start.mean_C)
     assert same(victim, probe(config, start, split))
 
@@ -430,9 +497,15 @@ def test_a_linear_probe_is_logistic_regression_on_standardised_embeddings() -> N
     victim = probe(LinearProbe(penalty=1e-2), start, split)
     z_ND = F.normalize(infer(start, split.x_NCHW).double(), dim=1).numpy()
     z_ND = (z_ND - z_ND.mean(0)) / z_ND.std(0)
-    reference = LogisticRegression(C=1 / (1e-2 * 80), max_iter=2000, tol=1e-8).fit(z_ND, split.y_N.numpy())
+    reference = LogisticRegression(C=1 / (1e-2 * 80), max_iter=2000, tol=1e-8).fit(
+        z_ND, split.y_N.numpy()
+    )
     logits, wanted = infer(victim, split.x_NCHW), torch.tensor(reference.decision_function(z_ND))
-    assert torch.allclose(logits - logits.mean(1, keepdim=True), (wanted - wanted.mean(1, keepdim=True)).float(), atol=1e-2)
+    assert torch.allclose(
+        logits - logits.mean(1, keepdim=True),
+        (wanted - wanted.mean(1, keepdim=True)).float(),
+        atol=1e-2,
+    )
 
 
 def test_a_linear_probe_knows_classes_that_it_never_sees() -> None:
@@ -484,8 +557,12 @@ configs/cifar10_ssl_small.yaml."""
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(("kind", "fields", "margin"), REAL, ids=lambda value: value if isinstance(value, str) else "")
-def test_an_encoder_beats_raw_pixels(kind: str, fields: dict[str, Any], margin: float, data_root: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "fields", "margin"), REAL, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_an_encoder_beats_raw_pixels(
+    kind: str, fields: dict[str, Any], margin: float, data_root: Path
+) -> None:
     """Bars stand below what was measured, see REAL."""
     path = data_root / "cifar10"
     if not path.is_dir():
@@ -495,7 +572,10 @@ def test_an_encoder_beats_raw_pixels(kind: str, fields: dict[str, Any], margin: 
     victim = trainer(kind, **{"batch_size": 128, **fields}).train(data.train, 10, network, rng)
 
     def accuracy(start: Victim | None, network: Any) -> float:
-        voted_N = infer(KnnProbe(neighbours=20).train_from(start, data.train, 10, network, rng), data.test.x_NCHW).argmax(1)
+        voted_N = infer(
+            KnnProbe(neighbours=20).train_from(start, data.train, 10, network, rng),
+            data.test.x_NCHW,
+        ).argmax(1)
         return float((voted_N == data.test.y_N).float().mean())
 
     assert accuracy(victim, network) >= accuracy(None, Pixels()) + margin

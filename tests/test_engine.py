@@ -16,8 +16,9 @@ import pytest
 import torch
 import yaml
 
-from raybd import experiment_file, stages
-from raybd.store import Store
+from raybd.plan import file as experiment_file
+from raybd.results.store import Store
+from raybd.stages import all as stages
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 
@@ -26,7 +27,15 @@ TINY: dict[str, Any] = {
     "name": "tiny",
     "datasets": [{"kind": "digits", "limit": 600, "test_limit": 100, "clean": 60}],
     "attacks": [{"kind": "none"}, {"kind": "badnets"}, {"kind": "sig", "rate": 0.5}],
-    "trainers": [{"kind": "supervised", "network": {"kind": "small_cnn", "width": 8}, "epochs": 2, "lr": 0.05, "augment": "none"}],
+    "trainers": [
+        {
+            "kind": "supervised",
+            "network": {"kind": "small_cnn", "width": 8},
+            "epochs": 2,
+            "lr": 0.05,
+            "augment": "none",
+        }
+    ],
     "detectors": [{"kind": "spectral"}, {"kind": "strip", "overlays": 3}],
     "repairs": [{"kind": "fine_tune", "epochs": 2}],
     "removal": True,
@@ -36,8 +45,21 @@ TINY: dict[str, Any] = {
 def start(config: dict[str, Any], folder: Path, *args: str, **env: str) -> subprocess.Popen[str]:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
-    command = [sys.executable, "-m", "raybd", "run", str(path), "--store", str(folder / "results"), *args]
-    clean = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAYBD_STORE")}
+    command = [
+        sys.executable,
+        "-m",
+        "raybd",
+        "run",
+        str(path),
+        "--store",
+        str(folder / "results"),
+        *args,
+    ]
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("RAY_ADDRESS", "RAYBD_STORE")
+    }
     return subprocess.Popen(
         command,
         cwd=REPO,
@@ -46,7 +68,7 @@ def start(config: dict[str, Any], folder: Path, *args: str, **env: str) -> subpr
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - whoever runs the tests may ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -71,15 +93,23 @@ def check_whole(store: Store, cells: int) -> pd.DataFrame:
 
 
 def test_a_grid_runs_once_and_then_never_again(tmp_path: Path) -> None:
-    config = {**TINY, "detectors": [*TINY["detectors"], {"kind": "tests.methods.raises", "name": "broken"}]}
+    config = {
+        **TINY,
+        "detectors": [*TINY["detectors"], {"kind": "tests.methods.raises", "name": "broken"}],
+    }
     code, out, err = run(config, tmp_path, "--json")
     assert code == 1, err
     rows = {(row["attack"], row["defense"]): row for row in json.loads(out)}
     assert len(rows) == 3 * 5
-    assert {row["status"] for (_, defense), row in rows.items() if defense == "broken"} == {"failed", "infeasible"}
+    assert {row["status"] for (_, defense), row in rows.items() if defense == "broken"} == {
+        "failed",
+        "infeasible",
+    }
     assert "this detector is broken" in rows["badnets", "broken"]["error"]
     assert {row["status"] for (attack, _), row in rows.items() if attack == "sig"} == {"infeasible"}
-    healthy = [row for (attack, defense), row in rows.items() if attack != "sig" and defense != "broken"]
+    healthy = [
+        row for (attack, defense), row in rows.items() if attack != "sig" and defense != "broken"
+    ]
     assert {row["status"] for row in healthy} == {"ok"}
 
     store = Store(str(tmp_path / "results"))
@@ -93,19 +123,27 @@ def test_a_grid_runs_once_and_then_never_again(tmp_path: Path) -> None:
     assert pd.isna(frame.loc[("none", "spectral"), "auroc"])
     assert frame.loc[("badnets", "spectral"), "defended_clean_accuracy"] > 0
     assert frame.loc[("badnets", "fine_tune"), "defended_attack_success"] >= 0
-    assert (frame.loc["badnets"].query("status == 'ok'")[["seconds", "peak_memory_bytes"]] > 0).all().all()
+    assert (
+        (frame.loc["badnets"].query("status == 'ok'")[["seconds", "peak_memory_bytes"]] > 0)
+        .all()
+        .all()
+    )
     victims = {json.loads(config)["stages"]["victim"] for config in frame.loc["badnets", "config"]}
     assert len(victims) == 1
     assert len(store.files("artifacts/victim/*/manifest.json")) == 2
 
     # Ray changes no number: the same cell in this process, with one thread as in a 1-CPU task.
     cell = next(
-        cell for cell in experiment_file.parse(TINY).cells() if (cell.attack.name, cell.defense_name) == ("badnets", "spectral")
+        cell
+        for cell in experiment_file.parse(TINY).cells()
+        if (cell.attack.name, cell.defense_name) == ("badnets", "spectral")
     )
     torch.set_num_threads(1)
     alone = stages.run_cell(cell, Store(str(tmp_path / "alone")))
     for number in ("clean_accuracy", "attack_success", "auroc", "tpr", "defended_clean_accuracy"):
-        assert alone[number] == pytest.approx(frame.loc[("badnets", "spectral"), number], abs=1e-6), number
+        assert alone[number] == pytest.approx(
+            frame.loc[("badnets", "spectral"), number], abs=1e-6
+        ), number
 
     began = time.monotonic()
     code, out, err = run(TINY, tmp_path)
@@ -143,7 +181,10 @@ def test_a_killed_driver_loses_nothing(tmp_path: Path) -> None:
         time.sleep(0.1)
     process.kill()
     process.communicate()
-    done = {path: (tmp_path / "results" / path).stat().st_mtime_ns for path in store.files("artifacts/*/*/manifest.json")}
+    done = {
+        path: (tmp_path / "results" / path).stat().st_mtime_ns
+        for path in store.files("artifacts/*/*/manifest.json")
+    }
     assert len(store.files("cells/*.parquet")) < 8
     time.sleep(3)  # the cluster of the dead driver stops by itself
     code, _, err = run(config, tmp_path)
@@ -154,8 +195,20 @@ def test_a_killed_driver_loses_nothing(tmp_path: Path) -> None:
 
 def test_a_stage_whose_worker_dies_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
-    trainer = {"kind": "tests.methods.dies_once", "trace": str(trace), "network": "small_cnn", "epochs": 4, "batch_size": 100}
-    config = {**TINY, "attacks": [{"kind": "badnets"}], "trainers": [trainer], "detectors": [], "repairs": []}
+    trainer = {
+        "kind": "tests.methods.dies_once",
+        "trace": str(trace),
+        "network": "small_cnn",
+        "epochs": 4,
+        "batch_size": 100,
+    }
+    config = {
+        **TINY,
+        "attacks": [{"kind": "badnets"}],
+        "trainers": [trainer],
+        "detectors": [],
+        "repairs": [],
+    }
     code, _, err = run({**config, "resources": {"checkpoint_seconds": 0}}, tmp_path)
     assert code == 0, err
     steps = trace.read_text().splitlines()
@@ -166,7 +219,9 @@ def test_a_stage_whose_worker_dies_goes_on_from_its_checkpoint(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("asked", [{"gpus_per_worker": 64}, {"workers": 500}])
-def test_more_than_the_cluster_has_is_refused_at_once(tmp_path: Path, asked: dict[str, Any]) -> None:
+def test_more_than_the_cluster_has_is_refused_at_once(
+    tmp_path: Path, asked: dict[str, Any]
+) -> None:
     began = time.monotonic()
     code, _, err = run({**TINY, "resources": asked}, tmp_path)
     assert code == 3
@@ -176,7 +231,14 @@ def test_more_than_the_cluster_has_is_refused_at_once(tmp_path: Path, asked: dic
 
 
 def test_two_ray_train_workers_find_what_one_finds(tmp_path: Path) -> None:
-    trainer = {"kind": "supervised", "network": "small_cnn", "epochs": 6, "lr": 0.05, "augment": "none", "precision": "fp32"}
+    trainer = {
+        "kind": "supervised",
+        "network": "small_cnn",
+        "epochs": 6,
+        "lr": 0.05,
+        "augment": "none",
+        "precision": "fp32",
+    }
     config = {
         **TINY,
         "datasets": [{"kind": "digits", "clean": 0.1}],
@@ -191,14 +253,23 @@ def test_two_ray_train_workers_find_what_one_finds(tmp_path: Path) -> None:
     two = {row["defense"]: row for row in json.loads(out)}
     assert {row["workers"] for row in two.values()} == {2}
     alone = Store(str(tmp_path / "alone"))
-    one = {row["defense"]: row for row in (stages.run_cell(cell, alone) for cell in experiment_file.parse(config).cells())}
+    one = {
+        row["defense"]: row
+        for row in (stages.run_cell(cell, alone) for cell in experiment_file.parse(config).cells())
+    }
     assert two["none"]["clean_accuracy"] == pytest.approx(one["none"]["clean_accuracy"], abs=0.02)
     assert two["none"]["attack_success"] == pytest.approx(one["none"]["attack_success"], abs=0.03)
     assert two["spectral"]["auroc"] == pytest.approx(one["spectral"]["auroc"], abs=0.02)
 
 
 def test_two_workers_share_a_store_on_object_storage(tmp_path: Path, s3_url: str) -> None:
-    config = {**TINY, "attacks": [{"kind": "badnets"}], "detectors": [{"kind": "spectral"}], "repairs": [], "removal": False}
+    config = {
+        **TINY,
+        "attacks": [{"kind": "badnets"}],
+        "detectors": [{"kind": "spectral"}],
+        "repairs": [],
+        "removal": False,
+    }
     url = f"{s3_url}/engine"
     shared = {"workers": 2, "detectors": {"workers": 1}}  # one group is enough
     code, _, err = run({**config, "resources": shared}, tmp_path, "--store", url)
@@ -215,12 +286,14 @@ def test_the_doctor_finds_nothing_wrong_and_then_the_damage(tmp_path: Path) -> N
     for damage in (False, True):
         if damage:
             store.write(path, store.read(path)[:-1] + b"?")
-        done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            command, cwd=REPO, capture_output=True, text=True, timeout=120, check=False
+        )
         codes.append(done.returncode)
         found = {finding["check"]: finding for finding in json.loads(done.stdout)}
     assert codes == [0, 3]
     assert "1 node" in found["cluster"]["found"]
-    assert found["integrity"]["mend"]
+    assert found["integrity"]["hint"]
 
 
 def test_ctrl_c_prints_the_command_that_goes_on(tmp_path: Path) -> None:
@@ -249,7 +322,15 @@ def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     }
     ports = [_free_port() for _ in range(4)]
     env["RAYBD_TEST_HEAD"] = f"127.0.0.1:{ports[0]}"
-    command = ["ray", "start", "--head", "--block", "--num-cpus=2", f"--port={ports[0]}", f"--dashboard-port={ports[1]}"]
+    command = [
+        "ray",
+        "start",
+        "--head",
+        "--block",
+        "--num-cpus=2",
+        f"--port={ports[0]}",
+        f"--dashboard-port={ports[1]}",
+    ]
     command += [
         "--object-store-memory=200000000",
         f"--ray-client-server-port={ports[2]}",
@@ -257,7 +338,9 @@ def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         f"--temp-dir=/tmp/raybd-{os.getpid()}",
     ]
     with (tmp_path / "head.log").open("w") as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             _wait_for(ports[1], process, tmp_path / "head.log")
             yield f"http://127.0.0.1:{ports[1]}", env
@@ -269,14 +352,23 @@ def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 def test_ray_job_submit_fills_the_store(tmp_path: Path, head: tuple[str, dict[str, str]]) -> None:
     address, env = head
-    sets = ["--set", "attacks=[{kind: badnets}]", "--set", "trainers.0.epochs=2", "--set", "detectors=[{kind: spectral}]"]
+    sets = [
+        "--set",
+        "attacks=[{kind: badnets}]",
+        "--set",
+        "trainers.0.epochs=2",
+        "--set",
+        "detectors=[{kind: spectral}]",
+    ]
     sets += ["--set", "repairs=[]", "--set", "removal=false"]
     submit = ["ray", "job", "submit", "--address", address, "--working-dir", str(REPO), "--"]
     job = ["python", "-m", "raybd", "run", "configs/quickstart.yaml"]
     command = [*submit, *job, "--store", str(tmp_path / "results"), *sets]
     deadline = time.monotonic() + 60
     while True:
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
+        done = subprocess.run(
+            command, env=env, capture_output=True, text=True, timeout=240, check=False
+        )
         if "No available agent" not in done.stderr or time.monotonic() > deadline:
             break
         time.sleep(1)  # the head answers a little before it can take jobs
@@ -289,7 +381,12 @@ def test_ray_job_submit_fills_the_store(tmp_path: Path, head: tuple[str, dict[st
     assert code == 0, err
 
     refused = subprocess.run(
-        [*submit, *job, "--store", "results"], env=env, capture_output=True, text=True, timeout=120, check=False
+        [*submit, *job, "--store", "results"],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert refused.returncode != 0
     assert "is relative, and inside a Ray job it would vanish" in refused.stdout + refused.stderr

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
-from raybd import graph
-from raybd.experiment import Cell
-from raybd.experiment_file import load, parse
-from raybd.types import UserError
+from raybd.attacks.data import badnets
+from raybd.plan import graph
+from raybd.plan.experiment import Cell
+from raybd.plan.file import load, parse
+from raybd.types.errors import UserError
 
 BASE: dict[str, Any] = {
     "name": "base",
@@ -28,14 +29,22 @@ def changed(**top: Any) -> dict[str, Any]:
 
 def keys(raw: dict[str, Any]) -> dict[tuple[str, str], str]:
     """Stage key by (defense, stage name)."""
-    return {(cell.defense_name, stage.name): stage.key for cell in parse(raw).cells() for stage in cell.stages()}
+    return {
+        (cell.defense_name, stage.name): stage.key
+        for cell in parse(raw).cells()
+        for stage in cell.stages()
+    }
 
 
 def moved(raw: dict[str, Any]) -> set[str]:
     """The stages whose keys differ from the base experiment."""
     before, after = keys(BASE), keys(raw)
     assert before.keys() == after.keys()
-    return {f"{defense}/{stage}" for (defense, stage) in before if before[defense, stage] != after[defense, stage]}
+    return {
+        f"{defense}/{stage}"
+        for (defense, stage) in before
+        if before[defense, stage] != after[defense, stage]
+    }
 
 
 def test_cells_are_the_product_and_share_their_victim() -> None:
@@ -43,31 +52,57 @@ def test_cells_are_the_product_and_share_their_victim() -> None:
     assert len(cells) == 2 * 2 * 4
     assert len({cell.id for cell in cells}) == len(cells)
     assert {cell.defense_name for cell in cells} == {"none", "spectral", "strip", "fine_tune"}
-    assert len({stage.key for cell in cells for stage in cell.stages() if stage.name == "victim"}) == 4
+    assert (
+        len({stage.key for cell in cells for stage in cell.stages() if stage.name == "victim"}) == 4
+    )
 
 
 def test_removal_follows_detectors_of_the_training_set_only() -> None:
     last = {cell.defense_name: cell.last.name for cell in parse(changed(removal=True)).cells()}
-    assert last == {"none": "victim", "spectral": "removal", "strip": "score", "fine_tune": "repair"}
+    assert last == {
+        "none": "victim",
+        "spectral": "removal",
+        "strip": "score",
+        "fine_tune": "repair",
+    }
 
 
 def test_a_default_that_is_spelled_out_moves_nothing() -> None:
-    assert not moved(changed(attacks=[{"kind": "badnets", "rate": 0.1, "size": 3, "labels": {"map": "all_to_one", "target": 0}}]))
-    assert not moved(changed(trainers=[{"kind": "supervised", "network": {"kind": "small_cnn"}, "epochs": 2}]))
+    assert not moved(
+        changed(
+            attacks=[
+                {
+                    "kind": "badnets",
+                    "rate": 0.1,
+                    "size": 3,
+                    "labels": {"map": "all_to_one", "target": 0},
+                }
+            ]
+        )
+    )
+    assert not moved(
+        changed(trainers=[{"kind": "supervised", "network": {"kind": "small_cnn"}, "epochs": 2}])
+    )
 
 
 def test_how_a_stage_runs_moves_nothing() -> None:
-    assert not moved(changed(resources={"workers": 4, "gpus_per_worker": 0.5, "detectors": {"workers": 2}}))
+    assert not moved(
+        changed(resources={"workers": 4, "gpus_per_worker": 0.5, "detectors": {"workers": 2}})
+    )
 
 
 def test_the_name_of_the_experiment_moves_the_cells_but_no_stage() -> None:
     assert not moved(changed(name="other"))
-    first, other = ({cell.id for cell in parse(raw).cells()} for raw in (BASE, changed(name="other")))
+    first, other = (
+        {cell.id for cell in parse(raw).cells()} for raw in (BASE, changed(name="other"))
+    )
     assert not first & other
 
 
 def test_a_detectors_field_moves_its_own_stage_only() -> None:
-    assert moved(changed(detectors=[{"kind": "spectral", "remove": 0.2}, {"kind": "strip"}])) == {"spectral/score"}
+    assert moved(changed(detectors=[{"kind": "spectral", "remove": 0.2}, {"kind": "strip"}])) == {
+        "spectral/score"
+    }
 
 
 def test_the_attack_the_seed_and_the_data_move_everything() -> None:
@@ -84,7 +119,9 @@ def test_the_network_and_the_trainer_leave_the_poison_alone() -> None:
         assert "none/victim" in stages
 
 
-def test_where_the_data_lies_moves_nothing_and_what_it_holds_moves_everything(tmp_path: Path, data_root: Path) -> None:
+def test_where_the_data_lies_moves_nothing_and_what_it_holds_moves_everything(
+    tmp_path: Path, data_root: Path
+) -> None:
     first, second = tmp_path / "a", tmp_path / "b"
     for folder in (first, second):
         folder.mkdir()
@@ -92,7 +129,11 @@ def test_where_the_data_lies_moves_nothing_and_what_it_holds_moves_everything(tm
             shutil.copy(data_root / "imagenette224_sub" / f"{part}.parquet", folder)
 
     def key(folder: Path) -> str:
-        return parse(changed(datasets=[{"kind": "parquet", "path": str(folder), "size": 32}])).cells()[0].last.key
+        return (
+            parse(changed(datasets=[{"kind": "parquet", "path": str(folder), "size": 32}]))
+            .cells()[0]
+            .last.key
+        )
 
     assert key(first) == key(second)
     shutil.copy(second / "test.parquet", second / "train.parquet")
@@ -100,7 +141,10 @@ def test_where_the_data_lies_moves_nothing_and_what_it_holds_moves_everything(tm
 
 
 def test_variants_share_their_randomness_and_seeds_do_not() -> None:
-    draws = [graph.random_stream(*of).initial_seed() for of in (("poison", 0), ("poison", 0), ("poison", 1), ("victim", 0))]
+    draws = [
+        graph.random_stream(*of).initial_seed()
+        for of in (("poison", 0), ("poison", 0), ("poison", 1), ("victim", 0))
+    ]
     assert draws[0] == draws[1]
     assert len(set(draws)) == 3
 
@@ -124,8 +168,10 @@ def test_what_was_asked_can_be_asked_again() -> None:
     assert [cell.id for cell in again.cells()] == [cell.id for cell in asked.cells()]
 
 
-def test_a_user_s_own_file_is_loaded_by_its_dotted_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = (Path(graph.__file__).parent / "attacks" / "badnets.py").read_text()
+def test_a_user_s_own_file_is_loaded_by_its_dotted_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = (Path(badnets.__file__)).read_text()
     (tmp_path / "my_attack.py").write_text(source.replace("class BadNets", "class MyAttack"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "my_attack.py").rename(tmp_path / "mine" / "my_attack.py")
@@ -135,33 +181,63 @@ def test_a_user_s_own_file_is_loaded_by_its_dotted_name(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("raw", "what", "mend"),
+    ("raw", "what", "hint"),
     [
-        (changed(attacks=[{"kind": "badnet"}]), r"attacks\[0\]\.kind: unknown attack 'badnet'", "Did you mean 'badnets'?"),
-        (changed(attacks=[{"kind": "badnets", "rat": 0.1}]), r"attacks\[0\]\.rat: unknown field", "Did you mean 'rate'?"),
+        (
+            changed(attacks=[{"kind": "badnet"}]),
+            r"attacks\[0\]\.kind: unknown attack 'badnet'",
+            "Did you mean 'badnets'?",
+        ),
+        (
+            changed(attacks=[{"kind": "badnets", "rat": 0.1}]),
+            r"attacks\[0\]\.rat: unknown field",
+            "Did you mean 'rate'?",
+        ),
         (
             changed(attacks=[{"kind": "badnets", "rate": 1.5}]),
             r"attacks\[0\]\.rate: .*less than or equal to 1 \(got 1.5\)",
             "Share of",
         ),
         (changed(atacks=[]), r"atacks: unknown field", "Did you mean 'attacks'?"),
-        (changed(trainers=[{"kind": "supervised", "network": "resnet19"}]), r"trainers\[0\]\.network\.kind", "resnet18"),
-        (changed(trainers=[{"kind": "supervised", "epoch": 3}]), r"trainers\[0\]\.epoch: unknown field", "epochs"),
+        (
+            changed(trainers=[{"kind": "supervised", "network": "resnet19"}]),
+            r"trainers\[0\]\.network\.kind",
+            "resnet18",
+        ),
+        (
+            changed(trainers=[{"kind": "supervised", "epoch": 3}]),
+            r"trainers\[0\]\.epoch: unknown field",
+            "epochs",
+        ),
         (changed(attacks=["badnets"]), r"attacks\.?\[?0", ""),
-        (changed(attacks=[{"rate": 0.1}]), r"attacks\[0\]: needs `kind: NAME`", "raybd list attacks"),
+        (
+            changed(attacks=[{"rate": 0.1}]),
+            r"attacks\[0\]: needs `kind: NAME`",
+            "raybd list attacks",
+        ),
         (changed(seeds=[]), r"seeds", ""),
         (changed(name="a/b"), r"name", ""),
-        ({key: value for key, value in BASE.items() if key != "datasets"}, r"datasets: missing", "Add it"),
+        (
+            {key: value for key, value in BASE.items() if key != "datasets"},
+            r"datasets: missing",
+            "Add it",
+        ),
         (changed(resources={"workers": 0}), r"resources\.workers", ""),
-        (changed(attacks=[{"kind": "badnets", "labels": {"map": "all_to_many"}}]), r"attacks\[0\]\.labels", ""),
+        (
+            changed(attacks=[{"kind": "badnets", "labels": {"map": "all_to_many"}}]),
+            r"attacks\[0\]\.labels",
+            "",
+        ),
         (changed(attacks=[{"kind": "nowhere.method"}]), r"nowhere", "PYTHONPATH"),
     ],
 )
-def test_a_mistake_is_named_with_its_place_and_its_mend(raw: dict[str, Any], what: str, mend: str) -> None:
+def test_a_mistake_is_named_with_its_place_and_its_mend(
+    raw: dict[str, Any], what: str, hint: str
+) -> None:
     with pytest.raises(UserError, match=what) as caught:
         parse(raw, "x.yaml")
     assert caught.value.what.startswith("x.yaml: ")
-    assert mend in caught.value.mend
+    assert hint in caught.value.hint
     assert caught.value.exit_code == 2
 
 
@@ -179,13 +255,17 @@ def test_overrides_change_the_file(tmp_path: Path) -> None:
     assert asked.resources.workers == 2
 
 
-@pytest.mark.parametrize("override", ["attacks.0.rate", "attacks.7.rate=1", "attacks.x.rate=1", "name.deep.er=1"])
+@pytest.mark.parametrize(
+    "override", ["attacks.0.rate", "attacks.7.rate=1", "attacks.x.rate=1", "name.deep.er=1"]
+)
 def test_an_override_that_leads_nowhere_is_refused(override: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--set"):
         load(write(tmp_path, yaml.safe_dump(BASE)), [override])
 
 
-@pytest.mark.parametrize(("text", "what"), [("a: [", "not YAML"), ("- 1", "no mapping"), ("\x00", "not YAML")])
+@pytest.mark.parametrize(
+    ("text", "what"), [("a: [", "not YAML"), ("- 1", "no mapping"), ("\x00", "not YAML")]
+)
 def test_a_file_that_is_no_experiment_is_named(text: str, what: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=what):
         load(write(tmp_path, text))
@@ -197,26 +277,52 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("trainers", "what", "mend"),
+    ("trainers", "what", "hint"),
     [
-        ([{"kind": "tests.methods.defends"}], "no victim for it to stand beside", "Add the training"),
-        ([{"kind": "supervised"}, {"kind": "tests.methods.defends", "network": "small_cnn"}], "trainers[1].network", "Remove it"),
+        (
+            [{"kind": "tests.methods.defends"}],
+            "no victim for it to stand beside",
+            "Add the training",
+        ),
+        (
+            [{"kind": "supervised"}, {"kind": "tests.methods.defends", "network": "small_cnn"}],
+            "trainers[1].network",
+            "Remove it",
+        ),
         ([{"kind": "transfer", "network": "small_cnn"}], "nothing to start from", "source:"),
-        ([{"kind": "supervised", "source": {}}], "does not start from another victim", "kind: transfer"),
-        ([{"kind": "transfer", "source": {"dataset": {"kind": "digits"}}}], "trainers[0].source.trainer: missing", "Add it"),
+        (
+            [{"kind": "supervised", "source": {}}],
+            "does not start from another victim",
+            "kind: transfer",
+        ),
+        (
+            [{"kind": "transfer", "source": {"dataset": {"kind": "digits"}}}],
+            "trainers[0].source.trainer: missing",
+            "Add it",
+        ),
         ([{"kind": "transfer", "source": {"data": 1}}], "trainers[0].source", ""),
         (
-            [{"kind": "transfer", "source": {"dataset": {"kind": "digits"}, "trainer": {"kind": "supervised", "epocs": 1}}}],
+            [
+                {
+                    "kind": "transfer",
+                    "source": {
+                        "dataset": {"kind": "digits"},
+                        "trainer": {"kind": "supervised", "epocs": 1},
+                    },
+                }
+            ],
             "trainers[0].source.trainer.epocs: unknown field",
             "epochs",
         ),
     ],
 )
-def test_a_training_that_can_not_be_built_says_where(trainers: list[dict[str, Any]], what: str, mend: str) -> None:
+def test_a_training_that_can_not_be_built_says_where(
+    trainers: list[dict[str, Any]], what: str, hint: str
+) -> None:
     with pytest.raises(UserError) as caught:
         parse(changed(trainers=trainers), "x.yaml")
     assert what in caught.value.what
-    assert mend in caught.value.mend
+    assert hint in caught.value.hint
 
 
 def test_the_nearest_stage_is_found_not_the_twins() -> None:
@@ -227,4 +333,6 @@ def test_the_nearest_stage_is_found_not_the_twins() -> None:
     assert cell.last.need("victim") == cell.victim
     twin = cell.victim.need("poison").needs[0]
     assert (twin.name, twin.need("poison").method.kind) == ("victim", "none")
-    assert [stage.key for stage in cell.stages()].index(twin.key) < [stage.key for stage in cell.stages()].index(cell.victim.key)
+    assert [stage.key for stage in cell.stages()].index(twin.key) < [
+        stage.key for stage in cell.stages()
+    ].index(cell.victim.key)

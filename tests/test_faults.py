@@ -17,14 +17,25 @@ import yaml
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-from raybd.store import Store
+from raybd.results.store import Store
 from tests.clusters import Cluster, cluster, kill
 from tests.test_engine import TINY, check_whole, run, start
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 
-LITTLE: dict[str, Any] = {**TINY, "attacks": [{"kind": "badnets"}], "detectors": [], "repairs": [], "removal": False}
-DIES_ONCE = {"kind": "tests.methods.dies_once", "network": "small_cnn", "epochs": 4, "batch_size": 100}
+LITTLE: dict[str, Any] = {
+    **TINY,
+    "attacks": [{"kind": "badnets"}],
+    "detectors": [],
+    "repairs": [],
+    "removal": False,
+}
+DIES_ONCE = {
+    "kind": "tests.methods.dies_once",
+    "network": "small_cnn",
+    "epochs": 4,
+    "batch_size": 100,
+}
 
 
 def traced(folder: Path, *entries: dict[str, Any]) -> list[dict[str, Any]]:
@@ -60,15 +71,21 @@ def test_a_group_whose_worker_dies_goes_on_from_its_checkpoint(tmp_path: Path) -
     assert code == 0, err
     steps = steps_file.read_text().splitlines()
     assert steps.index("died") == 2 * 6 + 1
-    assert len(steps) - steps.index("died") - 1 == 2 * 6  # epochs 3 and 4; the first two were not run again
+    assert (
+        len(steps) - steps.index("died") - 1 == 2 * 6
+    )  # epochs 3 and 4; the first two were not run again
     assert not Store(str(tmp_path / "results")).files("checkpoints/*/*")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_stage_that_hangs_is_a_failed_row_and_the_others_go_on(tmp_path: Path, workers: int) -> None:
+def test_a_stage_that_hangs_is_a_failed_row_and_the_others_go_on(
+    tmp_path: Path, workers: int
+) -> None:
     detectors = traced(tmp_path, {"seconds": 600}, {"seconds": 0})
     limit = {"workers": workers, "time_limit": 5, "gpus_per_worker": 0}
-    code, out, err = run({**LITTLE, "detectors": detectors, "resources": {"detectors": limit}}, tmp_path, "--json")
+    code, out, err = run(
+        {**LITTLE, "detectors": detectors, "resources": {"detectors": limit}}, tmp_path, "--json"
+    )
     assert code == 1 and out, err
     rows = {row["defense"]: row for row in json.loads(out)}
     assert rows["traced_0"]["status"] == "failed"
@@ -82,11 +99,20 @@ def test_a_stage_that_hangs_is_a_failed_row_and_the_others_go_on(tmp_path: Path,
     assert pids
 
 
-def test_a_stage_that_runs_out_of_memory_is_a_failed_row_and_the_others_go_on(tmp_path: Path) -> None:
-    detectors = traced(tmp_path, {}, {"greedy": True})  # of two stages Ray kills the one that began last
+def test_a_stage_that_runs_out_of_memory_is_a_failed_row_and_the_others_go_on(
+    tmp_path: Path,
+) -> None:
+    detectors = traced(
+        tmp_path, {}, {"greedy": True}
+    )  # of two stages Ray kills the one that began last
     memory = psutil.virtual_memory()
     threshold = (memory.total - memory.available + 5 * 2**30) / memory.total
-    code, out, err = run({**LITTLE, "detectors": detectors}, tmp_path, "--json", RAY_memory_usage_threshold=f"{threshold:.3f}")
+    code, out, err = run(
+        {**LITTLE, "detectors": detectors},
+        tmp_path,
+        "--json",
+        RAY_memory_usage_threshold=f"{threshold:.3f}",
+    )
     assert code == 1 and out, err
     rows = {row["defense"]: row for row in json.loads(out)}
     assert rows["traced_1"]["status"] == "failed"
@@ -128,9 +154,15 @@ def flaky_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Callable[[]
     server.shutdown()
 
 
-def test_storage_that_fails_every_third_write_loses_nothing(tmp_path: Path, flaky_s3: tuple[str, Callable[[], list[bool]]]) -> None:
+def test_storage_that_fails_every_third_write_loses_nothing(
+    tmp_path: Path, flaky_s3: tuple[str, Callable[[], list[bool]]]
+) -> None:
     url, writes = flaky_s3
-    config = {**LITTLE, "attacks": [{"kind": "none"}, {"kind": "badnets"}], "detectors": [{"kind": "spectral"}]}
+    config = {
+        **LITTLE,
+        "attacks": [{"kind": "none"}, {"kind": "badnets"}],
+        "detectors": [{"kind": "spectral"}],
+    }
     code, _, err = run(config, tmp_path, "--store", url)
     assert code == 0, err
     assert sum(writes()) >= 5
@@ -140,7 +172,9 @@ def test_storage_that_fails_every_third_write_loses_nothing(tmp_path: Path, flak
 def follow(here: Cluster, config: dict[str, Any], folder: Path) -> "subprocess.Popen[str]":
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
-    return here.start("run", path, "--store", folder / "results", "--address", here.address, "--json")
+    return here.start(
+        "run", path, "--store", folder / "results", "--address", here.address, "--json"
+    )
 
 
 def test_nodes_are_lost_and_come_back(tmp_path: Path) -> None:
@@ -158,12 +192,16 @@ def test_nodes_are_lost_and_come_back(tmp_path: Path) -> None:
         assert len(check_whole(Store(str(tmp_path / "results")), 7)) == 7
         again = [(name, at) for name, at, _ in trace(tmp_path) if name in lost and at > killed_at]
         assert lost and {name for name, _ in again} == lost
-        print(f"a stage moved {min(at for _, at in again) - killed_at:.1f} s after its node was killed")
+        print(
+            f"a stage moved {min(at for _, at in again) - killed_at:.1f} s after its node was killed"
+        )
 
         # What no node can hold is refused, with what was asked and what there is.
         config = {**LITTLE, "name": "wide", "seeds": [1], "resources": {"cpus_per_worker": 2}}
         process = follow(here, config, tmp_path)
-        assert process.stderr is not None and process.stderr.readline().startswith("wide: 1 cells")  # it is about to connect
+        assert process.stderr is not None and process.stderr.readline().startswith(
+            "wide: 1 cells"
+        )  # it is about to connect
         began = time.monotonic()
         _, err = process.communicate(timeout=120)
         assert process.returncode == 3, err
@@ -173,9 +211,16 @@ def test_nodes_are_lost_and_come_back(tmp_path: Path) -> None:
         # A group loses a node that nothing replaces: an error; the node comes back: the same command goes on.
         steps_file = tmp_path / "steps"
         trainer = {**DIES_ONCE, "trace": str(steps_file), "epochs": 40, "dies": False, "pause": 0.1}
-        config = {**LITTLE, "name": "group", "trainers": [trainer], "resources": {"workers": 2, "checkpoint_seconds": 0}}
+        config = {
+            **LITTLE,
+            "name": "group",
+            "trainers": [trainer],
+            "resources": {"workers": 2, "checkpoint_seconds": 0},
+        }
         process = follow(here, config, tmp_path)
-        wait_for(lambda: steps_file.exists() and len(steps_file.read_text().splitlines()) > 60, process)
+        wait_for(
+            lambda: steps_file.exists() and len(steps_file.read_text().splitlines()) > 60, process
+        )
         kill(here.nodes[1])
         killed = time.monotonic()
         _, err = process.communicate(timeout=180)
@@ -188,9 +233,17 @@ def test_nodes_are_lost_and_come_back(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
         after = len(steps_file.read_text().splitlines()) - before
-        assert 0 < after <= 40 * 6 - before + 2 * 6  # at most the epoch that was running, and the one before, again
-        what = [json.loads(line)["what"] for line in (tmp_path / "results" / "runs" / "group").glob("*") for line in line.open()]
-        assert {"run began", "stage began", "stage done", "nodes came or went", "run ended"} <= set(what)
+        assert (
+            0 < after <= 40 * 6 - before + 2 * 6
+        )  # at most the epoch that was running, and the one before, again
+        what = [
+            json.loads(line)["what"]
+            for line in (tmp_path / "results" / "runs" / "group").glob("*")
+            for line in line.open()
+        ]
+        assert {"run began", "stage began", "stage done", "nodes came or went", "run ended"} <= set(
+            what
+        )
 
 
 def test_a_killed_driver_of_a_cluster_leaves_nothing_behind_that_runs(tmp_path: Path) -> None:

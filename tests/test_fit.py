@@ -6,13 +6,17 @@ from typing import Any
 import pytest
 import torch
 
-from raybd import augmentation
-from raybd import fit as fitting
-from raybd.fit import Recipe, fit, infer, new_victim
 from raybd.networks.pixels import Pixels
 from raybd.networks.small_cnn import SmallCnn
-from raybd.runtime import Runtime, running
-from raybd.types import Split, UserError, Victim
+from raybd.training import augmentation, models, recipe
+from raybd.training.inference import infer
+from raybd.training.loop import fit
+from raybd.training.models import new_victim
+from raybd.training.recipe import Recipe
+from raybd.training.runtime import Runtime, running
+from raybd.types.data import Split
+from raybd.types.errors import UserError
+from raybd.types.models import Victim
 from tests.groups import in_group
 
 
@@ -47,13 +51,19 @@ def train_and_tell(recipe: Recipe) -> tuple[list[float], dict[str, Any], torch.T
     """Losses by epoch, weights, and the outputs on all images."""
     losses: list[float] = []
     victim = train(recipe, Runtime(report=lambda facts: losses.append(facts["loss"])))
-    return losses, {k: v.numpy() for k, v in victim.state_dict().items()}, infer(victim, some_images().x_NCHW)
+    return (
+        losses,
+        {k: v.numpy() for k, v in victim.state_dict().items()},
+        infer(victim, some_images().x_NCHW),
+    )
 
 
 def test_two_workers_give_the_losses_and_weights_of_one() -> None:
     """Tolerance: 1e-4 relative, from sums in another order; the batch of 33 does not even divide."""
     losses, weights, outputs = train_and_tell(EXACT)
-    (first, first_weights, first_outputs), (_, second_weights, second_outputs) = in_group(train_and_tell, EXACT)
+    (first, first_weights, first_outputs), (_, second_weights, second_outputs) = in_group(
+        train_and_tell, EXACT
+    )
     assert first == pytest.approx(losses, rel=1e-4)
     for name, value in weights.items():
         assert first_weights[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
@@ -64,7 +74,15 @@ def test_two_workers_give_the_losses_and_weights_of_one() -> None:
 
 def test_the_gradient_of_two_workers_is_that_of_one() -> None:
     """One plain step of SGD with rate 1 moves the weights by the gradient; tolerance 1e-5 absolute."""
-    step = Recipe(epochs=1, batch_size=100, lr=1, momentum=0, weight_decay=0, schedule="constant", precision="fp32")
+    step = Recipe(
+        epochs=1,
+        batch_size=100,
+        lr=1,
+        momentum=0,
+        weight_decay=0,
+        schedule="constant",
+        precision="fp32",
+    )
     _, one, _ = train_and_tell(step)
     (_, two, _), _ = in_group(train_and_tell, step)
     rng = torch.Generator().manual_seed(7)
@@ -84,7 +102,11 @@ def test_a_resumed_training_ends_where_the_whole_one_does() -> None:
 
     whole = train(EXACT, Runtime(save=save, every_seconds=0))
     resumed = train(EXACT, Runtime(load=kept.get, report=lambda facts: seen.append(facts["epoch"])))
-    assert seen == [1, 2, 3]  # what was reported before is reported again, so that a history is whole
+    assert seen == [
+        1,
+        2,
+        3,
+    ]  # what was reported before is reported again, so that a history is whole
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
 
@@ -97,7 +119,10 @@ def test_checkpoints_wait_for_their_time() -> None:
 
 def test_the_same_seed_gives_the_same_victim() -> None:
     first, again = train(EXACT), train(EXACT)
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True)
+    )
 
 
 def test_global_randomness_plays_no_part() -> None:
@@ -106,14 +131,26 @@ def test_global_randomness_plays_no_part() -> None:
     torch.manual_seed(2)
     other = train(EXACT)
     torch.manual_seed(1)
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), other.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(first.state_dict().values(), other.state_dict().values(), strict=True)
+    )
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("schedule", ["cosine", "step", "constant"])
 def test_every_optimizer_and_schedule_learns(optimizer: Any, schedule: Any) -> None:
-    losses, _, _ = train_and_tell(Recipe(epochs=12, lr=0.02, optimizer=optimizer, schedule=schedule, augment="none", batch_size=25))
+    losses, _, _ = train_and_tell(
+        Recipe(
+            epochs=12,
+            lr=0.02,
+            optimizer=optimizer,
+            schedule=schedule,
+            augment="none",
+            batch_size=25,
+        )
+    )
     assert losses[-1] < 0.7 * losses[0]
 
 
@@ -144,15 +181,23 @@ def test_where_nothing_can_be_compiled_training_goes_on_silently(
     monkeypatch.setattr(config.cpp, "cxx", ("/no/such/compiler",))
     monkeypatch.setattr(config, "force_disable_caches", True)
     plain, uncompiled = train(EXACT), train(EXACT, Runtime(compile=True))
-    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), uncompiled.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(plain.state_dict().values(), uncompiled.state_dict().values(), strict=True)
+    )
     assert "Traceback" not in capfd.readouterr().err
 
 
 def test_the_learning_rate_follows_its_schedule() -> None:
     cosine = Recipe(warmup=0.2)
-    assert [round(fitting._lr_factor(cosine, at), 3) for at in (0.1, 0.2, 0.6, 1.0)] == [0.5, 1.0, 0.5, 0.0]
+    assert [round(recipe.lr_factor(cosine, at), 3) for at in (0.1, 0.2, 0.6, 1.0)] == [
+        0.5,
+        1.0,
+        0.5,
+        0.0,
+    ]
     step = Recipe(schedule="step", milestones=(0.5, 0.75), gamma=0.1)
-    assert [round(fitting._lr_factor(step, at), 3) for at in (0.4, 0.5, 0.8)] == [1.0, 0.1, 0.01]
+    assert [round(recipe.lr_factor(step, at), 3) for at in (0.4, 0.5, 0.8)] == [1.0, 0.1, 0.01]
 
 
 def test_images_are_flipped_and_cropped_each_by_its_own_draw() -> None:
@@ -179,7 +224,7 @@ def test_flips_are_fair_and_crops_stay_within_an_eighth() -> None:
 
 def test_channel_moments_are_those_of_the_pixels() -> None:
     x = some_images().x_NCHW
-    mean, deviation = fitting._channel_moments(x)
+    mean, deviation = models.channel_moments(x)
     pixels = x.double() / 255
     assert torch.allclose(mean.double(), pixels.mean((0, 2, 3)), atol=1e-6)
     assert torch.allclose(deviation.double(), pixels.std((0, 2, 3), correction=0), atol=1e-5)

@@ -7,16 +7,23 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from raybd.gathered import read_folder
-from raybd.store import Store
-from raybd.tables import CELLS, SCORES
+from raybd.results.row_cache import read_folder
+from raybd.results.schemas import CELLS, SCORES
+from raybd.results.store import Store
 
 CELLS_IN_STORE = 120
 
 
 def row(cell: str, **more: Any) -> dict[str, Any]:
-    names = dict.fromkeys(("experiment", "dataset", "attack", "trainer", "network", "defense", "defense_role"), "x")
-    return dict.fromkeys(CELLS.names) | names | {"cell": cell, "status": "ok", "finished_at": datetime.now(UTC)} | more
+    names = dict.fromkeys(
+        ("experiment", "dataset", "attack", "trainer", "network", "defense", "defense_role"), "x"
+    )
+    return (
+        dict.fromkeys(CELLS.names)
+        | names
+        | {"cell": cell, "status": "ok", "finished_at": datetime.now(UTC)}
+        | more
+    )
 
 
 @pytest.fixture
@@ -50,7 +57,11 @@ def test_a_row_that_was_written_again_is_read_again(store: Store) -> None:
     store.write_cell(row("c3", seed=3, status="failed", error="broken"))
     store.write_cell(row("new", seed=1))
     found = store.rows(["c3", "c4", "new"])
-    assert (found["c3"]["status"], found["c4"]["status"], found["new"]["seed"]) == ("failed", "ok", 1)
+    assert (found["c3"]["status"], found["c4"]["status"], found["new"]["seed"]) == (
+        "failed",
+        "ok",
+        1,
+    )
     assert len(store.cells()) == CELLS_IN_STORE + 1
 
 
@@ -75,8 +86,13 @@ def test_damage_among_many_rows_is_named_and_set_aside_and_the_others_are_read(
     assert len(store.files("damaged/cells/*")) == 2
 
 
-def test_a_row_is_missing_where_its_scores_are_damaged_although_the_copy_has_it(store: Store) -> None:
-    columns = {name: ["x"] * 3 if SCORES.field(name).type == SCORES.field("cell").type else [0] * 3 for name in SCORES.names}
+def test_a_row_is_missing_where_its_scores_are_damaged_although_the_copy_has_it(
+    store: Store,
+) -> None:
+    columns = {
+        name: ["x"] * 3 if SCORES.field(name).type == SCORES.field("cell").type else [0] * 3
+        for name in SCORES.names
+    }
     store.write_scores("c9", "x", "x", "x", columns | {"flagged": [True] * 3})
     store.write_cell(row("c9", n_scores=3))
     assert store.rows(["c9"])

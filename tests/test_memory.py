@@ -5,16 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from raybd.attacks.blended import Blended
-from raybd.fit import new_victim
-from raybd.graph import random_stream
+from raybd.attacks.data.blended import Blended
 from raybd.networks.small_cnn import SmallCnn
-from raybd.provenance import peak_memory_bytes, reset_peak_memory
-from raybd.types import Poisoned, Split
+from raybd.plan.graph import random_stream
+from raybd.results.provenance import peak_memory_bytes, reset_peak_memory
+from raybd.training.models import new_victim
+from raybd.types.data import Poisoned, Split
 
 MIB = 2**20
 pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/clear_refs").exists() or torch.cuda.is_available(), reason="resident memory is measured on Linux, on a CPU"
+    not Path("/proc/self/clear_refs").exists() or torch.cuda.is_available(),
+    reason="resident memory is measured on Linux, on a CPU",
 )
 
 
@@ -45,7 +46,9 @@ def test_a_trigger_on_many_images_needs_little_more_than_its_result() -> None:
     split = many()
     poisoned, before = _poisoned(split), resident()
     assert len(poisoned.trigger(split.x_NCHW)) == len(split)
-    assert peak_memory_bytes() < before + (96 + 64) * MIB, "one copy, where a float one alone has 384 MiB"
+    assert peak_memory_bytes() < before + (96 + 64) * MIB, (
+        "one copy, where a float one alone has 384 MiB"
+    )
 
 
 def test_poisoning_most_of_a_split_needs_three_copies_of_it_at_most() -> None:

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from raybd import fit, registry
+from raybd import registry
 from raybd.datasets.digits import Digits
 from raybd.networks.convnext_tiny import ConvnextTiny
 from raybd.networks.pixels import Pixels
@@ -19,9 +19,13 @@ from raybd.networks.small_cnn import SmallCnn
 from raybd.networks.vgg19_bn import Vgg19Bn
 from raybd.networks.vit_b_16 import VitB16
 from raybd.networks.vit_tiny import VitTiny
-from raybd.types import UserError
+from raybd.training import inference, loop, models, recipe
+from raybd.types.errors import UserError
 
-FIELDS: dict[str, dict[str, Any]] = {"clip": {"model": "ViT-S-32-alt"}, "vit_b_16": {"input_size": 32}}
+FIELDS: dict[str, dict[str, Any]] = {
+    "clip": {"model": "ViT-S-32-alt"},
+    "vit_b_16": {"input_size": 32},
+}
 """What keeps a network small enough for a test."""
 WIDTHS = {
     "clip": 256,
@@ -69,7 +73,9 @@ def images(side: int, batch: int = 2) -> Tensor:
 def test_every_network_keeps_the_contract(kind: str) -> None:
     encoder, head = build(kind)
     model = nn.Sequential(encoder, head).eval()
-    assert SIZES[kind][0] < sum(parameter.numel() for parameter in model.parameters()) < SIZES[kind][1]
+    assert (
+        SIZES[kind][0] < sum(parameter.numel() for parameter in model.parameters()) < SIZES[kind][1]
+    )
 
     z_BD = encoder(images(32))
     logits_BK = head(z_BD)
@@ -78,13 +84,17 @@ def test_every_network_keeps_the_contract(kind: str) -> None:
     assert not torch.equal(logits_BK[0], logits_BK[1])
     nn.functional.cross_entropy(logits_BK, torch.tensor([0, 1])).backward()
     unreached = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    assert [name for name in unreached if not name.startswith("0.read.")] == []  # a CLIP's text tower embeds no images
+    assert [
+        name for name in unreached if not name.startswith("0.read.")
+    ] == []  # a CLIP's text tower embeds no images
 
     with torch.no_grad():
         logits_BK = model(images(32))
         assert torch.equal(model(images(32)), logits_BK)
         same_encoder, same_head = build(kind)
-        for mine, other in zip(model.parameters(), nn.Sequential(same_encoder, same_head).parameters(), strict=True):
+        for mine, other in zip(
+            model.parameters(), nn.Sequential(same_encoder, same_head).parameters(), strict=True
+        ):
             assert torch.equal(mine, other)
 
         other = nn.Sequential(*build(kind, seed=1)).eval()
@@ -102,7 +112,9 @@ def test_every_network_runs_in_bf16_and_channels_last(kind: str) -> None:
     assert logits_BK.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in registry.names("networks") if not kind.startswith("vit")])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in registry.names("networks") if not kind.startswith("vit")]
+)
 def test_larger_images_have_the_same_embedding_width(kind: str) -> None:
     encoder, _ = build(kind)
     with torch.no_grad():
@@ -123,7 +135,9 @@ def test_vit_enlarges_small_images_by_itself() -> None:
 
 
 def test_vit_tiny_says_what_does_not_fit() -> None:
-    with pytest.raises(UserError, match=r"images of 30 pixels can't be cut into patches of 4\n.*divisor"):
+    with pytest.raises(
+        UserError, match=r"images of 30 pixels can't be cut into patches of 4\n.*divisor"
+    ):
         VitTiny().build(10, 30)
     with pytest.raises(ValidationError, match="width 64 can't be shared by 3 heads"):
         VitTiny(width=64)
@@ -149,7 +163,9 @@ def test_stems_differ_in_resolution() -> None:
     large, _ = Resnet18(stem="imagenet").build(10, 224)
     seen = []
     for encoder in (small, large):
-        encoder.eval().layer1.register_forward_hook(lambda _module, _inputs, out: seen.append(out.shape[-1]))  # type: ignore[union-attr]
+        encoder.eval().layer1.register_forward_hook(
+            lambda _module, _inputs, out: seen.append(out.shape[-1])
+        )  # type: ignore[union-attr]
         with torch.no_grad():
             encoder(images(64))
     assert seen == [64, 16]
@@ -165,7 +181,9 @@ def test_convolutions_keep_the_scale_of_the_signal() -> None:
 
 @pytest.mark.parametrize("network", [Vgg19Bn(), ConvnextTiny()])
 def test_images_that_are_too_small_are_refused(network: Any) -> None:
-    with pytest.raises(UserError, match=r"images of 8 pixels are too small.*\n.*`size` to 32 or more"):
+    with pytest.raises(
+        UserError, match=r"images of 8 pixels are too small.*\n.*`size` to 32 or more"
+    ):
         network.build(10, 8)
 
 
@@ -175,10 +193,18 @@ def test_pretrained_weights_need_their_stem() -> None:
 
 
 @pytest.mark.parametrize(
-    "network", [Resnet18(stem="imagenet", pretrained=True), VitB16(pretrained=True), ConvnextTiny(pretrained=True)]
+    "network",
+    [
+        Resnet18(stem="imagenet", pretrained=True),
+        VitB16(pretrained=True),
+        ConvnextTiny(pretrained=True),
+    ],
 )
 def test_without_network_pretrained_weights_are_a_clear_error(
-    network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    network: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for name in ("https_proxy", "HTTPS_PROXY"):
@@ -186,13 +212,18 @@ def test_without_network_pretrained_weights_are_a_clear_error(
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     began = time.monotonic()
-    with pytest.raises(UserError, match=r"ImageNet weights could not be had from https.*\nSet `pretrained` to false"):
+    with pytest.raises(
+        UserError,
+        match=r"ImageNet weights could not be had from https.*\nSet `pretrained` to false",
+    ):
         network.build(10, 32)
     assert time.monotonic() - began < 30
     assert capsys.readouterr().out == ""
 
 
-def test_pretrained_weights_are_taken_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretrained_weights_are_taken_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from torchvision.models import ResNet18_Weights, resnet18
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -220,7 +251,7 @@ def one_thread() -> Iterator[None]:
 def test_small_cnn_learns_the_digits_in_ten_epochs() -> None:
     digits = Digits(limit=1300).load()
     rng = torch.Generator().manual_seed(0)
-    victim = fit.new_victim(digits.train, 10, SmallCnn(), rng)
-    fit.fit(victim, digits.train, fit.Recipe(epochs=10, lr=0.1, augment="none"), rng)
-    correct_N = fit.infer(victim, digits.test.x_NCHW).argmax(1) == digits.test.y_N
+    victim = models.new_victim(digits.train, 10, SmallCnn(), rng)
+    loop.fit(victim, digits.train, recipe.Recipe(epochs=10, lr=0.1, augment="none"), rng)
+    correct_N = inference.infer(victim, digits.test.x_NCHW).argmax(1) == digits.test.y_N
     assert correct_N.float().mean() > 0.95

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from raybd.registry import ROLES, Role, method_class, names, summary
-from raybd.types import UserError
+from raybd.registry import METHOD_ROLES, Role, method_class, names, summary
+from raybd.types.errors import UserError
 
-METHODS = [(role, kind) for role in ROLES for kind in names(role)]
+METHODS = [(role, kind) for role in METHOD_ROLES for kind in names(role)]
 
 
 @pytest.mark.parametrize(("role", "kind"), METHODS)
@@ -24,10 +24,12 @@ def test_every_file_holds_one_documented_frozen_method(role: Role, kind: str) ->
     assert not undocumented
 
 
-def test_two_methods_in_one_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_methods_in_one_file_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "both").mkdir()
     (tmp_path / "both" / "two.py").write_text(
-        "from raybd.types import Config\nclass A(Config): pass\nclass B(Config): pass\nclass _C(Config): pass\n"
+        "from raybd.types.config import Config\nclass A(Config): pass\nclass B(Config): pass\nclass _C(Config): pass\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(UserError, match="expected one public Config class, found 2"):
@@ -36,7 +38,11 @@ def test_two_methods_in_one_file_are_refused(tmp_path: Path, monkeypatch: pytest
 
 def test_imports_go_one_way_and_only_the_engine_knows_ray() -> None:
     done = subprocess.run(
-        [Path(sys.executable).parent / "lint-imports"], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+        [Path(sys.executable).parent / "lint-imports"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout
 
@@ -54,7 +60,9 @@ def _after(code: str) -> tuple[set[str], float]:
     """Which modules are loaded once this has run in a process of its own, and the CPU seconds that it took."""
     code += "\nimport json, sys, time; sys.stderr.write(json.dumps([sorted(sys.modules), time.process_time()]))"
     root = Path(__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
     modules, seconds = json.loads(done.stderr.splitlines()[-1])
     return set(modules), seconds
 
@@ -64,9 +72,15 @@ def test_importing_raybd_imports_no_heavy_package() -> None:
 
 
 @pytest.mark.parametrize(("command", "unwanted"), COMMANDS)
-def test_a_command_imports_no_heavy_package_that_it_does_not_need(command: str, unwanted: set[str], tmp_path: Path) -> None:
-    words = ["raybd", *command.split(), *(["--store", str(tmp_path)] if command.startswith("run") else [])]
-    code = f"import sys; from contextlib import suppress; import raybd.cli as c; sys.argv = {words!r}"
+def test_a_command_imports_no_heavy_package_that_it_does_not_need(
+    command: str, unwanted: set[str], tmp_path: Path
+) -> None:
+    words = [
+        "raybd",
+        *command.split(),
+        *(["--store", str(tmp_path)] if command.startswith("run") else []),
+    ]
+    code = f"import sys; from contextlib import suppress; import raybd.cli.commands as c; sys.argv = {words!r}"
     modules, seconds = _after(f"{code}\nwith suppress(SystemExit): c.main()\n")
     assert not unwanted & modules
     # Not a measurement (benchmarks/startup.py is one): many times what it takes, so that only a disaster is out of bounds.

@@ -13,14 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from raybd import metrics
-from raybd.report.figures import ROC_POINTS, histogram, roc, threshold
-from raybd.report.gallery import LARGEST, data_uris, difference
+from raybd.metrics import detection
+from raybd.report.cells.figures import ROC_POINTS, histogram, roc, threshold
+from raybd.report.cells.gallery import LARGEST, data_uris, difference
+from raybd.report.cells.tables import METRICS, tables, tint
 from raybd.report.site import write_report
-from raybd.report.tables import METRICS, tables, tint
-from raybd.store import Store
-from raybd.tables import CELLS, SCORES
-from raybd.types import CROSS, POISON, ROLES, UserError
+from raybd.results.schemas import CELLS, SCORES
+from raybd.results.store import Store
+from raybd.types.data import CROSS, POISON, SAMPLE_ROLES
+from raybd.types.errors import UserError
 
 N, SIDE, SHOWN = 300, 8, 16
 HOSTILE = "</script><script>alert('x')</script>\u2028<img src=x onerror=alert(1)>"
@@ -31,18 +32,29 @@ BLANK: dict[str, Any] = {
     "dataset": "digits",
     "network": "small_cnn",
 }
-BLANK |= {"trainer": "supervised", "seconds": 1.5, "device": "cpu (x86_64, 2 cores)", "commit": "abc123", "rate": 0.1, "seed": 0}
+BLANK |= {
+    "trainer": "supervised",
+    "seconds": 1.5,
+    "device": "cpu (x86_64, 2 cores)",
+    "commit": "abc123",
+    "rate": 0.1,
+    "seed": 0,
+}
 
 
 def images(n: int, seed: int = 0) -> torch.Tensor:
-    return torch.randint(0, 256, (n, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        0, 256, (n, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def key(stage: str, *names: Any) -> str:
     return "-".join(map(str, (stage, *names)))
 
 
-def row(cell: str, attack: str, defense: str, role: str, seed: int, **values: Any) -> dict[str, Any]:
+def row(
+    cell: str, attack: str, defense: str, role: str, seed: int, **values: Any
+) -> dict[str, Any]:
     stages = {"poison": key("poison", attack, seed), "victim": key("victim", attack, seed)}
     if role in ("detector", "scanner"):
         stage = "score" if role == "detector" else "scan"
@@ -57,7 +69,13 @@ def row(cell: str, attack: str, defense: str, role: str, seed: int, **values: An
         "stages": stages,
     }
     names = {"cell": cell, "attack": attack, "defense": defense, "defense_role": role, "seed": seed}
-    return {**BLANK, **names, "config": json.dumps(config), "finished_at": datetime(2026, 1, 2, tzinfo=UTC), **values}
+    return {
+        **BLANK,
+        **names,
+        "config": json.dumps(config),
+        "finished_at": datetime(2026, 1, 2, tzinfo=UTC),
+        **values,
+    }
 
 
 def poison(store: Store, attack: str, seed: int, n: int) -> None:
@@ -78,7 +96,9 @@ def poison(store: Store, attack: str, seed: int, n: int) -> None:
     store.save("poison", key("poison", attack, seed), tensors, facts)
 
 
-def detect(store: Store, cell: str, attack: str, defense: str, seed: int, **values: Any) -> dict[str, Any]:
+def detect(
+    store: Store, cell: str, attack: str, defense: str, seed: int, **values: Any
+) -> dict[str, Any]:
     rng = torch.Generator().manual_seed(seed)
     role_N = torch.zeros(N, dtype=torch.int8)
     if attack != "none":
@@ -103,7 +123,11 @@ def detect(store: Store, cell: str, attack: str, defense: str, seed: int, **valu
     if defense == "strip":
         tensors |= {"picture.masked": images(4, 8), "picture.input": images(4, 9)}
         tensors |= {"picture.role": role_N[:4], "picture.score": score_N[:4]}
-    facts = {**metrics.detection(score_N, flagged_N, role_N), "n_scores": N, "n_flagged": int(flagged_N.sum())}
+    facts = {
+        **detection.detection(score_N, flagged_N, role_N),
+        "n_scores": N,
+        "n_flagged": int(flagged_N.sum()),
+    }
     store.save("score", key("score", attack, defense, seed), tensors, facts)
     constant = {
         "cell": cell,
@@ -115,9 +139,17 @@ def detect(store: Store, cell: str, attack: str, defense: str, seed: int, **valu
         "pool": "train",
     }
     columns = {name: [constant.get(name)] * N for name in SCORES.names}
-    columns |= {"index": tensors["index_N"].numpy(), "label": label_N.numpy(), "true_label": true_N.numpy()}
-    columns |= {"score": score_N.numpy(), "threshold": threshold_N.numpy(), "flagged": flagged_N.numpy()}
-    columns["role"] = [ROLES[role] for role in role_N.tolist()]
+    columns |= {
+        "index": tensors["index_N"].numpy(),
+        "label": label_N.numpy(),
+        "true_label": true_N.numpy(),
+    }
+    columns |= {
+        "score": score_N.numpy(),
+        "threshold": threshold_N.numpy(),
+        "flagged": flagged_N.numpy(),
+    }
+    columns["role"] = [SAMPLE_ROLES[role] for role in role_N.tolist()]
     store.write_scores(cell, "digits", attack, defense, columns)
     found = row(cell, attack, defense, "detector", seed, **facts, **values)
     store.write_cell(found)
@@ -133,19 +165,46 @@ def store(tmp_path: Path) -> Store:
         poison(store, "badnets", seed, 30)
         poison(store, "weak", seed, 30)
         poison(store, "none", seed, 0)
-        victim = {"clean_accuracy": clean, "attack_success": success, "robust_accuracy": 1 - success}
+        victim = {
+            "clean_accuracy": clean,
+            "attack_success": success,
+            "robust_accuracy": 1 - success,
+        }
         store.write_cell(row(f"u{seed}", "badnets", "none", "none", seed, **victim))
         detect(store, f"d{seed}", "badnets", "spectral", seed, **victim)
         detect(store, f"w{seed}", "weak", "strip", seed, **{**victim, "attack_success": 0.1})
         detect(store, f"b{seed}", "none", "strip", seed, clean_accuracy=clean)
-        after = {"defended_clean_accuracy": 0.85, "defended_attack_success": 0.03, "defended_robust_accuracy": 0.9}
+        after = {
+            "defended_clean_accuracy": 0.85,
+            "defended_attack_success": 0.03,
+            "defended_robust_accuracy": 0.9,
+        }
         store.write_cell(row(f"r{seed}", "badnets", "fine_tune", "repair", seed, **victim, **after))
-        scan = {"model_score": 0.97 + seed / 100, "model_threshold": 0.9, "control_model_score": 0.5, "n_flagged": 1}
-        store.save("scan", key("scan", "badnets", "decree", seed), {"picture.mask": images(1, seed)}, scan)
+        scan = {
+            "model_score": 0.97 + seed / 100,
+            "model_threshold": 0.9,
+            "control_model_score": 0.5,
+            "n_flagged": 1,
+        }
+        store.save(
+            "scan", key("scan", "badnets", "decree", seed), {"picture.mask": images(1, seed)}, scan
+        )
         store.write_cell(row(f"s{seed}", "badnets", "decree", "scanner", seed, **victim, **scan))
-    store.write_cell(row("f0", "badnets", "strip", "detector", 0, status="failed", error=f"ValueError: {HOSTILE}"))
     store.write_cell(
-        row("i0", "sig", "none", "none", 0, status="infeasible", error="rate 0.5 needs 700 images of class 0, there are 142")
+        row(
+            "f0", "badnets", "strip", "detector", 0, status="failed", error=f"ValueError: {HOSTILE}"
+        )
+    )
+    store.write_cell(
+        row(
+            "i0",
+            "sig",
+            "none",
+            "none",
+            0,
+            status="infeasible",
+            error="rate 0.5 needs 700 images of class 0, there are 142",
+        )
     )
     return store
 
@@ -191,7 +250,9 @@ def test_writes_one_page_into_the_store(store: Store) -> None:
 
 
 def test_writes_where_it_is_told(store: Store, tmp_path: Path) -> None:
-    assert write_report(store, tmp_path / "new" / "page.html") == str(tmp_path / "new" / "page.html")
+    assert write_report(store, tmp_path / "new" / "page.html") == str(
+        tmp_path / "new" / "page.html"
+    )
     assert write_report(store, tmp_path) == str(tmp_path / "index.html")
     assert (tmp_path / "new" / "page.html").exists() and (tmp_path / "index.html").exists()
 
@@ -209,7 +270,9 @@ def test_the_page_holds_every_cell(store: Store) -> None:
         assert all(name in found.text for name in frame[column].unique())
     ids = {attributes.get("id") for _, attributes in found.elements}
     assert {f"row-{cell}" for cell in ("u0", "d0", "w0", "b0", "r0", "f0", "i0")} <= ids
-    scored = frame[frame.defense_role.isin(["detector", "scanner"]) & (frame.status == "ok")]["cell"]
+    scored = frame[frame.defense_role.isin(["detector", "scanner"]) & (frame.status == "ok")][
+        "cell"
+    ]
     assert {f"cell-{cell}" for cell in scored} <= ids
     assert set(found.data["cells"]) == set(scored)
 
@@ -229,19 +292,38 @@ def test_reasons_are_shown_as_text(store: Store) -> None:
 
 def test_names_from_the_store_never_become_markup_or_code(store: Store) -> None:
     store.write_cell(
-        {**row("x0", HOSTILE, HOSTILE, "repair", 0), "trainer": HOSTILE, "network": HOSTILE, "device": HOSTILE, "status": HOSTILE}
+        {
+            **row("x0", HOSTILE, HOSTILE, "repair", 0),
+            "trainer": HOSTILE,
+            "network": HOSTILE,
+            "device": HOSTILE,
+            "status": HOSTILE,
+        }
     )
-    hostile = {"defended_clean_accuracy": 0.5, "clean_accuracy": 0.5, "dataset": HOSTILE, "experiment": HOSTILE, "commit": HOSTILE}
+    hostile = {
+        "defended_clean_accuracy": 0.5,
+        "clean_accuracy": 0.5,
+        "dataset": HOSTILE,
+        "experiment": HOSTILE,
+        "commit": HOSTILE,
+    }
     store.write_cell({**row("x1", HOSTILE, HOSTILE, "detector", 0, **hostile)})
     html = Path(write_report(store)).read_text(encoding="utf-8")
     found = Page(html)
     assert "<script>alert" not in html and "<img src=x" not in html and html.count("</script>") == 3
     assert len(found.scripts) == 3
     assert not [
-        attributes for tag, attributes in found.elements if tag == "img" or any(name.startswith("on") for name in attributes)
+        attributes
+        for tag, attributes in found.elements
+        if tag == "img" or any(name.startswith("on") for name in attributes)
     ]
     assert not set("<>&\u2028") & set(found.scripts[0])
-    assert any(HOSTILE in name for rows in found.data["defended"] for entry in rows for name in entry["names"])
+    assert any(
+        HOSTILE in name
+        for rows in found.data["defended"]
+        for entry in rows
+        for name in entry["names"]
+    )
 
 
 def test_loads_nothing_from_elsewhere(store: Store) -> None:
@@ -255,7 +337,10 @@ def test_loads_nothing_from_elsewhere(store: Store) -> None:
 
 
 def test_two_pages_of_one_store_differ_in_their_time_only(store: Store) -> None:
-    first, second = (re.sub(r"This page</dt><dd>.*?</dd>", "", Path(write_report(store)).read_text()) for _ in range(2))
+    first, second = (
+        re.sub(r"This page</dt><dd>.*?</dd>", "", Path(write_report(store)).read_text())
+        for _ in range(2)
+    )
     assert first == second
 
 
@@ -274,15 +359,22 @@ def test_extreme_scores_are_counted_in_the_end_bins() -> None:
 
 
 def test_equal_scores_are_one_bin() -> None:
-    assert sorted(histogram(np.full(9, 3.0), np.zeros(9, np.int8))["counts"]["clean"])[-2:] == [0, 9]
+    assert sorted(histogram(np.full(9, 3.0), np.zeros(9, np.int8))["counts"]["clean"])[-2:] == [
+        0,
+        9,
+    ]
 
 
 def test_the_roc_curve_has_the_stored_area(store: Store) -> None:
     cells = store.cells().set_index("cell")
-    drawn = {cell: drawing for cell, drawing in page(store).data["cells"].items() if drawing.get("roc")}
+    drawn = {
+        cell: drawing for cell, drawing in page(store).data["cells"].items() if drawing.get("roc")
+    }
     assert set(drawn) == {"d0", "d1", "w0", "w1"}
     for cell, drawing in drawn.items():
-        assert np.trapezoid(drawing["roc"]["tpr"], drawing["roc"]["fpr"]) == pytest.approx(cells.auroc[cell], abs=0.01)
+        assert np.trapezoid(drawing["roc"]["tpr"], drawing["roc"]["fpr"]) == pytest.approx(
+            cells.auroc[cell], abs=0.01
+        )
         assert drawing["point"] == [cells.fpr[cell], cells.tpr[cell]]
 
 
@@ -293,7 +385,9 @@ def test_a_thinned_roc_curve_keeps_its_area_with_and_without_ties(decimals: int)
     score_N = np.round(rng.normal(size=20_000) + (role_N == POISON), decimals)
     found = roc(score_N, role_N)
     assert found is not None and len(found["fpr"]) <= ROC_POINTS
-    exact = metrics.detection(torch.from_numpy(score_N), torch.zeros(20_000, dtype=torch.bool), torch.from_numpy(role_N))["auroc"]
+    exact = detection.detection(
+        torch.from_numpy(score_N), torch.zeros(20_000, dtype=torch.bool), torch.from_numpy(role_N)
+    )["auroc"]
     assert np.trapezoid(found["tpr"], found["fpr"]) == pytest.approx(exact, abs=0.002)
 
 
@@ -303,7 +397,11 @@ def test_a_control_has_no_roc_curve(store: Store) -> None:
 
 
 def test_a_threshold_per_sample_is_drawn_as_its_median_and_said_to_vary() -> None:
-    assert threshold(np.array([1.0, 2.0, 4.0])) == {"value": 2.0, "varies": True, "text": "2 (median; one per sample, 1 to 4)"}
+    assert threshold(np.array([1.0, 2.0, 4.0])) == {
+        "value": 2.0,
+        "varies": True,
+        "text": "2 (median; one per sample, 1 to 4)",
+    }
     assert threshold(np.array([1.5, 1.5])) == {"value": 1.5, "varies": False, "text": "1.5"}
     assert threshold(np.array([np.inf, np.inf]))["value"] is None
 
@@ -317,12 +415,19 @@ def pixels(uri: str) -> torch.Tensor:
 
 def test_the_gallery_shows_the_stored_pixels_in_order_of_suspicion(store: Store) -> None:
     data = page(store).data
-    stored, cell = store.load("score", key("score", "badnets", "spectral", 0)).tensors, data["cells"]["d0"]
+    stored, cell = (
+        store.load("score", key("score", "badnets", "spectral", 0)).tensors,
+        data["cells"]["d0"],
+    )
     shown = torch.stack([pixels(data["images"][number]) for number in cell["images"]])
     assert torch.equal(shown, stored["gallery"])
     top = stored["gallery_row"]
-    assert [caption[0] for caption in cell["captions"]] == [ROLES[role] for role in stored["role_N"][top].tolist()]
-    assert [caption[1] for caption in cell["captions"]] == pytest.approx(stored["score_N"][top].tolist(), rel=1e-3)
+    assert [caption[0] for caption in cell["captions"]] == [
+        SAMPLE_ROLES[role] for role in stored["role_N"][top].tolist()
+    ]
+    assert [caption[1] for caption in cell["captions"]] == pytest.approx(
+        stored["score_N"][top].tolist(), rel=1e-3
+    )
     assert [caption[3:5] for caption in cell["captions"]] == torch.stack(
         [stored["label_N"][top], stored["true_label_N"][top]], 1
     ).tolist()
@@ -330,12 +435,20 @@ def test_the_gallery_shows_the_stored_pixels_in_order_of_suspicion(store: Store)
 
 def test_what_a_detector_saw_is_shown_with_roles_and_scores(store: Store) -> None:
     data = page(store).data
-    stored, cell = store.load("score", key("score", "weak", "strip", 0)).tensors, data["cells"]["w0"]
+    stored, cell = (
+        store.load("score", key("score", "weak", "strip", 0)).tensors,
+        data["cells"]["w0"],
+    )
     assert list(cell["seen"]) == ["input", "masked"]
     for name, numbers in cell["seen"].items():
-        assert torch.equal(torch.stack([pixels(data["images"][number]) for number in numbers]), stored[f"picture.{name}"])
+        assert torch.equal(
+            torch.stack([pixels(data["images"][number]) for number in numbers]),
+            stored[f"picture.{name}"],
+        )
     assert [role for role, _ in cell["seen_captions"]] == ["poison"] * 4
-    assert [score for _, score in cell["seen_captions"]] == pytest.approx(stored["picture.score"].tolist(), rel=1e-3)
+    assert [score for _, score in cell["seen_captions"]] == pytest.approx(
+        stored["picture.score"].tolist(), rel=1e-3
+    )
     assert data["cells"]["d0"]["seen"] == {}
 
 
@@ -352,9 +465,15 @@ def test_an_attack_is_shown_before_after_and_as_their_difference(store: Store) -
     attack = data["attacks"][key("poison", "badnets", 1)]
     stored = store.load("poison", key("poison", "badnets", 1)).tensors
     for name, tensor in (("before", stored["gallery_before"]), ("after", stored["gallery_after"])):
-        assert torch.equal(torch.stack([pixels(data["images"][number]) for number in attack["images"][name]]), tensor)
+        assert torch.equal(
+            torch.stack([pixels(data["images"][number]) for number in attack["images"][name]]),
+            tensor,
+        )
     assert [caption[0] for caption in attack["captions"]] == ["cross"] * 10 + ["poison"] * 6
-    assert key("poison", "none", 0) not in data["attacks"] and key("poison", "sig", 0) not in data["attacks"]
+    assert (
+        key("poison", "none", 0) not in data["attacks"]
+        and key("poison", "sig", 0) not in data["attacks"]
+    )
 
 
 def test_a_faint_change_is_amplified_by_a_whole_factor() -> None:
@@ -366,7 +485,13 @@ def test_a_faint_change_is_amplified_by_a_whole_factor() -> None:
 
 
 def test_large_and_gray_images_are_shown_too() -> None:
-    large = Image.open(io.BytesIO(base64.b64decode(data_uris(torch.zeros(1, 1, 300, 200, dtype=torch.uint8))[0].partition(",")[2])))
+    large = Image.open(
+        io.BytesIO(
+            base64.b64decode(
+                data_uris(torch.zeros(1, 1, 300, 200, dtype=torch.uint8))[0].partition(",")[2]
+            )
+        )
+    )
     assert max(large.size) == LARGEST
 
 
@@ -385,7 +510,11 @@ def test_cells_that_differ_in_seed_only_are_one_row_with_mean_and_deviation(stor
     rows = {row["cell"]: row for row in table.rows}
     assert set(rows) == {"u0", "d0", "w0", "b0", "r0", "s0", "f0", "i0"}
     found = rows["u0"].number("clean_accuracy")
-    assert found.mean == pytest.approx(0.85) and found.sd == pytest.approx(0.1 / 2**0.5) and found.n == 2
+    assert (
+        found.mean == pytest.approx(0.85)
+        and found.sd == pytest.approx(0.1 / 2**0.5)
+        and found.n == 2
+    )
     assert rows["u0"].number("auroc").mean is None
     assert rows["f0"].number("clean_accuracy").n == 0 and rows["f0"].empty
     text = page(store).text
@@ -402,26 +531,40 @@ def test_the_latest_of_two_cells_of_a_seed_is_shown() -> None:
 
 
 def test_rows_of_the_same_names_are_told_apart_by_their_hyperparameters() -> None:
-    found = tables([row("a", "badnets", "none", "none", 0), row("b", "badnets", "none", "none", 0, epochs=9)])[0].rows
+    found = tables(
+        [row("a", "badnets", "none", "none", 0), row("b", "badnets", "none", "none", 0, epochs=9)]
+    )[0].rows
     assert [entry.variant for entry in found] == ["trainer.epochs=5", "trainer.epochs=9"]
 
 
 def test_numbers_of_a_victim_without_a_backdoor_are_marked(store: Store) -> None:
     cells = store.cells().astype(object)
-    rows = {row["cell"]: row for row in tables(cells.where(cells.notna(), None).to_dict("records"))[0].rows}
-    assert {cell: rows[cell].attacks_failed for cell in ("w0", "d0", "b0")} == {"w0": 2, "d0": 0, "b0": 0}
+    rows = {
+        row["cell"]: row
+        for row in tables(cells.where(cells.notna(), None).to_dict("records"))[0].rows
+    }
+    assert {cell: rows[cell].attacks_failed for cell in ("w0", "d0", "b0")} == {
+        "w0": 2,
+        "d0": 0,
+        "b0": 0,
+    }
     html = Path(write_report(store)).read_text(encoding="utf-8")
-    bodies = {cell: html.split(f'id="row-{cell}"')[1].split("</tbody>")[0] for cell in ("w0", "d0", "b0")}
+    bodies = {
+        cell: html.split(f'id="row-{cell}"')[1].split("</tbody>")[0] for cell in ("w0", "d0", "b0")
+    }
     assert "attack failed" in bodies["w0"] and "attack failed" not in bodies["d0"] + bodies["b0"]
     assert "false alarms" in bodies["b0"] and "false alarms" not in bodies["d0"]
 
 
 def test_colours_point_the_way_that_is_good_for_a_defender() -> None:
     by_name = {metric.name: metric for metric in METRICS}
-    assert tint(by_name["auroc"], 1.0) == ("good", 100) and tint(by_name["auroc"], 0.5) == ("bad", 100) == tint(
-        by_name["auroc"], 0.2
-    )
-    assert tint(by_name["fpr"], 0.0) == ("good", 100) and tint(by_name["defended_attack_success"], 1.0) == ("bad", 100)
+    assert tint(by_name["auroc"], 1.0) == ("good", 100) and tint(by_name["auroc"], 0.5) == (
+        "bad",
+        100,
+    ) == tint(by_name["auroc"], 0.2)
+    assert tint(by_name["fpr"], 0.0) == ("good", 100) and tint(
+        by_name["defended_attack_success"], 1.0
+    ) == ("bad", 100)
     assert tint(by_name["attack_success"], 1.0) is None and tint(by_name["tpr"], None) is None
 
 
@@ -451,7 +594,9 @@ def test_an_empty_store_is_a_user_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("package", ["jinja2", "plotly.offline"])
-def test_a_missing_extra_is_a_user_error(store: Store, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_a_user_error(
+    store: Store, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=r"pip install raybd\[report\]"):
         write_report(store)

@@ -14,12 +14,12 @@ from optuna.trial import TrialState
 from scipy.stats import spearmanr
 
 from raybd.report.site import write_report
-from raybd.report.sweep_figures import ENOUGH, importance
-from raybd.report.sweeps import Found, find_sweeps
-from raybd.search import Sweep
-from raybd.store import Store
-from raybd.sweep_file import parse_sweep
-from raybd.types import UserError
+from raybd.report.sweeps.figures import ENOUGH, importance
+from raybd.report.sweeps.page import Found, find_sweeps
+from raybd.results.store import Store
+from raybd.sweeps.file import parse_sweep
+from raybd.sweeps.sweep import Sweep
+from raybd.types.errors import UserError
 from tests.test_report import BLANK, HOSTILE, Page, page
 
 RAW: dict[str, Any] = {
@@ -30,12 +30,21 @@ RAW: dict[str, Any] = {
         "trainers": [{"kind": "supervised", "network": "small_cnn", "epochs": 1}],
         "detectors": [{"kind": "asset"}],
     },
-    "search": {"detectors.0": dict.fromkeys(("concentrate", "select", "top", "cut", "lr_min", "epochs"))},
+    "search": {
+        "detectors.0": dict.fromkeys(("concentrate", "select", "top", "cut", "lr_min", "epochs"))
+    },
     "objectives": ["separation"],
     "held_out": {"attacks": [{"kind": "blended"}]},
 }
 LR = "detectors.0.lr_min"
-TRIAL = {"sweep": None, "seed": 0, "oracle_objective": False, "commit": "abc123", "seconds": 2.0, "gpu_seconds": 0.0}
+TRIAL = {
+    "sweep": None,
+    "seed": 0,
+    "oracle_objective": False,
+    "commit": "abc123",
+    "seconds": 2.0,
+    "gpu_seconds": 0.0,
+}
 
 
 def measured(sweep: Sweep, params: dict[str, Any], number: int) -> dict[str, float]:
@@ -48,11 +57,17 @@ def measured(sweep: Sweep, params: dict[str, Any], number: int) -> dict[str, flo
         "seconds": epochs + 0.01 * number,
         "held_out_error": 1 - good,
     }
-    return {objective.name: known[objective.name] for objective in sweep.objectives} | {"auroc": known["auroc"]}
+    return {objective.name: known[objective.name] for objective in sweep.objectives} | {
+        "auroc": known["auroc"]
+    }
 
 
-def row(sweep: Sweep, trial: str, params: dict[str, Any], found: dict[str, float] | None, **more: Any) -> dict[str, Any]:
-    wanted = {objective.name: found[objective.name] for objective in sweep.objectives} if found else {}
+def row(
+    sweep: Sweep, trial: str, params: dict[str, Any], found: dict[str, float] | None, **more: Any
+) -> dict[str, Any]:
+    wanted = (
+        {objective.name: found[objective.name] for objective in sweep.objectives} if found else {}
+    )
     numbers = {f"objective_{i}": value for i, value in enumerate(wanted.values())}
     row = {
         **TRIAL,
@@ -77,7 +92,9 @@ def run(store: Store, trials: int = 20, told: bool = True, **changed: Any) -> op
     directions = [objective.direction for objective in sweep.objectives]
     sampler = optuna.samplers.RandomSampler(seed=0)
     storage = optuna.storages.InMemoryStorage()
-    study = optuna.create_study(study_name=sweep.name, storage=storage, directions=directions, sampler=sampler)
+    study = optuna.create_study(
+        study_name=sweep.name, storage=storage, directions=directions, sampler=sampler
+    )
     if told:
         study.set_user_attr("sweep", sweep.about)
     store.write_trial(sweep.name, row(sweep, "default", {}, measured(sweep, {}, 0)))
@@ -95,10 +112,15 @@ def run(store: Store, trials: int = 20, told: bool = True, **changed: Any) -> op
         ]
     ):
         trial = study.ask()
-        store.write_trial(sweep.name, row(sweep, f"{trials + at:04d}", sweep.suggest(trial), None, state=state, error=error))
+        store.write_trial(
+            sweep.name,
+            row(sweep, f"{trials + at:04d}", sweep.suggest(trial), None, state=state, error=error),
+        )
         study.tell(trial, state=TrialState[told_as])
     optuna.copy_study(  # a journal waits for the disk at each of its lines: this writes one for each trial
-        from_study_name=sweep.name, from_storage=storage, to_storage=JournalStorage(JournalFileBackend(str(path)))
+        from_study_name=sweep.name,
+        from_storage=storage,
+        to_storage=JournalStorage(JournalFileBackend(str(path))),
     )
     return study
 
@@ -107,7 +129,12 @@ def compare(store: Store) -> None:
     """The comparison at the end of a sweep."""
     for attack, default, best in (("badnets", 0.8, 0.95), ("blended", 0.7, 0.65)):
         for defense, auroc in (("none", None), ("asset", default), ("asset_best", best)):
-            names = {"cell": f"{attack}-{defense}", "experiment": "tuned_best", "attack": attack, "defense": defense}
+            names = {
+                "cell": f"{attack}-{defense}",
+                "experiment": "tuned_best",
+                "attack": attack,
+                "defense": defense,
+            }
             role = "none" if auroc is None else "detector"
             config = {
                 "attack": {"kind": attack},
@@ -115,7 +142,14 @@ def compare(store: Store) -> None:
                 "stages": {},
             }
             store.write_cell(
-                {**BLANK, **names, "defense_role": role, "auroc": auroc, "attack_success": 1.0, "config": json.dumps(config)}
+                {
+                    **BLANK,
+                    **names,
+                    "defense_role": role,
+                    "auroc": auroc,
+                    "attack_success": 1.0,
+                    "config": json.dumps(config),
+                }
             )
 
 
@@ -132,7 +166,11 @@ def sweep_of(store: Store) -> Found:
 def html(store: Store) -> str:
     """The sections of the sweeps, as they are written."""
     return "".join(
-        re.findall(r'<section class="sweep".*?</section>', Path(write_report(store)).read_text(encoding="utf-8"), re.DOTALL)
+        re.findall(
+            r'<section class="sweep".*?</section>',
+            Path(write_report(store)).read_text(encoding="utf-8"),
+            re.DOTALL,
+        )
     )
 
 
@@ -162,7 +200,13 @@ def test_the_default_stands_first_and_then_the_trials_by_their_objective(store: 
     study = run(store)
     trials = sweep_of(store).table()
     order = sorted(study.get_trials(states=(TrialState.COMPLETE,)), key=lambda trial: -trial.value)
-    assert [trial["trial"] for trial in trials] == ["default", *(f"{trial.number:04d}" for trial in order), "0022", "0020", "0021"]
+    assert [trial["trial"] for trial in trials] == [
+        "default",
+        *(f"{trial.number:04d}" for trial in order),
+        "0022",
+        "0020",
+        "0021",
+    ]
     assert [trial.mark for trial in trials][:3] == ["default", "best", ""]
     shown = re.findall(r"<tr><td>(default|\d{4})", html(store))
     assert shown == [trial["trial"] for trial in trials]
@@ -171,7 +215,14 @@ def test_the_default_stands_first_and_then_the_trials_by_their_objective(store: 
 def test_what_came_to_nothing_is_shown_with_its_reason(store: Store) -> None:
     run(store)
     said = text(store)
-    assert all(reason in said for reason in ("lr_max is too low", "behind the median after epoch 2", "RuntimeError: </script>"))
+    assert all(
+        reason in said
+        for reason in (
+            "lr_max is too low",
+            "behind the median after epoch 2",
+            "RuntimeError: </script>",
+        )
+    )
     assert "23 trials: 20 complete, 1 pruned, 1 failed, 1 infeasible" in said
     assert page(store).data["sweeps"][0]["others"] == {
         "complete": [f"{i:04d}" for i in range(20)],
@@ -184,7 +235,9 @@ def test_what_came_to_nothing_is_shown_with_its_reason(store: Store) -> None:
 def test_the_best_so_far_never_gets_worse_and_ends_at_the_best(store: Store) -> None:
     study = run(store, objectives=["held_out_error"])
     drawn = page(store).data["sweeps"][0]
-    assert drawn["value"][0] == pytest.approx([trial.value for trial in study.trials[:20]], rel=1e-4)
+    assert drawn["value"][0] == pytest.approx(
+        [trial.value for trial in study.trials[:20]], rel=1e-4
+    )
     assert drawn["so_far"][0] == sorted(drawn["so_far"][0], reverse=True)
     assert drawn["so_far"][0][-1] == pytest.approx(study.best_value, rel=1e-4)
     assert drawn["best"] == [study.best_trial.number]
@@ -195,7 +248,10 @@ def test_each_objective_says_which_way_is_better_and_whether_it_is_an_oracles(st
     run(store, objectives=["auroc", "seconds"])
     said = text(store)
     assert re.search(r"wanted: auroc ↑ ?oracle higher is better, seconds ↓ lower is better", said)
-    assert [objective["oracle"] for objective in page(store).data["sweeps"][0]["objectives"]] == [True, False]
+    assert [objective["oracle"] for objective in page(store).data["sweeps"][0]["objectives"]] == [
+        True,
+        False,
+    ]
 
 
 def test_a_sweep_without_labels_bears_no_oracle_badge_but_that_of_the_column(store: Store) -> None:
@@ -207,15 +263,21 @@ def test_a_sweep_without_labels_bears_no_oracle_badge_but_that_of_the_column(sto
 def test_the_front_is_that_of_optuna(store: Store) -> None:
     study = run(store, objectives=["auroc", "seconds"])
     assert 1 < len(study.best_trials) < 20
-    assert page(store).data["sweeps"][0]["best"] == sorted(trial.number for trial in study.best_trials)
+    assert page(store).data["sweeps"][0]["best"] == sorted(
+        trial.number for trial in study.best_trials
+    )
     assert text(store).count("on the front") == len(study.best_trials)
 
 
-def test_the_rank_correlation_with_the_oracle_is_shown_for_what_needs_no_labels(store: Store) -> None:
+def test_the_rank_correlation_with_the_oracle_is_shown_for_what_needs_no_labels(
+    store: Store,
+) -> None:
     run(store, objectives=["separation", "seconds", "auroc"])
     frame = store.trials().query("trial != 'default'").dropna(subset="objective_0")
     drawn = page(store).data["sweeps"][0]
-    assert drawn["correlation"] == {"0": pytest.approx(spearmanr(frame["objective_0"], frame["auroc"]).statistic, rel=1e-4)}
+    assert drawn["correlation"] == {
+        "0": pytest.approx(spearmanr(frame["objective_0"], frame["auroc"]).statistic, rel=1e-4)
+    }
     assert drawn["auroc"] == pytest.approx(list(frame["auroc"]), rel=1e-4)
 
 
@@ -227,13 +289,18 @@ def test_the_parameter_that_matters_is_the_most_important(store: Store) -> None:
     (name, shares), (oracle, _) = drawn["targets"]
     assert name == "separation" and oracle == "AUROC (oracle)"
     assert sum(shares) == pytest.approx(1, abs=1e-3) and shares[0] > 0.6
-    having = sum("detectors.0.top" in json.loads(params) for params in store.trials().query("state == 'complete'")["params"])
+    having = sum(
+        "detectors.0.top" in json.loads(params)
+        for params in store.trials().query("state == 'complete'")["params"]
+    )
     assert ["top", having] in drawn["params"] and 0 < having < 60
 
 
 def test_too_few_trials_say_nothing_of_importance(store: Store) -> None:
     run(store, trials=ENOUGH - 1)
-    assert importance(sweep_of(store)) == {"missing": "it takes at least 15 finished trials to tell, and there are 14"}
+    assert importance(sweep_of(store)) == {
+        "missing": "it takes at least 15 finished trials to tell, and there are 14"
+    }
 
 
 def test_a_log_range_has_a_log_axis(store: Store) -> None:
@@ -242,7 +309,9 @@ def test_a_log_range_has_a_log_axis(store: Store) -> None:
     expected = [math.log(trial.params[LR] / 3e-5) / math.log(100) for trial in study.trials[:20]]
     assert axes["lr_min"]["at"] == pytest.approx(expected, rel=1e-3, abs=1e-4)
     assert [tick for _, tick in axes["lr_min"]["ticks"]] == ["3e-05", "0.0001", "0.001", "0.003"]
-    assert axes["lr_min"]["default"] == pytest.approx(math.log(1e-3 / 3e-5) / math.log(100), rel=1e-3)
+    assert axes["lr_min"]["default"] == pytest.approx(
+        math.log(1e-3 / 3e-5) / math.log(100), rel=1e-3
+    )
     assert axes["epochs"]["log"] is False
 
 
@@ -263,8 +332,12 @@ def test_better_is_up_on_the_axes_of_the_objectives(store: Store) -> None:
     run(store, objectives=["auroc", "seconds"])
     drawn = page(store).data["sweeps"][0]
     *_, auroc, seconds = drawn["parallel"]["axes"]
-    assert max(range(20), key=lambda i: auroc["at"][i]) == max(range(20), key=lambda i: drawn["value"][0][i])
-    assert max(range(20), key=lambda i: seconds["at"][i]) == min(range(20), key=lambda i: drawn["value"][1][i])
+    assert max(range(20), key=lambda i: auroc["at"][i]) == max(
+        range(20), key=lambda i: drawn["value"][0][i]
+    )
+    assert max(range(20), key=lambda i: seconds["at"][i]) == min(
+        range(20), key=lambda i: drawn["value"][1][i]
+    )
     assert drawn["parallel"]["order"][-1] == max(range(20), key=lambda i: drawn["value"][0][i])
 
 
@@ -272,15 +345,25 @@ def test_the_defaults_stand_beside_the_best_values_on_every_attack(store: Store)
     run(store)
     compare(store)
     (first, second) = sweep_of(store).compared(tables_of(store))
-    assert [(pair.default["attack"], pair.held_out) for pair in (first, second)] == [("badnets", False), ("blended", True)]
-    assert [(pair.default["defense"], pair.best["defense"]) for pair in (first, second)] == [("asset", "asset_best")] * 2
+    assert [(pair.default["attack"], pair.held_out) for pair in (first, second)] == [
+        ("badnets", False),
+        ("blended", True),
+    ]
+    assert [(pair.default["defense"], pair.best["defense"]) for pair in (first, second)] == [
+        ("asset", "asset_best")
+    ] * 2
     pairs = html(store).split('class="pairs"')[1].split("</table>")[0]
-    assert re.findall(r"0\.\d{3}", Page(pairs).text.replace("1.000", "")) == ["0.800", "0.950", "0.700", "0.650"]
+    assert re.findall(r"0\.\d{3}", Page(pairs).text.replace("1.000", "")) == [
+        "0.800",
+        "0.950",
+        "0.700",
+        "0.650",
+    ]
     assert pairs.count("held out") == 1 and "held out" in pairs.split("blended")[1]
 
 
 def tables_of(store: Store) -> Any:
-    from raybd.report.tables import tables
+    from raybd.report.cells.tables import tables
 
     cells = store.cells().astype(object)
     return tables(cells.where(cells.notna(), None).to_dict("records"))[0]
@@ -302,7 +385,10 @@ def test_a_sweep_tells_its_reader_what_the_trials_do_not() -> None:
     about = parse_sweep(RAW).about
     assert about["objectives"] == [{"name": "separation", "direction": "maximize"}]
     assert about["held_out"] == ["blended"]
-    assert about["defaults"]["detectors.0.select"] == "top" and "detectors.0.cut" not in about["defaults"]
+    assert (
+        about["defaults"]["detectors.0.select"] == "top"
+        and "detectors.0.cut" not in about["defaults"]
+    )
     assert json.loads(json.dumps(about)) == about
 
 
@@ -315,12 +401,21 @@ def test_without_its_study_a_sweep_is_shown_by_its_rows(store: Store, damage: st
         path.unlink()
     else:
         path.write_bytes(
-            {"garbage": b"\x00\xff not a journal\n" + whole, "cut": b"", "other": whole.replace(b'"tuned"', b'"else"')}[damage]
+            {
+                "garbage": b"\x00\xff not a journal\n" + whole,
+                "cut": b"",
+                "other": whole.replace(b'"tuned"', b'"else"'),
+            }[damage]
         )
     found = page(store)
     drawn = found.data["sweeps"][0]
-    assert ("study.journal is missing" if damage == "missing" else "study.journal can't be read") in found.text
-    assert [(one["name"], one["direction"]) for one in drawn["objectives"]] == [("separation", "maximize"), ("seconds", "minimize")]
+    assert (
+        "study.journal is missing" if damage == "missing" else "study.journal can't be read"
+    ) in found.text
+    assert [(one["name"], one["direction"]) for one in drawn["objectives"]] == [
+        ("separation", "maximize"),
+        ("seconds", "minimize"),
+    ]
     assert "can't be read" in drawn["importance"]["missing"]
     assert len(drawn["trial"]) == 20 and drawn["parallel"]["axes"]
 
@@ -329,7 +424,7 @@ def test_an_unknown_direction_leaves_a_table_and_says_so(store: Store) -> None:
     run(store, objectives=[{"held_out_error": "minimize"}])
     for trial in store.files("trials/*/*.parquet"):
         old = store.trials().set_index("trial").loc[Path(trial).stem].to_dict()
-        blank = {name: None if value != value else value for name, value in old.items()}  # noqa: PLR0124 - NaN
+        blank = {name: None if value != value else value for name, value in old.items()}
         blank["objectives"] = (blank["objectives"] or "").replace("held_out_error", "mine") or None
         store.write_trial("tuned", {**blank, "trial": Path(trial).stem})
     store.remove("sweeps/tuned")
@@ -379,7 +474,9 @@ def test_an_unreadable_trial_is_set_aside_and_said(store: Store) -> None:
 def test_values_that_can_not_be_read_leave_the_trial(store: Store) -> None:
     run(store, trials=2)
     sweep = parse_sweep(RAW)
-    store.write_trial("tuned", {**row(sweep, "0001", {}, measured(sweep, {}, 1)), "params": '{"detectors.0'})
+    store.write_trial(
+        "tuned", {**row(sweep, "0001", {}, measured(sweep, {}, 1)), "params": '{"detectors.0'}
+    )
     assert page(store).data["sweeps"][0]["trial"] == ["0000", "0001"]
 
 
@@ -399,7 +496,9 @@ def test_names_from_a_sweep_never_become_markup_or_code(store: Store) -> None:
     params = {"detectors.0.select": HOSTILE, HOSTILE: 1.0}
     store.write_trial("tuned", row(sweep, "0001", params, measured(sweep, {}, 1), commit=HOSTILE))
     whole = Path(write_report(store)).read_text(encoding="utf-8")
-    assert "<script>alert" not in whole and "<img src=x" not in whole and whole.count("</script>") == 3
+    assert (
+        "<script>alert" not in whole and "<img src=x" not in whole and whole.count("</script>") == 3
+    )
     assert not set("<>&\u2028") & set(Page(whole).scripts[0])
     assert HOSTILE in Page(whole).text
 
@@ -407,7 +506,10 @@ def test_names_from_a_sweep_never_become_markup_or_code(store: Store) -> None:
 def test_two_pages_of_one_sweep_differ_in_their_time_only(store: Store) -> None:
     run(store, objectives=["separation", "seconds"])
     compare(store)
-    first, second = (re.sub(r"This page</dt><dd>.*?</dd>", "", Path(write_report(store)).read_text()) for _ in range(2))
+    first, second = (
+        re.sub(r"This page</dt><dd>.*?</dd>", "", Path(write_report(store)).read_text())
+        for _ in range(2)
+    )
     assert first == second
 
 

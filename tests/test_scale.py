@@ -11,14 +11,15 @@ from rich.console import Console
 
 from benchmarks.grid import experiment
 from benchmarks.scores import _columns
-from raybd import graph, stages
-from raybd.console import cells_table
-from raybd.engine.lines import Lines
-from raybd.engine.tasks import _record_all
-from raybd.engine.waiting import Waiting
-from raybd.experiment_file import parse
-from raybd.plan import make_plan
-from raybd.store import Store
+from raybd.cli.tables import cells_table
+from raybd.engine.grid.dependencies import DependencyTracker
+from raybd.engine.grid.ready_queue import ReadyQueue
+from raybd.engine.grid.tasks import _record_all
+from raybd.plan import graph
+from raybd.plan.file import parse
+from raybd.plan.todo import make_plan
+from raybd.results.store import Store
+from raybd.stages import all as stages
 
 
 def test_a_plan_of_thousands_of_cells_takes_seconds(tmp_path: Path) -> None:
@@ -29,7 +30,9 @@ def test_a_plan_of_thousands_of_cells_takes_seconds(tmp_path: Path) -> None:
     assert len(plan.todo) == len({cell.id for cell in plan.cells}) == 60 * 4 * 17
 
 
-def test_a_plan_hashes_each_stage_and_each_cell_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_hashes_each_stage_and_each_cell_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hashed = Counter[str]()
     content_hash = graph.content_hash
 
@@ -39,19 +42,27 @@ def test_a_plan_hashes_each_stage_and_each_cell_once(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(graph, "content_hash", counted)
     plan = make_plan(parse(experiment(attacks=10)), Store(str(tmp_path / "none")))
-    twins = 4 * 2  # for each seed the clean twin, that a victim of this attack does not need, and its poison
+    twins = (
+        4 * 2
+    )  # for each seed the clean twin, that a victim of this attack does not need, and its poison
     assert hashed["stages and data"] <= len(plan.stages) + twins + 1
 
 
-def test_a_plan_of_an_empty_store_opens_no_file_for_each_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_of_an_empty_store_opens_no_file_for_each_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read: list[str] = []
-    monkeypatch.setattr(Store, "read", lambda _, path: read.append(path) or (_ for _ in ()).throw(FileNotFoundError(path)))
+    monkeypatch.setattr(
+        Store,
+        "read",
+        lambda _, path: read.append(path) or (_ for _ in ()).throw(FileNotFoundError(path)),
+    )
     make_plan(parse(experiment(attacks=10)), Store(str(tmp_path / "none")))
     assert len(read) < 5
 
 
 def test_whoever_comes_first_comes_first_and_the_others_are_not_looked_at() -> None:
-    lines, asked = Lines(), Counter[float]()
+    lines, asked = ReadyQueue(), Counter[float]()
     for i in range(10_000):
         lines.add(f"small {i}", 0.1)
     lines.add("large", 0.8)
@@ -61,7 +72,11 @@ def test_whoever_comes_first_comes_first_and_the_others_are_not_looked_at() -> N
         asked[cost] += 1
         return True
 
-    assert [lines.take(fits) for _ in range(3)] == [("small 0", 0.1), ("small 1", 0.1), ("small 2", 0.1)]
+    assert [lines.take(fits) for _ in range(3)] == [
+        ("small 0", 0.1),
+        ("small 1", 0.1),
+        ("small 2", 0.1),
+    ]
     assert asked == {0.1: 3, 0.8: 3}
     assert lines.take(lambda cost: cost == 0.8) == ("large", 0.8)
     assert lines.take(lambda cost: cost == 0.8) is None
@@ -70,7 +85,7 @@ def test_whoever_comes_first_comes_first_and_the_others_are_not_looked_at() -> N
 
 def test_a_stage_knows_the_cells_that_wait_for_it_alone(tmp_path: Path) -> None:
     plan = make_plan(parse(experiment(attacks=1)), Store(str(tmp_path)))
-    waiting = Waiting(dict(plan.stages), {cell.id: cell for cell in plan.todo})
+    waiting = DependencyTracker(dict(plan.stages), {cell.id: cell for cell in plan.todo})
     cell = next(cell for cell in plan.todo if cell.defense_name == "brightness_3")
     assert not waiting.completed_by(cell.last.key)
     for stage in cell.stages()[:-1]:
@@ -89,7 +104,9 @@ def test_a_row_that_can_not_be_written_keeps_no_other_from_being_written(tmp_pat
 
 def test_a_long_table_shows_what_failed_and_says_how_much_there_is() -> None:
     names = {"dataset": "d", "attack": "a", "trainer": "t", "seed": 0}
-    rows = [{**names, "defense": f"f{i}", "status": "failed" if i == 900 else "ok"} for i in range(1000)]
+    rows = [
+        {**names, "defense": f"f{i}", "status": "failed" if i == 900 else "ok"} for i in range(1000)
+    ]
     console = Console(width=180, file=StringIO())
     console.print(cells_table(rows))
     text = console.file.getvalue()

@@ -7,10 +7,10 @@ from typing import Any
 import optuna
 import pytest
 
-from raybd.errors import UserError
-from raybd.search import Sweep, make_sampler
-from raybd.sweep_file import load_sweep, parse_sweep
-from raybd.trials import best_of, measured, rank_correlation, trials_left
+from raybd.sweeps.file import load_sweep, parse_sweep
+from raybd.sweeps.sweep import Sweep, make_sampler
+from raybd.sweeps.trials import best_of, measured, rank_correlation, trials_left
+from raybd.types.errors import UserError
 
 SWEEPS = sorted((Path(__file__).parents[1] / "configs" / "sweeps").glob("*.yaml"))
 RAW: dict[str, Any] = {
@@ -21,7 +21,13 @@ RAW: dict[str, Any] = {
         "trainers": [{"kind": "supervised", "network": "small_cnn", "epochs": 1}],
         "detectors": [{"kind": "asset"}, {"kind": "dede", "side": 32}, {"kind": "strip"}],
     },
-    "search": {"detectors.0": {"lr_min": None, "epochs": {"low": 1, "high": 5}, "minimise": {"choices": ["variance"]}}},
+    "search": {
+        "detectors.0": {
+            "lr_min": None,
+            "epochs": {"low": 1, "high": 5},
+            "minimise": {"choices": ["variance"]},
+        }
+    },
     "objectives": ["separation"],
 }
 
@@ -66,7 +72,9 @@ def test_values_stay_in_their_ranges_and_reach_the_method() -> None:
 
 def test_all_takes_every_declared_range() -> None:
     sweep = parse_sweep(changed(search={"detectors.0": "all"}))
-    assert {"minimise", "maximise", "suspicion", "top", "cut", "lr_max"} <= {found.field for found in sweep.ranges}
+    assert {"minimise", "maximise", "suspicion", "top", "cut", "lr_max"} <= {
+        found.field for found in sweep.ranges
+    }
 
 
 def test_a_condition_decides_which_fields_are_searched() -> None:
@@ -89,11 +97,21 @@ def test_a_condition_on_a_field_that_is_not_searched_looks_at_the_file() -> None
 
 
 def test_a_method_refuses_what_it_can_not_be() -> None:
-    sweep = parse_sweep(changed(search={"detectors.1": {"patch": {"choices": [4, 8]}, "mask_ratio": None, "width": None}}))
+    sweep = parse_sweep(
+        changed(
+            search={
+                "detectors.1": {"patch": {"choices": [4, 8]}, "mask_ratio": None, "width": None}
+            }
+        )
+    )
     assert sweep.refused({"detectors.1.patch": 4, "detectors.1.mask_ratio": 0.95}, 32) is None
-    assert "none of 16 patches" in str(sweep.refused({"detectors.1.patch": 8, "detectors.1.mask_ratio": 0.95}, 32))
+    assert "none of 16 patches" in str(
+        sweep.refused({"detectors.1.patch": 8, "detectors.1.mask_ratio": 0.95}, 32)
+    )
     assert "no multiple of patch" in str(sweep.refused({"detectors.1.patch": 5}, 32))
-    assert "multiple of heads" in str(sweep.refused({"detectors.1.width": 100, "detectors.1.heads": 3}, 32))
+    assert "multiple of heads" in str(
+        sweep.refused({"detectors.1.width": 100, "detectors.1.heads": 3}, 32)
+    )
 
 
 def test_the_same_seed_asks_for_the_same_values_and_a_resumed_sweep_for_others() -> None:
@@ -105,7 +123,9 @@ def test_the_same_seed_asks_for_the_same_values_and_a_resumed_sweep_for_others()
 
 def test_directions_and_oracles_are_known_by_name() -> None:
     asked = ["auroc", "gpu_seconds", "mismatch_auroc", {"mine": "minimize"}]
-    found = [(o.name, o.direction, o.oracle) for o in parse_sweep(changed(objectives=asked)).objectives]
+    found = [
+        (o.name, o.direction, o.oracle) for o in parse_sweep(changed(objectives=asked)).objectives
+    ]
     assert found == [
         ("auroc", "maximize", True),
         ("gpu_seconds", "minimize", False),
@@ -119,7 +139,11 @@ def test_directions_and_oracles_are_known_by_name() -> None:
 def test_only_the_cells_of_what_is_searched_are_run() -> None:
     sweep = parse_sweep(RAW)
     assert [cell.defense_name for cell in sweep.cells_of(sweep.base())] == ["asset"]
-    trainer = parse_sweep(changed(search={"trainers.0": {"epochs": {"low": 1, "high": 3}}}, objectives=["clean_accuracy"]))
+    trainer = parse_sweep(
+        changed(
+            search={"trainers.0": {"epochs": {"low": 1, "high": 3}}}, objectives=["clean_accuracy"]
+        )
+    )
     assert len(trainer.cells_of(trainer.base())) == 4
 
 
@@ -135,20 +159,34 @@ def test_the_best_stand_beside_the_defaults_on_the_held_out_attacks_too() -> Non
 def test_an_objective_is_the_mean_over_the_cells_that_have_it() -> None:
     sweep = parse_sweep(changed(objectives=["auroc", "separation"]))
     rows = [{"auroc": None}, {"auroc": 0.5}, {"auroc": 1.0}]
-    assert measured(sweep, rows, [{"separation": x} for x in (0.0, 0.3, 0.6)]) == pytest.approx({"auroc": 0.75, "separation": 0.3})
+    assert measured(sweep, rows, [{"separation": x} for x in (0.0, 0.3, 0.6)]) == pytest.approx(
+        {"auroc": 0.75, "separation": 0.3}
+    )
     with pytest.raises(ValueError, match="separation: no cell"):
         measured(sweep, rows, [{}, {}, {}])
 
 
 def _row(state: str, *values: float, auroc: float | None = None) -> dict[str, Any]:
-    return {"state": state, "auroc": auroc, "trial": str(values), **{f"objective_{i}": value for i, value in enumerate(values)}}
+    return {
+        "state": state,
+        "auroc": auroc,
+        "trial": str(values),
+        **{f"objective_{i}": value for i, value in enumerate(values)},
+    }
 
 
 def test_several_objectives_have_a_pareto_front() -> None:
     sweep = parse_sweep(changed(objectives=["auroc", "seconds"]))
-    rows = [_row("complete", 0.9, 10), _row("complete", 0.8, 5), _row("complete", 0.8, 6), _row("failed", 1.0, 1)]
+    rows = [
+        _row("complete", 0.9, 10),
+        _row("complete", 0.8, 5),
+        _row("complete", 0.8, 6),
+        _row("failed", 1.0, 1),
+    ]
     assert [row["objective_1"] for row in best_of(sweep, rows)] == [10, 5]
-    assert [row["objective_1"] for row in best_of(parse_sweep(changed(objectives=["auroc"])), rows)] == [10]
+    assert [
+        row["objective_1"] for row in best_of(parse_sweep(changed(objectives=["auroc"])), rows)
+    ] == [10]
 
 
 def test_the_rank_correlation_is_spearmans() -> None:
@@ -159,37 +197,78 @@ def test_the_rank_correlation_is_spearmans() -> None:
 
 
 def test_an_infeasible_trial_uses_up_none_of_those_asked_for() -> None:
-    rows = {"default": _row("complete"), "0": _row("infeasible"), "1": _row("complete"), "2": _row("failed")}
+    rows = {
+        "default": _row("complete"),
+        "0": _row("infeasible"),
+        "1": _row("complete"),
+        "2": _row("failed"),
+    }
     assert trials_left(parse_sweep(changed(trials=5)), rows) == 3
 
 
 BAD = [
-    ({"search": {"detectors.0": {"lr_mn": None}}}, "search.detectors.0.lr_mn: unknown field", "Did you mean 'lr_min'?"),
+    (
+        {"search": {"detectors.0": {"lr_mn": None}}},
+        "search.detectors.0.lr_mn: unknown field",
+        "Did you mean 'lr_min'?",
+    ),
     ({"search": {"detectors.9": "all"}}, "the experiment has no such place", "detectors.0"),
     ({"search": {"detector": "all"}}, "'detector' is no method", "like detectors.0"),
-    ({"search": {"detectors.2": "all"}}, "detectors.2: the method declares no ranges", "{FIELD: {low"),
-    ({"search": {"detectors.2": {"overlays": None}}}, "overlays: the field declares no range", "Give one"),
-    ({"search": {"detectors.0": {"epochs": {"low": 5, "high": 1}}}}, "5 to 1 is no range", "low must not"),
-    ({"search": {"detectors.0": {"lr_min": {"low": "1e-4", "high": 1}}}}, "does not hold numbers", "write 1.0e-3"),
-    ({"search": {"detectors.0": {"epochs": {"min": 1}}}}, "epochs: {'min': 1} is no range", "{low: ..., high: ..."),
-    ({"search": {"detectors.0": {"select": {"choices": []}}}}, "select: choices: []", "Give a list"),
+    (
+        {"search": {"detectors.2": "all"}},
+        "detectors.2: the method declares no ranges",
+        "{FIELD: {low",
+    ),
+    (
+        {"search": {"detectors.2": {"overlays": None}}},
+        "overlays: the field declares no range",
+        "Give one",
+    ),
+    (
+        {"search": {"detectors.0": {"epochs": {"low": 5, "high": 1}}}},
+        "5 to 1 is no range",
+        "low must not",
+    ),
+    (
+        {"search": {"detectors.0": {"lr_min": {"low": "1e-4", "high": 1}}}},
+        "does not hold numbers",
+        "write 1.0e-3",
+    ),
+    (
+        {"search": {"detectors.0": {"epochs": {"min": 1}}}},
+        "epochs: {'min': 1} is no range",
+        "{low: ..., high: ...",
+    ),
+    (
+        {"search": {"detectors.0": {"select": {"choices": []}}}},
+        "select: choices: []",
+        "Give a list",
+    ),
     ({"objectives": ["aurok"]}, "objectives[0]: 'aurok' is not known", "Did you mean 'auroc'?"),
-    ({"objectives": [{"seconds": "maximize"}]}, "seconds is better the other way", "Write seconds alone"),
+    (
+        {"objectives": [{"seconds": "maximize"}]},
+        "seconds is better the other way",
+        "Write seconds alone",
+    ),
     ({"objectives": []}, "objectives", "Change the value"),
     ({"trials": 0}, "trials", "Change the value"),
     ({"trails": 3}, "trails: unknown field", "Did you mean 'trials'?"),
     ({"sampler": "nsga2"}, "nsga2 is for several objectives", "Take tpe"),
-    ({"held_out": {"attacks": [{"kind": "badnet"}]}}, "unknown attack 'badnet'", "Did you mean 'badnets'?"),
+    (
+        {"held_out": {"attacks": [{"kind": "badnet"}]}},
+        "unknown attack 'badnet'",
+        "Did you mean 'badnets'?",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("values", "what", "mend"), BAD, ids=lambda value: str(value)[:30])
-def test_a_bad_sweep_is_named_with_its_mend(values: dict[str, Any], what: str, mend: str) -> None:
+@pytest.mark.parametrize(("values", "what", "hint"), BAD, ids=lambda value: str(value)[:30])
+def test_a_bad_sweep_is_named_with_its_mend(values: dict[str, Any], what: str, hint: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_sweep(changed(**values), "file.yaml")
     assert what in caught.value.what
     assert caught.value.what.startswith("file.yaml")
-    assert mend in caught.value.mend
+    assert hint in caught.value.hint
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from raybd.store import Damaged, Store
-from raybd.tables import CELLS, SCHEMA_VERSION
-from raybd.types import UserError
+from raybd.results.schemas import CELLS, SCHEMA_VERSION
+from raybd.results.store import Damaged, Store
+from raybd.types.errors import UserError
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -25,12 +25,27 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 def row(cell: str = "c1", **more: Any) -> dict[str, Any]:
     empty = dict.fromkeys(CELLS.names)
-    names = dict.fromkeys(("experiment", "dataset", "attack", "trainer", "network", "defense", "defense_role"), "x")
-    return empty | names | {"cell": cell, "status": "ok", "seed": 0, "finished_at": datetime.now(UTC)} | more
+    names = dict.fromkeys(
+        ("experiment", "dataset", "attack", "trainer", "network", "defense", "defense_role"), "x"
+    )
+    return (
+        empty
+        | names
+        | {"cell": cell, "status": "ok", "seed": 0, "finished_at": datetime.now(UTC)}
+        | more
+    )
 
 
 def scores(cell: str, n: int) -> dict[str, Any]:
-    text = {"cell": cell, "experiment": "x", "sweep": None, "trial": None, "trainer": "x", "pool": "train", "role": "clean"}
+    text = {
+        "cell": cell,
+        "experiment": "x",
+        "sweep": None,
+        "trial": None,
+        "trainer": "x",
+        "pool": "train",
+        "role": "clean",
+    }
     numbers = {name: list(range(n)) for name in ("index", "label", "true_label")}
     return {
         **{name: [value] * n for name, value in text.items()},
@@ -53,7 +68,9 @@ def test_an_artefact_comes_back_as_it_was(store: Store) -> None:
     assert store.state("victim", "k") == "ok"
 
 
-def test_a_tampered_artefact_is_named_and_set_aside(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_tampered_artefact_is_named_and_set_aside(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
     store.save("victim", "k", {"a": torch.zeros(8)}, {})
     path = "artifacts/victim/k/tensors.safetensors"
     data = bytearray(store.read(path))
@@ -80,7 +97,9 @@ def test_any_damage_makes_an_artefact_damaged_once(store: Store, fault: str) -> 
     store.save("score", "k", {"a": torch.zeros(8)}, {})
     folder = "artifacts/score/k"
     if fault == "truncated":
-        store.write(f"{folder}/tensors.safetensors", store.read(f"{folder}/tensors.safetensors")[:-5])
+        store.write(
+            f"{folder}/tensors.safetensors", store.read(f"{folder}/tensors.safetensors")[:-5]
+        )
     elif fault == "no tensors":
         store.remove(f"{folder}/tensors.safetensors")
     else:
@@ -99,7 +118,9 @@ def test_without_a_manifest_there_is_no_artefact(store: Store) -> None:
 def test_a_newer_schema_is_refused_and_kept(store: Store) -> None:
     store.save("victim", "k", {"a": torch.zeros(1)}, {})
     path = "artifacts/victim/k/manifest.json"
-    store.write(path, json.dumps(json.loads(store.read(path)) | {"schema": SCHEMA_VERSION + 1}).encode())
+    store.write(
+        path, json.dumps(json.loads(store.read(path)) | {"schema": SCHEMA_VERSION + 1}).encode()
+    )
     with pytest.raises(UserError, match="newer raybd"):
         store.load("victim", "k")
     assert store.exists(path)
@@ -111,7 +132,9 @@ def test_scores_come_back_through_the_api_and_through_plain_pandas(tmp_path: Pat
     store.write_scores("c2", "digits", "none", "strip", scores("c2", 3))
     assert len(store.scores()) == 8
     assert set(store.scores(attack="badnets")["cell"]) == {"c1"}
-    plain = pd.read_parquet(tmp_path / "scores", filters=[("attack", "==", "badnets"), ("defense", "==", "strip")])
+    plain = pd.read_parquet(
+        tmp_path / "scores", filters=[("attack", "==", "badnets"), ("defense", "==", "strip")]
+    )
     assert len(plain) == 5
     assert plain["score"].dtype == "float32"
     assert {"dataset", "attack", "defense"} <= set(plain.columns)
@@ -134,7 +157,10 @@ def test_a_repeated_write_replaces(store: Store) -> None:
 def test_every_file_carries_the_schema_version(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     store.write_cell(row("c1"))
-    assert pq.read_schema(tmp_path / "cells/c1.parquet").metadata[b"raybd.schema"] == str(SCHEMA_VERSION).encode()
+    assert (
+        pq.read_schema(tmp_path / "cells/c1.parquet").metadata[b"raybd.schema"]
+        == str(SCHEMA_VERSION).encode()
+    )
 
 
 def test_missing_numbers_are_null(store: Store) -> None:
@@ -145,7 +171,9 @@ def test_missing_numbers_are_null(store: Store) -> None:
 
 
 @pytest.mark.parametrize("file", ["scores", "cells"])
-def test_a_truncated_table_is_named_set_aside_and_missing(store: Store, file: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_truncated_table_is_named_set_aside_and_missing(
+    store: Store, file: str, caplog: pytest.LogCaptureFixture
+) -> None:
     store.write_scores("c1", "x", "x", "x", scores("c1", 50))
     store.write_cell(row("c1", n_scores=50))
     assert store.cell("c1") is not None

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 from ray.job_submission import JobStatus
 
-from raybd.engine import submit
-from raybd.errors import UserError
-from raybd.store import Store
+from raybd.engine.cluster import submit
+from raybd.results.store import Store
+from raybd.types.errors import UserError
 from tests.clusters import cluster
 
 CONFIG = """
@@ -33,29 +33,50 @@ def test_a_package_holds_the_code_the_config_and_the_users_own_methods(config: P
     said: list[str] = []
     with submit.package(submit.ask(config, "/shared/r"), submit.LIMIT_MB, said.append) as folder:
         held = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert {"tiny.yaml", "raybd/__main__.py", "raybd/report/style.css", "tests/methods/raises.py"} <= held
+    assert {
+        "tiny.yaml",
+        "raybd/__main__.py",
+        "raybd/report/style.css",
+        "tests/methods/raises.py",
+    } <= held
     assert not any("__pycache__" in path for path in held)
     assert said[0].startswith("package: ")
 
 
 def test_a_package_above_the_limit_is_refused_with_its_largest_file(config: Path) -> None:
     config.write_text(CONFIG + "#" * 3_000_000)
-    with pytest.raises(UserError, match=r"largest files: tiny.yaml \(3.0 MB\)"), submit.package(submit.ask(config, None), 2, print):
+    with (
+        pytest.raises(UserError, match=r"largest files: tiny.yaml \(3.0 MB\)"),
+        submit.package(submit.ask(config, None), 2, print),
+    ):
         pass
 
 
 def test_the_id_depends_on_what_is_asked_and_where_it_goes(config: Path) -> None:
     asked = submit.ask(config, "/shared/r")
     assert asked.id == submit.ask(config, "/shared/r").id
-    assert len({asked.id, submit.ask(config, "/other").id, submit.ask(config, "/shared/r", ["attacks.0.rate=0.2"]).id}) == 3
+    assert (
+        len(
+            {
+                asked.id,
+                submit.ask(config, "/other").id,
+                submit.ask(config, "/shared/r", ["attacks.0.rate=0.2"]).id,
+            }
+        )
+        == 3
+    )
 
 
 def test_a_relative_store_is_refused(config: Path) -> None:
-    with pytest.raises(UserError, match="store 'results' is relative, and inside a Ray job it would vanish"):
+    with pytest.raises(
+        UserError, match="store 'results' is relative, and inside a Ray job it would vanish"
+    ):
         submit.ask(config, "results")
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:8265", "ray://127.0.0.1:10001", "http://127.0.0.1:1", "http://h:port"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:8265", "ray://127.0.0.1:10001", "http://127.0.0.1:1", "http://h:port"]
+)
 def test_an_address_that_takes_no_jobs_is_exit_code_3(address: str) -> None:
     with pytest.raises(UserError) as error:
         submit.Jobs(address)
@@ -101,11 +122,16 @@ def test_a_job_is_followed_joined_and_resumed(tmp_path: Path, config: Path) -> N
         assert code == 1, out + err  # as `raybd run` says of a failed cell
         assert "this detector is broken" in out
         assert len(store.cells()) == 3
-        done = {path: Path(store.at(path)).stat().st_mtime_ns for path in store.files("artifacts/*/*/manifest.json")}
+        done = {
+            path: Path(store.at(path)).stat().st_mtime_ns
+            for path in store.files("artifacts/*/*/manifest.json")
+        }
 
         code, again, err = here.raybd(*command, "--no-wait")
         assert again.strip() == f"{job.strip()}-2", err
-        code, out, err = here.raybd("submit", "--follow", again.strip(), "--address", here.dashboard)
+        code, out, err = here.raybd(
+            "submit", "--follow", again.strip(), "--address", here.dashboard
+        )
         assert code == 1, out + err
         assert all(Path(store.at(path)).stat().st_mtime_ns == at for path, at in done.items())
 

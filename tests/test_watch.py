@@ -5,14 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from raybd.engine.cluster import Offer, unplaceable
-from raybd.engine.diary import Diary
-from raybd.experiment import Resources
-from raybd.store import Store
+from raybd.engine.cluster.connect import ClusterResources, unplaceable
+from raybd.engine.grid.run_log import RunLog
+from raybd.plan.experiment import Resources
+from raybd.results.store import Store
 
 
-def offer(*nodes: tuple[float, float]) -> Offer:
-    return Offer({f"node{i}": node for i, node in enumerate(nodes)}, default_gpus=float(any(gpus for _, gpus in nodes)))
+def offer(*nodes: tuple[float, float]) -> ClusterResources:
+    return ClusterResources(
+        {f"node{i}": node for i, node in enumerate(nodes)},
+        default_gpus=float(any(gpus for _, gpus in nodes)),
+    )
 
 
 @pytest.mark.parametrize(
@@ -30,7 +33,9 @@ def offer(*nodes: tuple[float, float]) -> Offer:
         ([], {}, False),
     ],
 )
-def test_a_worker_never_spans_two_nodes(nodes: list[tuple[float, float]], asked: dict[str, float], held: bool) -> None:
+def test_a_worker_never_spans_two_nodes(
+    nodes: list[tuple[float, float]], asked: dict[str, float], held: bool
+) -> None:
     assert offer(*nodes).holds(Resources.model_validate(asked)) is held
 
 
@@ -43,9 +48,11 @@ def test_what_was_asked_and_what_there_is_stand_in_the_error() -> None:
 
 def test_a_diary_is_in_the_store_line_by_line(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    diary = Diary(store, "tiny")
+    diary = RunLog(store, "tiny")
     diary.note("stage began", key="k", node="n")
-    assert not store.files("runs/tiny/*.jsonl")  # not yet: it is written as a whole, from time to time
+    assert not store.files(
+        "runs/tiny/*.jsonl"
+    )  # not yet: it is written as a whole, from time to time
     diary._next = 0.0
     diary.note("stage done", key="k")
     diary.note("run ended", how="done")

@@ -5,7 +5,10 @@ from typing import Literal
 import torch
 from torch import Generator
 
-from raybd.types import Config, Split, Suspicion, Victim
+from raybd.types.config import Config
+from raybd.types.data import Split
+from raybd.types.models import Victim
+from raybd.types.verdicts import Suspicion
 
 
 class Brightness(Config):
@@ -18,4 +21,6 @@ class Brightness(Config):
 
     def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
         """Suspicion of each training image."""
-        return Suspicion(suspects.x_NCHW[:, :, -1, -1].float().mean(1), torch.tensor(float(self.level)))
+        return Suspicion(
+            suspects.x_NCHW[:, :, -1, -1].float().mean(1), torch.tensor(float(self.level))
+        )

@@ -2,7 +2,9 @@
 
 from torch import Generator
 
-from raybd.types import Config, Split, Victim
+from raybd.types.config import Config
+from raybd.types.data import Split
+from raybd.types.models import Victim
 
 
 class Untouched(Config):

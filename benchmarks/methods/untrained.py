@@ -2,8 +2,10 @@
 
 from torch import Generator
 
-from raybd.fit import new_victim
-from raybd.types import Config, Network, Split, Victim
+from raybd.training.models import new_victim
+from raybd.types.config import Config
+from raybd.types.data import Split
+from raybd.types.models import Network, Victim
 
 
 class Untrained(Config):

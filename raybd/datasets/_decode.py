@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from raybd.datasets._images import unequal_sizes
-from raybd.types import UserError
+from raybd.types.errors import UserError
 
 _BLOCK = 64
 """Images per task: small enough to spread, large enough that the hand-over costs nothing."""
@@ -38,11 +38,20 @@ def decode(chunks: Iterable[Sequence[Encoded]], count: int, size: int | None) ->
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for chunk in chunks:
             blocks = [chunk[start : start + _BLOCK] for start in range(0, len(chunk), _BLOCK)]
-            run = map if sum(len(image.data or b"") for image in chunk) < _SMALL * len(chunk) else pool.map
-            for block, pixels in zip(blocks, run(partial(_decode_block, size=size), blocks), strict=True):
+            run = (
+                map
+                if sum(len(image.data or b"") for image in chunk) < _SMALL * len(chunk)
+                else pool.map
+            )
+            for block, pixels in zip(
+                blocks, run(partial(_decode_block, size=size), blocks), strict=True
+            ):
                 for image, x_HWC in zip(block, pixels, strict=True):
                     if first:
-                        x_NCHW, first = torch.empty((count, 3, *x_HWC.shape[:2]), dtype=torch.uint8), False
+                        x_NCHW, first = (
+                            torch.empty((count, 3, *x_HWC.shape[:2]), dtype=torch.uint8),
+                            False,
+                        )
                     if x_HWC.shape[:2] != x_NCHW.shape[2:]:
                         raise unequal_sizes(image.where, tuple(x_NCHW.shape[2:]), x_HWC.shape[:2])
                     x_NCHW[image.position] = torch.from_numpy(x_HWC).permute(2, 0, 1)
@@ -67,5 +76,6 @@ def _decode_one(image: Encoded, size: int | None) -> NDArray[np.uint8]:
     # Pillow's decoders raise all of these for broken bytes.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise UserError(
-            f"{image.where}: not a readable image: {error}", "Replace or remove it: it is truncated or of another kind."
+            f"{image.where}: not a readable image: {error}",
+            "Replace or remove it: it is truncated or of another kind.",
         ) from error

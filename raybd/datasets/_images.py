@@ -11,7 +11,9 @@ from pydantic import Field, field_validator
 from torch import Generator, Tensor
 
 from raybd.datasets._split import class_sizes, draw, quotas
-from raybd.types import Config, Dataset, Pool, Source, Split, UserError
+from raybd.types.config import Config
+from raybd.types.data import Dataset, Pool, Source, Split
+from raybd.types.errors import UserError
 
 
 class Images(Config):
@@ -32,7 +34,9 @@ class Images(Config):
     @classmethod
     def _share_or_count(cls, clean: int | float) -> int | float:
         if isinstance(clean, float) and clean >= 1:
-            raise ValueError("a share lies between 0 and 1; for a number of images write it without a decimal point")
+            raise ValueError(
+                "a share lies between 0 and 1; for a number of images write it without a decimal point"
+            )
         return clean
 
     @abstractmethod
@@ -44,14 +48,25 @@ class Images(Config):
         rng = Generator().manual_seed(self.split_seed)
         classes = len(source.class_names)
         favoured_K = torch.randperm(classes, generator=rng)
-        train_K, test_K = class_sizes(source.train_y_N, classes), class_sizes(source.test_y_N, classes)
+        train_K, test_K = (
+            class_sizes(source.train_y_N, classes),
+            class_sizes(source.test_y_N, classes),
+        )
 
         clean_K = quotas((train_K - 1).clamp(min=0), self._clean_count(train_K), favoured_K)
         left_K = train_K - clean_K
-        kept_K = left_K if self.limit is None else quotas(left_K, min(self.limit, int(left_K.sum())), favoured_K)
+        kept_K = (
+            left_K
+            if self.limit is None
+            else quotas(left_K, min(self.limit, int(left_K.sum())), favoured_K)
+        )
         clean_M, train_M = draw(source.train_y_N, [clean_K, kept_K], rng)
 
-        kept_K = test_K if self.test_limit is None else quotas(test_K, self._test_count(test_K), favoured_K)
+        kept_K = (
+            test_K
+            if self.test_limit is None
+            else quotas(test_K, self._test_count(test_K), favoured_K)
+        )
         (test_M,) = draw(source.test_y_N, [kept_K], rng)
         return {"train": ("train", train_M), "clean": ("train", clean_M), "test": ("test", test_M)}
 
@@ -71,8 +86,15 @@ class Images(Config):
     def _clean_count(self, train_K: Tensor) -> int:
         total = int(train_K.sum())
         if self.limit is not None and self.limit > total:
-            raise UserError(f"limit: {self.limit} of {total} training images", f"Set `limit` to {total} or less.")
-        count = self.clean if isinstance(self.clean, int) else max(1, round(self.clean * (self.limit or total)))
+            raise UserError(
+                f"limit: {self.limit} of {total} training images",
+                f"Set `limit` to {total} or less.",
+            )
+        count = (
+            self.clean
+            if isinstance(self.clean, int)
+            else max(1, round(self.clean * (self.limit or total)))
+        )
         most = int((train_K - 1).clamp(min=0).sum())
         if count > most:
             raise UserError(
@@ -84,7 +106,10 @@ class Images(Config):
     def _test_count(self, test_K: Tensor) -> int:
         count, total = self.test_limit or 0, int(test_K.sum())
         if count > total:
-            raise UserError(f"test_limit: {count} of {total} test images", f"Set `test_limit` to {total} or less.")
+            raise UserError(
+                f"test_limit: {count} of {total} test images",
+                f"Set `test_limit` to {total} or less.",
+            )
         return count
 
 

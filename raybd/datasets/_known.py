@@ -13,10 +13,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from raybd.ops.download import patience
 from raybd.datasets._parquet import parquet_source
 from raybd.datasets._store import Pairs, store
-from raybd.download import patience
-from raybd.types import Source, UserError
+from raybd.types.data import Source
+from raybd.types.errors import UserError
 
 Folder = Annotated[Path | None, Field(exclude=True)]
 """Where data lies. Excluded, since a result depends on the content and not on its place."""
@@ -41,16 +42,16 @@ def known_source(name: str, path: Path | None, size: int | None, fetch: Fetch | 
 def _download(name: str, fetch: Fetch | None, places: Sequence[Path]) -> None:
     looked = f"{name}: not found (looked at {', '.join(map(str, places))})"
     unset = "" if len(places) > 1 else " (it is not set)"
-    mend = (
+    hint = (
         f"Put train.parquet and test.parquet (columns img, label) into a folder {name!r} and set RAYBD_DATA{unset} "
         "to the folder above it, or the field `path` to the folder itself."
     )
     if fetch is None:
-        raise UserError(f"{looked}, and it can't be downloaded automatically", mend)
+        raise UserError(f"{looked}, and it can't be downloaded automatically", hint)
     try:
         _fetch_into(places[-1], fetch)
     except (OSError, RuntimeError, HTTPException, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise UserError(f"{looked}, and the download failed: {error}", mend) from error
+        raise UserError(f"{looked}, and the download failed: {error}", hint) from error
 
 
 def _fetch_into(folder: Path, fetch: Fetch) -> None:

@@ -13,13 +13,16 @@ from torch import Tensor
 
 from raybd.datasets._decode import Encoded, decode
 from raybd.datasets._images import fingerprint
-from raybd.types import Pool, Source, UserError
+from raybd.types.data import Pool, Source
+from raybd.types.errors import UserError
 
 _BATCH = 1024
 """Rows whose encoded bytes are in memory at a time."""
 
 
-def parquet_source(folder: Path, size: int | None, image_column: str = "img", label_column: str = "label") -> Source:
+def parquet_source(
+    folder: Path, size: int | None, image_column: str = "img", label_column: str = "label"
+) -> Source:
     """Open a folder. Reads labels and hashes the files; leaves the images where they are."""
     paths: dict[Pool, Path] = {"train": folder / "train.parquet", "test": folder / "test.parquet"}
     names = None
@@ -29,9 +32,13 @@ def parquet_source(folder: Path, size: int | None, image_column: str = "img", la
         names = names or _names(schema, label_column)
     y_N = {pool: _labels(path, label_column, names) for pool, path in paths.items()}
     if names is None:
-        names = tuple(str(label) for label in range(1 + max(int(labels_N.max()) for labels_N in y_N.values())))
+        names = tuple(
+            str(label) for label in range(1 + max(int(labels_N.max()) for labels_N in y_N.values()))
+        )
     read = partial(_read, paths, image_column, size)
-    return Source(names, y_N["train"], y_N["test"], read, fingerprint({pool: paths[pool] for pool in paths}))
+    return Source(
+        names, y_N["train"], y_N["test"], read, fingerprint({pool: paths[pool] for pool in paths})
+    )
 
 
 def _open(path: Path) -> pq.ParquetFile:
@@ -51,7 +58,9 @@ def _whole(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error).split("\n")[0]
-        raise UserError(f"{path}: not a whole Parquet file: {reason}", "Write or download it again.") from error
+        raise UserError(
+            f"{path}: not a whole Parquet file: {reason}", "Write or download it again."
+        ) from error
 
 
 def _check_columns(path: Path, schema: pa.Schema, image_column: str, label_column: str) -> None:
@@ -92,10 +101,15 @@ def _labels(path: Path, label_column: str, names: tuple[str, ...] | None) -> Ten
 
 
 def _bad_labels(path: Path, label_column: str, found: str) -> UserError:
-    return UserError(f"{path}: column {label_column!r} holds {found}", "Labels are integers from 0 to the number of classes - 1.")
+    return UserError(
+        f"{path}: column {label_column!r} holds {found}",
+        "Labels are integers from 0 to the number of classes - 1.",
+    )
 
 
-def _read(paths: Mapping[Pool, Path], image_column: str, size: int | None, pool: Pool, rows_M: Tensor) -> Tensor:
+def _read(
+    paths: Mapping[Pool, Path], image_column: str, size: int | None, pool: Pool, rows_M: Tensor
+) -> Tensor:
     return decode(_chunks(paths[pool], image_column, rows_M), len(rows_M), size)
 
 
@@ -111,10 +125,16 @@ def _chunks(path: Path, image_column: str, rows_M: Tensor) -> Iterator[list[Enco
         for batch in _batches(path, file, group, image_column):
             here = _between(wanted_M, start, start + len(batch))
             rows = wanted_M[here.start : here.stop].tolist()
-            data = batch.column(0).take(pa.array([row - start for row in rows], pa.int64())).field("bytes").to_pylist()
+            data = (
+                batch.column(0)
+                .take(pa.array([row - start for row in rows], pa.int64()))
+                .field("bytes")
+                .to_pylist()
+            )
             positions = position_M[here.start : here.stop].tolist()
             yield [
-                Encoded(position, f"{path}, row {row}", image) for position, row, image in zip(positions, rows, data, strict=True)
+                Encoded(position, f"{path}, row {row}", image)
+                for position, row, image in zip(positions, rows, data, strict=True)
             ]
             start += len(batch)
 

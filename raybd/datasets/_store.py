@@ -24,14 +24,20 @@ def store(train: Pairs, test: Pairs, names: Sequence[str] | None, folder: Path) 
         with pq.ParquetWriter(folder / f"{part}.parquet", schema) as writer:
             for start in range(0, len(pairs), _ROWS):
                 chosen = [pairs[row] for row in range(start, min(start + _ROWS, len(pairs)))]
-                rows = [{"img": {"bytes": _encoded(image)}, "label": int(label)} for image, label in chosen]
+                rows = [
+                    {"img": {"bytes": _encoded(image)}, "label": int(label)}
+                    for image, label in chosen
+                ]
                 writer.write_table(pa.Table.from_pylist(rows, schema))
 
 
 def _schema(names: Sequence[str] | None) -> pa.Schema:
     features = {"label": {"names": list(names), "_type": "ClassLabel"}} if names else {}
     return pa.schema(
-        [("img", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
+        [
+            ("img", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+            ("label", pa.int64()),
+        ],
         {"huggingface": json.dumps({"info": {"features": features}})},
     )
 

@@ -22,7 +22,7 @@ from torch import Generator, Tensor
 from raybd.datasets._decode import pixels_of
 from raybd.datasets._images import Images
 from raybd.datasets._split import class_sizes, draw, quotas
-from raybd.types import Pool, Source
+from raybd.types.data import Pool, Source
 
 _CLASSES = 10
 _TEST = 360
@@ -42,14 +42,22 @@ class Digits(Images):
         rows = _parts(y_N)
         names = tuple(str(digit) for digit in range(_CLASSES))
         content = sha256(x_NHW.tobytes() + y_N.numpy().tobytes()).hexdigest()
-        return Source(names, y_N[rows["train"]], y_N[rows["test"]], partial(_read, x_NHW, rows, self.size), content)
+        return Source(
+            names,
+            y_N[rows["train"]],
+            y_N[rows["test"]],
+            partial(_read, x_NHW, rows, self.size),
+            content,
+        )
 
 
 def _table() -> tuple[NDArray[np.int64], Tensor]:
     """Pixels of 0..16 and labels: scikit-learn's file, without the import, which takes longer than all else of a dry run."""
     package = find_spec("sklearn")
     assert package is not None and package.origin is not None
-    with gzip.open(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", "rt") as file:
+    with gzip.open(
+        Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", "rt"
+    ) as file:
         rows = np.loadtxt(file, np.int64, delimiter=",")
     return rows[:, :-1], torch.from_numpy(rows[:, -1].copy())
 
@@ -62,7 +70,13 @@ def _parts(y_N: Tensor) -> dict[Pool, Tensor]:
     return {"train": (~is_test_N).nonzero().flatten(), "test": is_test_N.nonzero().flatten()}
 
 
-def _read(x_NHW: NDArray[np.uint8], parts: Mapping[Pool, Tensor], size: int | None, pool: Pool, rows_M: Tensor) -> Tensor:
+def _read(
+    x_NHW: NDArray[np.uint8],
+    parts: Mapping[Pool, Tensor],
+    size: int | None,
+    pool: Pool,
+    rows_M: Tensor,
+) -> Tensor:
     rows = parts[pool][rows_M].tolist()
     x_NHWC = np.stack([pixels_of(Image.fromarray(x_NHW[row]), size) for row in rows])
     return torch.from_numpy(x_NHWC).permute(0, 3, 1, 2).contiguous()

@@ -13,7 +13,7 @@ from pydantic import Field
 from raybd.datasets._images import Images
 from raybd.datasets._known import Folder, known_source
 from raybd.datasets._store import Pairs
-from raybd.types import Source
+from raybd.types.data import Source
 
 
 class Gtsrb(Images):

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from raybd.datasets._decode import Encoded, decode
 from raybd.datasets._images import Images, fingerprint
-from raybd.types import Pool, Source, UserError
+from raybd.types.data import Pool, Source
+from raybd.types.errors import UserError
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 _LAYOUT = "Lay the images out as train/CLASS/*.png and test/CLASS/*.png (or jpg, jpeg, bmp, webp) and set `path`."
@@ -32,20 +33,34 @@ class ImageFolder(Images):
         """List the files. Opens no image, but hashes every file."""
         root = self.path.expanduser()
         names = tuple(folder.name for folder in _folders(root / "train"))
-        files: dict[Pool, list[Path]] = {"train": _files(root / "train"), "test": _files(root / "test")}
+        files: dict[Pool, list[Path]] = {
+            "train": _files(root / "train"),
+            "test": _files(root / "test"),
+        }
         labels = {pool: _labels(paths, names) for pool, paths in files.items()}
-        content = fingerprint({str(path.relative_to(root)): path for paths in files.values() for path in paths})
-        return Source(names, labels["train"], labels["test"], partial(_read, files, self.size), content)
+        content = fingerprint(
+            {str(path.relative_to(root)): path for paths in files.values() for path in paths}
+        )
+        return Source(
+            names, labels["train"], labels["test"], partial(_read, files, self.size), content
+        )
 
 
 def _folders(part: Path) -> list[Path]:
     if not part.is_dir():
         raise UserError(f"{part}: no such folder", _LAYOUT)
-    return sorted(folder for folder in part.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    return sorted(
+        folder for folder in part.iterdir() if folder.is_dir() and not folder.name.startswith(".")
+    )
 
 
 def _files(part: Path) -> list[Path]:
-    files = [path for folder in _folders(part) for path in sorted(folder.iterdir()) if path.suffix.lower() in _SUFFIXES]
+    files = [
+        path
+        for folder in _folders(part)
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in _SUFFIXES
+    ]
     if not files:
         raise UserError(f"{part}: no images in any folder below it", _LAYOUT)
     return files
@@ -54,16 +69,23 @@ def _files(part: Path) -> list[Path]:
 def _labels(files: Sequence[Path], names: Sequence[str]) -> Tensor:
     for path in files:
         if path.parent.name not in names:
-            raise UserError(f"{path.parent}: no folder of this name among the training images", _LAYOUT)
+            raise UserError(
+                f"{path.parent}: no folder of this name among the training images", _LAYOUT
+            )
     label = {name: index for index, name in enumerate(names)}
     return torch.tensor([label[path.parent.name] for path in files])
 
 
-def _read(files: Mapping[Pool, Sequence[Path]], size: int | None, pool: Pool, rows_M: Tensor) -> Tensor:
+def _read(
+    files: Mapping[Pool, Sequence[Path]], size: int | None, pool: Pool, rows_M: Tensor
+) -> Tensor:
     return decode(_chunks([files[pool][row] for row in rows_M.tolist()]), len(rows_M), size)
 
 
 def _chunks(files: Sequence[Path]) -> Iterator[list[Encoded]]:
     for start in range(0, len(files), _CHUNK):
         chunk = files[start : start + _CHUNK]
-        yield [Encoded(start + offset, str(path), path.read_bytes()) for offset, path in enumerate(chunk)]
+        yield [
+            Encoded(start + offset, str(path), path.read_bytes())
+            for offset, path in enumerate(chunk)
+        ]

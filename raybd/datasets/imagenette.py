@@ -13,7 +13,7 @@ from pydantic import Field
 from raybd.datasets._images import Images
 from raybd.datasets._known import Folder, known_source
 from raybd.datasets._store import Pairs
-from raybd.types import Source
+from raybd.types.data import Source
 
 
 class Imagenette(Images):
@@ -33,6 +33,7 @@ def _fetch(folder: Path) -> tuple[Pairs, Pairs, Sequence[str] | None]:
     from torchvision.datasets import Imagenette as Archive
 
     train, test = (
-        Archive(folder, part, "320px", download=True, loader=lambda name: Path(name).read_bytes()) for part in ("train", "val")
+        Archive(folder, part, "320px", download=True, loader=lambda name: Path(name).read_bytes())
+        for part in ("train", "val")
     )
     return train, test, [names[0] for names in train.classes]

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from raybd.datasets._images import Images
 from raybd.datasets._parquet import parquet_source
-from raybd.types import Source
+from raybd.types.data import Source
 
 
 class Parquet(Images):
@@ -25,4 +25,6 @@ class Parquet(Images):
 
     def source(self) -> Source:
         """Open the two files."""
-        return parquet_source(self.path.expanduser(), self.size, self.image_column, self.label_column)
+        return parquet_source(
+            self.path.expanduser(), self.size, self.image_column, self.label_column
+        )

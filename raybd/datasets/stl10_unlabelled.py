@@ -10,7 +10,7 @@ from pathlib import Path
 from raybd.datasets._images import Images
 from raybd.datasets._known import Folder, known_source
 from raybd.datasets._store import Pairs
-from raybd.types import Source
+from raybd.types.data import Source
 
 _PARTS = ("unlabeled", "test")
 
@@ -29,5 +29,7 @@ class Stl10Unlabelled(Images):
 def _fetch(folder: Path) -> tuple[Pairs, Pairs, Sequence[str]]:
     from torchvision.datasets import STL10
 
-    train, test = (STL10(folder, part, target_transform=lambda label: 0, download=True) for part in _PARTS)
+    train, test = (
+        STL10(folder, part, target_transform=lambda label: 0, download=True) for part in _PARTS
+    )
     return train, test, ["unlabelled"]

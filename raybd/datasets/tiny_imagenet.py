@@ -6,7 +6,7 @@ Differs: the labelled validation images are the test part; greyscale images beco
 
 from raybd.datasets._images import Images
 from raybd.datasets._known import Folder, known_source
-from raybd.types import Source
+from raybd.types.data import Source
 
 
 class TinyImagenet(Images):

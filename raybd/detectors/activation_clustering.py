@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Generator
 
-from raybd.fit import embeddings
-from raybd.types import Config, Split, Suspicion, Victim
+from raybd.training.inference import embeddings
+from raybd.types.config import Config
+from raybd.types.data import Split
+from raybd.types.models import Victim
+from raybd.types.verdicts import Suspicion
 
 if TYPE_CHECKING:
     from sklearn.cluster import KMeans
@@ -51,12 +54,18 @@ class ActivationClustering(Config):
         """Suspicion of each training image, within the class that it is labelled as."""
         z_ND = embeddings(victim, suspects).double().numpy()
         asked = self.suspect == "fewer_clean"
-        z_clean_ND = embeddings(victim, clean).double().numpy() if asked else np.empty((len(clean), z_ND.shape[1]))
+        z_clean_ND = (
+            embeddings(victim, clean).double().numpy()
+            if asked
+            else np.empty((len(clean), z_ND.shape[1]))
+        )
         score_N, threshold_N = np.zeros(len(suspects)), np.zeros(len(suspects))
         labels_N, clean_labels_N = suspects.y_N.numpy(), clean.y_N.numpy()
         for label in np.unique(labels_N):
             mine = labels_N == label
-            score_N[mine], flagged = self._score_class(z_ND[mine], z_clean_ND[clean_labels_N == label])
+            score_N[mine], flagged = self._score_class(
+                z_ND[mine], z_clean_ND[clean_labels_N == label]
+            )
             threshold_N[mine] = 0.0 if flagged else score_N[mine].max()
         return Suspicion(torch.from_numpy(score_N), torch.from_numpy(threshold_N))
 
@@ -73,7 +82,9 @@ class ActivationClustering(Config):
             sample = np.random.RandomState(0).permutation(len(z_ND))[:_SILHOUETTE_SAMPLE]
             weight = silhouette(part_ND[sample], clusters.labels_[sample])
         else:
-            drawn = clusters.predict(reduce.transform(trusted_ND)) if len(trusted_ND) else np.zeros(0)
+            drawn = (
+                clusters.predict(reduce.transform(trusted_ND)) if len(trusted_ND) else np.zeros(0)
+            )
             inside = int((drawn == 1).sum())
             suspected = int(inside < share * len(drawn))
             held, expected = (inside, share) if suspected else (len(drawn) - inside, 1 - share)
@@ -96,7 +107,9 @@ class ActivationClustering(Config):
             svd_solver="full" if z_ND.shape[1] > len(z_ND) else "covariance_eigh",
         ).fit(z_ND)
         variance_D = reduce.explained_variance_
-        rank = max(1, int((variance_D > variance_D[0] * len(z_ND) * np.finfo(np.float64).eps).sum()))
+        rank = max(
+            1, int((variance_D > variance_D[0] * len(z_ND) * np.finfo(np.float64).eps).sum())
+        )
         return reduce if rank == len(variance_D) else reduce.set_params(n_components=rank).fit(z_ND)
 
 
@@ -111,7 +124,11 @@ def silhouette(part_ND: Array, cluster_N: NDArray[np.int32]) -> float:
     sum_N2 = cdist(part_ND, part_ND) @ member_N2
     inside_N = sum_N2[member_N2] / np.maximum(size_2[cluster_N] - 1, 1)
     outside_N = sum_N2[~member_N2] / size_2[1 - cluster_N]
-    return float(np.where(alone_N, 0.0, (outside_N - inside_N) / np.maximum(inside_N, outside_N).clip(1e-300)).mean())
+    return float(
+        np.where(
+            alone_N, 0.0, (outside_N - inside_N) / np.maximum(inside_N, outside_N).clip(1e-300)
+        ).mean()
+    )
 
 
 def _two_means(part_ND: Array) -> "KMeans":

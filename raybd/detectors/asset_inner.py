@@ -9,9 +9,21 @@ import torch
 from pydantic import Field
 from torch import Generator
 
-from raybd import thresholds
-from raybd.detectors._concentration import Discriminator, Layer, Pooling, by_content, cross_fitted, embedded, features, standardised
-from raybd.types import Config, Pool, Split, Suspicion, Victim, searched
+from raybd.detectors.asset.inner_loop import (
+    Discriminator,
+    Layer,
+    Pooling,
+    by_content,
+    cross_fitted,
+    embedded,
+    features,
+    standardised,
+)
+from raybd.metrics import thresholds
+from raybd.types.config import Config, searched
+from raybd.types.data import Pool, Split
+from raybd.types.models import Victim
+from raybd.types.verdicts import Suspicion
 
 
 class AssetInner(Config):
@@ -46,8 +58,17 @@ class AssetInner(Config):
         order, half = torch.randperm(len(clean), generator=rng), len(clean) // 2
         canonical = by_content(suspects.x_NCHW)
         parts = (suspects.select(canonical), clean.select(order[half:]), clean.select(order[:half]))
-        suspects_ND, trusted_MD, held_LD = (features(victim, part, self.layer, self.pooling) for part in parts)
-        suspects_ND, held_LD = standardised(suspects_ND, trusted_MD), standardised(held_LD, trusted_MD)
+        suspects_ND, trusted_MD, held_LD = (
+            features(victim, part, self.layer, self.pooling) for part in parts
+        )
+        suspects_ND, held_LD = (
+            standardised(suspects_ND, trusted_MD),
+            standardised(held_LD, trusted_MD),
+        )
         how = Discriminator(self.width, self.lr, self.steps, alternate=False, batch=self.batch_size)
-        score_N, held_L = cross_fitted(how, suspects_ND, standardised(trusted_MD, trusted_MD), held_LD, self.folds, rng)
-        return Suspicion(score_N[canonical.argsort()], torch.tensor(thresholds.conformal(held_L, self.alpha)))
+        score_N, held_L = cross_fitted(
+            how, suspects_ND, standardised(trusted_MD, trusted_MD), held_LD, self.folds, rng
+        )
+        return Suspicion(
+            score_N[canonical.argsort()], torch.tensor(thresholds.conformal(held_L, self.alpha))
+        )

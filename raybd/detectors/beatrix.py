@@ -19,9 +19,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from raybd import parallel, thresholds
-from raybd.fit import infer
-from raybd.types import Config, Pool, Split, Suspicion, UserError, Victim, searched
+from raybd.distributed import group
+from raybd.metrics import thresholds
+from raybd.training.inference import infer
+from raybd.types.config import Config, searched
+from raybd.types.data import Pool, Split
+from raybd.types.errors import UserError
+from raybd.types.models import Victim
+from raybd.types.verdicts import Suspicion
 
 _BATCH = 100
 """Images at a time: their Gram matrices are large."""
@@ -64,42 +69,69 @@ class Beatrix(Config):
         Raises UserError for fewer than four clean images, and where the victim has no such layer.
         """
         if len(clean) < 4:
-            raise UserError(f"beatrix: {len(clean)} clean images", "Give it at least four.", exit_code=1)
+            raise UserError(
+                f"beatrix: {len(clean)} clean images", "Give it at least four.", exit_code=1
+            )
         order = torch.randperm(len(clean), generator=rng)
-        x_MCHW, held_MCHW = clean.x_NCHW[order[: len(clean) // 2]], clean.x_NCHW[order[len(clean) // 2 :]]
-        group, layer = self._grouping(victim, x_MCHW, rng), self._layer_of(victim, x_MCHW[:2])
+        x_MCHW, held_MCHW = (
+            clean.x_NCHW[order[: len(clean) // 2]],
+            clean.x_NCHW[order[len(clean) // 2 :]],
+        )
+        group_of, layer = self._grouping(victim, x_MCHW, rng), self._layer_of(victim, x_MCHW[:2])
         f_MCT = infer(victim, x_MCHW, lambda x_BCHW: _watch(victim, layer, victim.embed, x_BCHW)[0])
         drawn_C = torch.randperm(f_MCT.shape[1], generator=rng)[: self.channels].sort().values
-        usual = self._statistics(f_MCT[:, drawn_C].to(parallel.device()), infer(victim, x_MCHW, group).long())
+        usual = self._statistics(
+            f_MCT[:, drawn_C].to(group.device()), infer(victim, x_MCHW, group_of).long()
+        )
 
         def deviation(x_BCHW: Tensor) -> Tensor:
-            f_BCT, group_B = _watch(victim, layer, group, x_BCHW)
+            f_BCT, group_B = _watch(victim, layer, group_of, x_BCHW)
             return usual.deviation(f_BCT[:, drawn_C.to(x_BCHW.device)], group_B)
 
-        threshold = thresholds.conformal(infer(victim, held_MCHW, deviation, batch_size=_BATCH), self.fpr)
-        return lambda suspects: Suspicion(infer(victim, suspects.x_NCHW, deviation, batch_size=_BATCH), torch.tensor(threshold))
+        threshold = thresholds.conformal(
+            infer(victim, held_MCHW, deviation, batch_size=_BATCH), self.fpr
+        )
+        return lambda suspects: Suspicion(
+            infer(victim, suspects.x_NCHW, deviation, batch_size=_BATCH), torch.tensor(threshold)
+        )
 
-    def _grouping(self, victim: Victim, x_MCHW: Tensor, rng: Generator) -> Callable[[Tensor], Tensor]:
+    def _grouping(
+        self, victim: Victim, x_MCHW: Tensor, rng: Generator
+    ) -> Callable[[Tensor], Tensor]:
         """x_BCHW -> the group of each image."""
         if self.groups == "predicted" or (self.groups == "auto" and victim.head is not None):
             return lambda x_BCHW: victim(x_BCHW).argmax(1)
         from sklearn.cluster import KMeans
 
         z_MD = F.normalize(infer(victim, x_MCHW, victim.embed), dim=1)
-        means = KMeans(min(self.clusters, len(z_MD)), n_init=5, random_state=int(torch.randint(2**31, (1,), generator=rng)))
-        centers_KD = parallel.from_first(lambda: torch.from_numpy(means.fit(z_MD.numpy()).cluster_centers_)).to(parallel.device())
-        return lambda x_BCHW: torch.cdist(F.normalize(victim.embed(x_BCHW), dim=1), centers_KD).argmin(1)
+        means = KMeans(
+            min(self.clusters, len(z_MD)),
+            n_init=5,
+            random_state=int(torch.randint(2**31, (1,), generator=rng)),
+        )
+        centers_KD = group.broadcast(
+            lambda: torch.from_numpy(means.fit(z_MD.numpy()).cluster_centers_)
+        ).to(group.device())
+        return lambda x_BCHW: torch.cdist(
+            F.normalize(victim.embed(x_BCHW), dim=1), centers_KD
+        ).argmin(1)
 
     def _layer_of(self, victim: Victim, x_BCHW: Tensor) -> str:
         known = dict(victim.encoder.named_modules())
         if self.layer is not None and self.layer not in known:
-            raise UserError(f"beatrix: the encoder has no module {self.layer!r}", "Leave `layer` unset.", exit_code=1)
+            raise UserError(
+                f"beatrix: the encoder has no module {self.layer!r}",
+                "Leave `layer` unset.",
+                exit_code=1,
+            )
         return self.layer if self.layer is not None else _last_map(victim, x_BCHW)
 
     def _statistics(self, f_MCT: Tensor, group_M: Tensor) -> "_Usual":
         largest = f_MCT.abs().amax().clamp_min(1e-12)
         groups = int(group_M.max()) + 1
-        members = [torch.nonzero(group_M == one).flatten()[: self.per_group] for one in range(groups)]
+        members = [
+            torch.nonzero(group_M == one).flatten()[: self.per_group] for one in range(groups)
+        ]
         usable = [one for one, rows in enumerate(members) if len(rows) >= self.fewest]
         kept = [members[one] for one in usable] + [torch.arange(min(len(group_M), self.per_group))]
         medians, spreads = zip(*(self._median(f_MCT[rows] / largest) for rows in kept), strict=True)
@@ -107,7 +139,10 @@ class Beatrix(Config):
         row_G = torch.full((groups + 1,), len(usable), device=f_MCT.device)
         row_G[usable] = torch.arange(len(usable), device=f_MCT.device)
         least_P = self.floor * median_GPE.abs().mean((0, 2))
-        low_GPE, high_GPE = median_GPE - self.reach * spread_GPE, median_GPE + self.reach * spread_GPE
+        low_GPE, high_GPE = (
+            median_GPE - self.reach * spread_GPE,
+            median_GPE + self.reach * spread_GPE,
+        )
         return _Usual(largest, row_G, low_GPE, high_GPE, least_P.clamp_min(1e-12))
 
     def _median(self, f_MCT: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,7 +176,10 @@ class _Usual:
 
     def deviation(self, f_BCT: Tensor, group_B: Tensor) -> Tensor:
         """Mean over entries and orders of how far outside of its range an entry is, over the bound that it passes."""
-        row_B, total_B = self.row_G[group_B.clamp_max(len(self.row_G) - 1)], torch.zeros(len(f_BCT), device=f_BCT.device)
+        row_B, total_B = (
+            self.row_G[group_B.clamp_max(len(self.row_G) - 1)],
+            torch.zeros(len(f_BCT), device=f_BCT.device),
+        )
         for order, least in enumerate(self.least_P):
             gram_BE = gram(f_BCT / self.largest, order + 1)
             low_BE, high_BE = self.low_GPE[row_B, order], self.high_GPE[row_B, order]
@@ -150,10 +188,14 @@ class _Usual:
         return total_B / len(self.least_P)
 
 
-def _watch(victim: Victim, layer: str, run: Callable[[Tensor], Tensor], x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+def _watch(
+    victim: Victim, layer: str, run: Callable[[Tensor], Tensor], x_BCHW: Tensor
+) -> tuple[Tensor, Tensor]:
     """What a module of the encoder puts out (BCT; images or tokens) while `run` sees images; and what `run` returns."""
     seen: list[Tensor] = []
-    hook = victim.encoder.get_submodule(layer).register_forward_hook(lambda module, given, out: seen.append(out.clone()))
+    hook = victim.encoder.get_submodule(layer).register_forward_hook(
+        lambda module, given, out: seen.append(out.clone())
+    )
     try:
         returned = run(x_BCHW)
     finally:
@@ -172,15 +214,23 @@ def _last_map(victim: Victim, x_BCHW: Tensor) -> str:
 
         return hook
 
-    hooks = [module.register_forward_hook(note(name)) for name, module in victim.encoder.named_modules() if name]
+    hooks = [
+        module.register_forward_hook(note(name))
+        for name, module in victim.encoder.named_modules()
+        if name
+    ]
     try:
         with torch.no_grad():
-            victim.embed(x_BCHW.to(parallel.device()))
+            victim.embed(x_BCHW.to(group.device()))
     finally:
         for one in hooks:
             one.remove()
     if not names:
-        raise UserError("beatrix: the encoder has no feature map with more than one position", "Name a `layer`.", exit_code=1)
+        raise UserError(
+            "beatrix: the encoder has no feature map with more than one position",
+            "Name a `layer`.",
+            exit_code=1,
+        )
     return names[-1]
 
 

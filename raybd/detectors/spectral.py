@@ -14,8 +14,11 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from raybd.fit import embeddings
-from raybd.types import Config, Split, Suspicion, Victim
+from raybd.training.inference import embeddings
+from raybd.types.config import Config
+from raybd.types.data import Split
+from raybd.types.models import Victim
+from raybd.types.verdicts import Suspicion
 
 
 class Spectral(Config):
@@ -38,7 +41,9 @@ class Spectral(Config):
             return self._against_class(z_ND, suspects.y_N)
         order = torch.randperm(len(clean), generator=rng)
         trusted = clean.select(order)
-        return self._against_trusted(z_ND, suspects.y_N, embeddings(victim, trusted).double(), trusted.y_N)
+        return self._against_trusted(
+            z_ND, suspects.y_N, embeddings(victim, trusted).double(), trusted.y_N
+        )
 
     def _against_class(self, z_ND: Tensor, y_N: Tensor) -> Suspicion:
         score_N, threshold_N = torch.zeros(len(z_ND)), torch.zeros(len(z_ND))
@@ -49,13 +54,25 @@ class Spectral(Config):
             threshold_N[mine] = torch.quantile(score_N[mine], 1 - self.remove)
         return Suspicion(score_N, threshold_N)
 
-    def _against_trusted(self, z_ND: Tensor, y_N: Tensor, trusted_ND: Tensor, trusted_y_N: Tensor) -> Suspicion:
+    def _against_trusted(
+        self, z_ND: Tensor, y_N: Tensor, trusted_ND: Tensor, trusted_y_N: Tensor
+    ) -> Suspicion:
         """One half of the trusted images gives centers and spread, the other half the threshold."""
         half = len(trusted_ND) // 2
-        fit_ND, fit_y_N, held_ND, held_y_N = trusted_ND[:half], trusted_y_N[:half], trusted_ND[half:], trusted_y_N[half:]
+        fit_ND, fit_y_N, held_ND, held_y_N = (
+            trusted_ND[:half],
+            trusted_y_N[:half],
+            trusted_ND[half:],
+            trusted_y_N[half:],
+        )
         seen = set(fit_y_N.tolist())
-        center_of = {k: (fit_ND[fit_y_N == k] if k in seen else z_ND[y_N == k]).mean(0) for k in y_N.unique().tolist()}
-        whiten_DD = _whitening(torch.cat([fit_ND[fit_y_N == k] - center_of[k] for k in seen & center_of.keys()]))
+        center_of = {
+            k: (fit_ND[fit_y_N == k] if k in seen else z_ND[y_N == k]).mean(0)
+            for k in y_N.unique().tolist()
+        }
+        whiten_DD = _whitening(
+            torch.cat([fit_ND[fit_y_N == k] - center_of[k] for k in seen & center_of.keys()])
+        )
         score_N, held = torch.zeros(len(z_ND)), []
         for label, center_D in center_of.items():
             mine_ND = (z_ND[y_N == label] - center_D) @ whiten_DD
@@ -69,7 +86,9 @@ def _whitening(residual_ND: Tensor) -> Tensor:
     """The inverse square root of the (shrunken) covariance within classes."""
     from sklearn.covariance import LedoitWolf
 
-    covariance = torch.from_numpy(LedoitWolf(assume_centered=True).fit(residual_ND.numpy()).covariance_)
+    covariance = torch.from_numpy(
+        LedoitWolf(assume_centered=True).fit(residual_ND.numpy()).covariance_
+    )
     values_D, vectors_DD = torch.linalg.eigh(covariance)
     scaled_DD: Tensor = vectors_DD * values_D.clamp_min(1e-12).rsqrt()
     return scaled_DD

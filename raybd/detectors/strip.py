@@ -11,8 +11,11 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from raybd.fit import infer
-from raybd.types import Config, Pool, Split, Suspicion, Victim
+from raybd.training.inference import infer
+from raybd.types.config import Config
+from raybd.types.data import Pool, Split
+from raybd.types.models import Victim
+from raybd.types.verdicts import Suspicion
 
 
 class Strip(Config):
@@ -42,7 +45,9 @@ class Strip(Config):
 
         calibration_N = infer(victim, clean.x_NCHW[order[half:]], confidence, exact=False)
         threshold = torch.quantile(calibration_N, 1 - self.fpr)
-        return lambda suspects: Suspicion(infer(victim, suspects.x_NCHW, confidence, exact=False), threshold)
+        return lambda suspects: Suspicion(
+            infer(victim, suspects.x_NCHW, confidence, exact=False), threshold
+        )
 
     def _negative_entropy(self, victim: Victim, x_BCHW: Tensor, overlays_MCHW: Tensor) -> Tensor:
         total_B = torch.zeros(len(x_BCHW), device=x_BCHW.device)

@@ -13,9 +13,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor
 
-from raybd import thresholds
-from raybd.fit import infer
-from raybd.types import Config, Pool, Split, Suspicion, UserError, Victim, searched
+from raybd.metrics import thresholds
+from raybd.training.inference import infer
+from raybd.types.config import Config, searched
+from raybd.types.data import Pool, Split
+from raybd.types.errors import UserError
+from raybd.types.models import Victim
+from raybd.types.verdicts import Suspicion
 
 
 class StripEncoder(Config):
@@ -40,7 +44,9 @@ class StripEncoder(Config):
         Raises UserError for fewer than four clean images.
         """
         if len(clean) < 4:
-            raise UserError(f"strip_encoder: {len(clean)} clean images", "Give it at least four.", exit_code=1)
+            raise UserError(
+                f"strip_encoder: {len(clean)} clean images", "Give it at least four.", exit_code=1
+            )
         order = torch.randperm(len(clean), generator=rng)
         half = min(self.overlays, len(clean) // 2)
         overlays_MCHW = clean.x_NCHW[order[:half]]
@@ -48,7 +54,9 @@ class StripEncoder(Config):
         def likeness(x_BCHW: Tensor) -> Tensor:
             return self._mean_cosine(victim, x_BCHW, overlays_MCHW)
 
-        threshold = torch.tensor(thresholds.conformal(infer(victim, clean.x_NCHW[order[half:]], likeness), self.fpr))
+        threshold = torch.tensor(
+            thresholds.conformal(infer(victim, clean.x_NCHW[order[half:]], likeness), self.fpr)
+        )
         return lambda suspects: Suspicion(infer(victim, suspects.x_NCHW, likeness), threshold)
 
     def _mean_cosine(self, victim: Victim, x_BCHW: Tensor, overlays_MCHW: Tensor) -> Tensor:
@@ -57,6 +65,8 @@ class StripEncoder(Config):
         sum_BD = torch.zeros((), device=x_BCHW.device)
         squares_B = torch.zeros(len(x_BCHW), device=x_BCHW.device)
         for overlay_CHW in overlays_MCHW.to(x_BCHW.device):
-            z_BD = F.normalize(victim.embed((x_BCHW + self.strength * overlay_CHW).clamp_(0, 255)).float(), dim=1)
+            z_BD = F.normalize(
+                victim.embed((x_BCHW + self.strength * overlay_CHW).clamp_(0, 255)).float(), dim=1
+            )
             sum_BD, squares_B = sum_BD + z_BD, squares_B + z_BD.square().sum(1)
         return (sum_BD.square().sum(1) - squares_B) / (count * (count - 1))

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybd.types import Templates, UserError
+from raybd.types.errors import UserError
+from raybd.types.models import Templates
 
 Moments = tuple[tuple[float, ...], tuple[float, ...]]
 _TEXTS = 256
@@ -24,7 +25,12 @@ class Clip(nn.Module):
     """An image tower and a text tower: normalised x_BCHW of any size -> z_BD, whose length is not 1."""
 
     def __init__(
-        self, image: nn.Module, text: nn.Module, side: int, tokens: Callable[[list[str]], Tensor], moments: Moments | None = None
+        self,
+        image: nn.Module,
+        text: nn.Module,
+        side: int,
+        tokens: Callable[[list[str]], Tensor],
+        moments: Moments | None = None,
     ) -> None:
         super().__init__()
         self.image, self.side, self.tokens = image, side, tokens
@@ -35,7 +41,9 @@ class Clip(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Embeddings of images, resized to the side that the image tower takes."""
         if x_BCHW.shape[-2:] != (self.side, self.side):
-            x_BCHW = F.interpolate(x_BCHW, (self.side, self.side), mode="bicubic", antialias=True, align_corners=False)
+            x_BCHW = F.interpolate(
+                x_BCHW, (self.side, self.side), mode="bicubic", antialias=True, align_corners=False
+            )
         z_BD: Tensor = self.image(x_BCHW)
         return z_BD
 
@@ -46,18 +54,28 @@ class Clip(nn.Module):
     def captions(self, class_names: Sequence[str], templates: Templates) -> list[str]:
         """Each name in each template, the templates of a name in a row; `imagenet`: the 80 of CLIP's authors."""
         if not class_names:
-            raise UserError("CLIP reads class names, and this data set has none", "Take a data set that names them.", exit_code=1)
+            raise UserError(
+                "CLIP reads class names, and this data set has none",
+                "Take a data set that names them.",
+                exit_code=1,
+            )
         if templates == "imagenet":
             from open_clip import OPENAI_IMAGENET_TEMPLATES
 
             templates = tuple(fill("{}") for fill in OPENAI_IMAGENET_TEMPLATES)
-        return [template.replace("{}", name.replace("_", " ")) for name in class_names for template in templates]
+        return [
+            template.replace("{}", name.replace("_", " "))
+            for name in class_names
+            for template in templates
+        ]
 
     def describe(self, texts: Sequence[str]) -> Tensor:
         """z_MD of texts, whose length is not 1; what does not fit into the context is cut off."""
         device = self.read.log_factor.device
         parts = (texts[at : at + _TEXTS] for at in range(0, len(texts), _TEXTS))
-        return torch.cat([self.read.text(self.tokens(list(part)).to(device)).float() for part in parts])
+        return torch.cat(
+            [self.read.text(self.tokens(list(part)).to(device)).float() for part in parts]
+        )
 
     def factor(self) -> Tensor:
         """What a cosine is multiplied by to be a logit; learned, 100 at most."""
@@ -70,9 +88,13 @@ class Clip(nn.Module):
         """
         distinct = list(dict.fromkeys(texts))
         place = {text: at for at, text in enumerate(distinct)}
-        t_BD = self.describe(distinct)[torch.tensor([place[text] for text in texts], device=z_BD.device)]
+        t_BD = self.describe(distinct)[
+            torch.tensor([place[text] for text in texts], device=z_BD.device)
+        ]
         with torch.autocast(z_BD.device.type, enabled=False):
-            logits_BB = self.factor() * F.normalize(z_BD.float(), dim=1) @ F.normalize(t_BD, dim=1).T
+            logits_BB = (
+                self.factor() * F.normalize(z_BD.float(), dim=1) @ F.normalize(t_BD, dim=1).T
+            )
             alike_BB = (y_B[:, None] == y_B).float()
             share_BB = alike_BB / alike_BB.sum(1, keepdim=True)
             log_share_BB = F.log_softmax(logits_BB, 1) + F.log_softmax(logits_BB.T, 1)

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybd.download import patience
-from raybd.types import UserError
+from raybd.ops.download import patience
+from raybd.types.errors import UserError
 
 
 class Resize(nn.Module):
@@ -24,7 +24,9 @@ class Resize(nn.Module):
         """The same images with the wanted side."""
         if x_BCHW.shape[-2:] == (self.side, self.side):
             return x_BCHW
-        return F.interpolate(x_BCHW, (self.side, self.side), mode="bilinear", antialias=True, align_corners=False)
+        return F.interpolate(
+            x_BCHW, (self.side, self.side), mode="bilinear", antialias=True, align_corners=False
+        )
 
 
 def imagenet_weights(kind: str, weights: Any) -> dict[str, Tensor]:
@@ -32,7 +34,9 @@ def imagenet_weights(kind: str, weights: Any) -> dict[str, Tensor]:
     try:
         # torch announces the download on stdout, which is for data.
         with patience(), redirect_stdout(sys.stderr):
-            state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+            state: dict[str, Tensor] = weights.get_state_dict(
+                progress=False, check_hash=True, weights_only=True
+            )
             return state
     except (OSError, RuntimeError, HTTPException) as error:
         raise UserError(

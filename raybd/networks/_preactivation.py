@@ -21,7 +21,9 @@ class Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
         changes = stride != 1 or channels != out_channels
-        self.shortcut = nn.Conv2d(channels, out_channels, 1, stride, bias=False) if changes else None
+        self.shortcut = (
+            nn.Conv2d(channels, out_channels, 1, stride, bias=False) if changes else None
+        )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """One residual step."""

@@ -16,10 +16,11 @@ from pydantic import Field, ValidationInfo, field_validator
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from raybd.download import patience
+from raybd.ops.download import patience
 from raybd.networks._clip import Clip as _Towers
 from raybd.networks._clip import Moments, need_open_clip
-from raybd.types import Config, UserError
+from raybd.types.config import Config
+from raybd.types.errors import UserError
 
 
 class Clip(Config):
@@ -39,7 +40,9 @@ class Clip(Config):
 
         if model not in open_clip.list_models():
             near = difflib.get_close_matches(model, open_clip.list_models(), n=3, cutoff=0.4)
-            raise ValueError(f"open_clip has no architecture of this name; near it: {', '.join(near) or 'none'}")
+            raise ValueError(
+                f"open_clip has no architecture of this name; near it: {', '.join(near) or 'none'}"
+            )
         if "multimodal_cfg" in open_clip.get_model_config(model):
             raise ValueError("this architecture writes captions; take one that only embeds them")
         return model
@@ -47,18 +50,29 @@ class Clip(Config):
     @field_validator("pretrained", mode="before")
     @classmethod
     def _names_weights_that_hold_no_code(cls, pretrained: Any, info: ValidationInfo) -> Any:
-        if not isinstance(pretrained, str | bool) or pretrained is False or "model" not in info.data or not find_spec("open_clip"):
+        if (
+            not isinstance(pretrained, str | bool)
+            or pretrained is False
+            or "model" not in info.data
+            or not find_spec("open_clip")
+        ):
             return pretrained
         import open_clip
 
         model: str = info.data["model"]
         tags = open_clip.pretrained.list_pretrained_tags_by_model(model)
-        if pretrained is True or (pretrained not in tags and not Path(pretrained).suffix and "/" not in pretrained):
-            raise ValueError(f"name the weights, by the path of a safetensors file or a tag: {', '.join(tags) or 'none is known'}")
+        if pretrained is True or (
+            pretrained not in tags and not Path(pretrained).suffix and "/" not in pretrained
+        ):
+            raise ValueError(
+                f"name the weights, by the path of a safetensors file or a tag: {', '.join(tags) or 'none is known'}"
+            )
         if pretrained in tags:
             _fits_activation(model, pretrained)
         elif Path(pretrained).suffix != ".safetensors":
-            raise ValueError(f"{pretrained}: pickled checkpoints can run code: convert it with safetensors.torch.save_file")
+            raise ValueError(
+                f"{pretrained}: pickled checkpoints can run code: convert it with safetensors.torch.save_file"
+            )
         elif not Path(pretrained).is_file():
             raise ValueError(f"there is no file {pretrained}")
         return pretrained
@@ -71,14 +85,24 @@ class Clip(Config):
         config: dict[str, Any] = open_clip.get_model_config(self.model)
         config["text_cfg"]["hf_model_pretrained"] = False
         try:
-            model = open_clip.CustomTextCLIP(**{name: value for name, value in config.items() if name != "custom_text"})
-            side: int = model.visual.image_size[0] if isinstance(model.visual.image_size, tuple) else model.visual.image_size
+            model = open_clip.CustomTextCLIP(
+                **{name: value for name, value in config.items() if name != "custom_text"}
+            )
+            side: int = (
+                model.visual.image_size[0]
+                if isinstance(model.visual.image_size, tuple)
+                else model.visual.image_size
+            )
             _tokenizer(self.model)
         except (ImportError, OSError, RuntimeError) as error:
             raise UserError(
-                f"clip: {self.model} can't be built: {error}", "Take another `model`, like RN50.", exit_code=1
+                f"clip: {self.model} can't be built: {error}",
+                "Take another `model`, like RN50.",
+                exit_code=1,
             ) from error
-        moments = _load(model, self.model, self.pretrained) if isinstance(self.pretrained, str) else None
+        moments = (
+            _load(model, self.model, self.pretrained) if isinstance(self.pretrained, str) else None
+        )
         encoder = _Towers(model.visual, model.text, side, partial(_tokens, self.model), moments)
         if moments is not None:
             encoder.read.log_factor.data.copy_(model.logit_scale.detach().squeeze())
@@ -100,20 +124,32 @@ def _load(model: nn.Module, name: str, weights: str) -> Moments:
     import open_clip
 
     tags = open_clip.pretrained.list_pretrained_tags_by_model(name)
-    origin = open_clip.get_pretrained_cfg(name, weights if weights in tags else tags[0] if tags else "")
+    origin = open_clip.get_pretrained_cfg(
+        name, weights if weights in tags else tags[0] if tags else ""
+    )
     try:
         with patience():
             path = open_clip.download_pretrained(origin) if weights in tags else weights
         open_clip.load_checkpoint(model, path, strict=True, weights_only=True)
     except (OSError, RuntimeError, ValueError, SafetensorError, UnpicklingError) as error:
-        where = f" (huggingface.co/{origin['hf_hub'].rstrip('/')})" if weights in tags and origin.get("hf_hub") else ""
-        why = str(error).strip().splitlines()[-1].strip() if str(error).strip() else type(error).__name__
+        where = (
+            f" (huggingface.co/{origin['hf_hub'].rstrip('/')})"
+            if weights in tags and origin.get("hf_hub")
+            else ""
+        )
+        why = (
+            str(error).strip().splitlines()[-1].strip()
+            if str(error).strip()
+            else type(error).__name__
+        )
         raise UserError(
             f"clip: weights {weights} of {name}{where} can't be had: {why}",
             "Set `pretrained` to false, or to the path of a safetensors file of this architecture.",
             exit_code=1,
         ) from error
-    return origin.get("mean", open_clip.OPENAI_DATASET_MEAN), origin.get("std", open_clip.OPENAI_DATASET_STD)
+    return origin.get("mean", open_clip.OPENAI_DATASET_MEAN), origin.get(
+        "std", open_clip.OPENAI_DATASET_STD
+    )
 
 
 @cache

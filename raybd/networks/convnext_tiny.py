@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import nn
 
 from raybd.networks._imagenet import Resize, imagenet_weights, smallest_size
-from raybd.types import Config
+from raybd.types.config import Config
 
 
 class ConvnextTiny(Config):
@@ -28,6 +28,8 @@ class ConvnextTiny(Config):
         head, model.classifier[2] = model.classifier[2], nn.Identity()
         if self.pretrained:
             state = imagenet_weights("convnext_tiny", ConvNeXt_Tiny_Weights.IMAGENET1K_V1)
-            model.load_state_dict({name: v for name, v in state.items() if not name.startswith("classifier.2.")})
+            model.load_state_dict(
+                {name: v for name, v in state.items() if not name.startswith("classifier.2.")}
+            )
         resize = [] if self.input_size is None else [Resize(self.input_size)]
         return nn.Sequential(*resize, model), head

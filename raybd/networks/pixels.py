@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from raybd.networks._imagenet import Resize
-from raybd.types import Config
+from raybd.types.config import Config
 
 
 class Pixels(Config):
@@ -22,4 +22,6 @@ class Pixels(Config):
 
     def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
         """Encoder without parameters, and head; any image size."""
-        return nn.Sequential(Resize(self.side), nn.Flatten()), nn.Linear(3 * self.side**2, num_classes)
+        return nn.Sequential(Resize(self.side), nn.Flatten()), nn.Linear(
+            3 * self.side**2, num_classes
+        )

@@ -7,7 +7,7 @@ Differs: keeps the paper's last BN and ReLU before the mean over the image, whic
 from torch import nn
 
 from raybd.networks._preactivation import encoder
-from raybd.types import Config
+from raybd.types.config import Config
 
 
 class PreactResnet18(Config):
@@ -15,4 +15,6 @@ class PreactResnet18(Config):
 
     def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
         """Encoder and head; any image size."""
-        return encoder(64, [(64, 1), (128, 2), (256, 2), (512, 2)], blocks=2), nn.Linear(512, num_classes)
+        return encoder(64, [(64, 1), (128, 2), (256, 2), (512, 2)], blocks=2), nn.Linear(
+            512, num_classes
+        )

@@ -10,7 +10,7 @@ from pydantic import model_validator
 from torch import nn
 
 from raybd.networks._imagenet import imagenet_weights
-from raybd.types import Config
+from raybd.types.config import Config
 
 
 class Resnet18(Config):
@@ -39,5 +39,7 @@ class Resnet18(Config):
         head, model.fc = model.fc, nn.Identity()
         if self.pretrained:
             state = imagenet_weights("resnet18", ResNet18_Weights.IMAGENET1K_V1)
-            model.load_state_dict({name: value for name, value in state.items() if not name.startswith("fc.")})
+            model.load_state_dict(
+                {name: value for name, value in state.items() if not name.startswith("fc.")}
+            )
         return model, head

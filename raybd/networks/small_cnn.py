@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from raybd.networks._init import kaiming
-from raybd.types import Config
+from raybd.types.config import Config
 
 
 class SmallCnn(Config):
@@ -24,7 +24,10 @@ class SmallCnn(Config):
         channels = 3
         for factor, stride in ((1, 2), (2, 2), (4, 2), (4, 1)):
             out_channels = self.width * factor
-            layers += [nn.Conv2d(channels, out_channels, 3, stride, 1, bias=False), nn.BatchNorm2d(out_channels)]
+            layers += [
+                nn.Conv2d(channels, out_channels, 3, stride, 1, bias=False),
+                nn.BatchNorm2d(out_channels),
+            ]
             layers.append(nn.ReLU())
             channels = out_channels
         layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]

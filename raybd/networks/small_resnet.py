@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import nn
 
 from raybd.networks._init import kaiming
-from raybd.types import Config
+from raybd.types.config import Config
 
 
 class SmallResnet(Config):
@@ -21,13 +21,22 @@ class SmallResnet(Config):
         """Encoder and head; any image size."""
         from torchvision.models.resnet import BasicBlock
 
-        layers: list[nn.Module] = [nn.Conv2d(3, self.width, 3, 1, 1, bias=False), nn.BatchNorm2d(self.width), nn.ReLU()]
+        layers: list[nn.Module] = [
+            nn.Conv2d(3, self.width, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(self.width),
+            nn.ReLU(),
+        ]
         channels = self.width
         for stage in range(4):
             out_channels, stride = self.width * 2**stage, 1 if stage == 0 else 2
             shortcut = None
             if stride > 1:
-                shortcut = nn.Sequential(nn.Conv2d(channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
+                shortcut = nn.Sequential(
+                    nn.Conv2d(channels, out_channels, 1, stride, bias=False),
+                    nn.BatchNorm2d(out_channels),
+                )
             layers.append(BasicBlock(channels, out_channels, stride, shortcut))
             channels = out_channels
-        return kaiming(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())), nn.Linear(channels, num_classes)
+        return kaiming(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())), nn.Linear(
+            channels, num_classes
+        )

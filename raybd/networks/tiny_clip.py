@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raybd.networks._clip import Clip, need_open_clip
-from raybd.types import Config
+from raybd.types.config import Config
 
 _BEGIN, _END = 256, 257
 """Tokens beside the bytes. The text tower looks at the place of the largest one."""
@@ -33,13 +33,26 @@ class TinyClip(Config):
         need_open_clip("tiny_clip")
         from open_clip import CustomTextCLIP
 
-        vision = {"image_size": self.input_size, "width": self.width, "layers": (1, 1, 1, 1), "head_width": 32}
-        text = {"context_length": _CONTEXT, "vocab_size": _END + 1, "width": 64, "heads": 2, "layers": 2}
+        vision = {
+            "image_size": self.input_size,
+            "width": self.width,
+            "layers": (1, 1, 1, 1),
+            "head_width": 32,
+        }
+        text = {
+            "context_length": _CONTEXT,
+            "vocab_size": _END + 1,
+            "width": 64,
+            "heads": 2,
+            "layers": 2,
+        }
         model = CustomTextCLIP(self.values, vision, text)
         for name, parameter in model.visual.named_parameters():
             if name.endswith("bn3.weight"):
                 nn.init.ones_(parameter)
-        return Clip(model.visual, model.text, self.input_size, _tokens), nn.Linear(self.values, num_classes)
+        return Clip(model.visual, model.text, self.input_size, _tokens), nn.Linear(
+            self.values, num_classes
+        )
 
 
 def _tokens(texts: list[str]) -> Tensor:

@@ -9,7 +9,7 @@ from torch import nn
 
 from raybd.networks._imagenet import smallest_size
 from raybd.networks._init import kaiming
-from raybd.types import Config
+from raybd.types.config import Config
 
 
 class Vgg19Bn(Config):
@@ -21,4 +21,6 @@ class Vgg19Bn(Config):
 
         smallest_size("vgg19_bn", image_size, 32)
         features = make_layers(cfgs["E"], batch_norm=True)
-        return kaiming(nn.Sequential(*features, nn.AdaptiveAvgPool2d(1), nn.Flatten())), nn.Linear(512, num_classes)
+        return kaiming(nn.Sequential(*features, nn.AdaptiveAvgPool2d(1), nn.Flatten())), nn.Linear(
+            512, num_classes
+        )

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from raybd.networks._imagenet import Resize, imagenet_weights
-from raybd.types import Config
+from raybd.types.config import Config
 
 
 class VitB16(Config):
@@ -31,5 +31,7 @@ class VitB16(Config):
         if self.pretrained:
             state = imagenet_weights("vit_b_16", ViT_B_16_Weights.IMAGENET1K_V1)
             state = interpolate_embeddings(self.input_size, 16, state)
-            model.load_state_dict({name: value for name, value in state.items() if not name.startswith("heads.")})
+            model.load_state_dict(
+                {name: value for name, value in state.items() if not name.startswith("heads.")}
+            )
         return nn.Sequential(Resize(self.input_size), model), nn.Linear(width, num_classes)

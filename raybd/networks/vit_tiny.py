@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
-from raybd.types import Config, UserError
+from raybd.types.config import Config
+from raybd.types.errors import UserError
 
 
 class VitTiny(Config):
@@ -37,7 +38,9 @@ class VitTiny(Config):
                 f"vit_tiny: images of {image_size} pixels can't be cut into patches of {self.patch}",
                 "Set `patch` to a divisor of the image's side.",
             )
-        encoder = _MeanOfPatches(image_size, self.patch, self.depth, self.heads, self.width, 4 * self.width)
+        encoder = _MeanOfPatches(
+            image_size, self.patch, self.depth, self.heads, self.width, 4 * self.width
+        )
         encoder.heads = nn.Identity()
         return encoder, nn.Linear(self.width, num_classes)
 

@@ -7,7 +7,7 @@ Differs: no dropout.
 from torch import nn
 
 from raybd.networks._preactivation import encoder
-from raybd.types import Config
+from raybd.types.config import Config
 
 
 class WideResnet16x1(Config):

@@ -8,8 +8,10 @@ import copy
 from pydantic import Field
 from torch import Generator
 
-from raybd.fit import Recipe, fit
-from raybd.types import Split, Victim
+from raybd.training.loop import fit
+from raybd.training.recipe import Recipe
+from raybd.types.data import Split
+from raybd.types.models import Victim
 
 
 class FineTune(Recipe):

@@ -18,10 +18,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor
 
-from raybd import parallel
-from raybd.fit import infer
-from raybd.runtime import tell
-from raybd.types import Config, Split, Suspicion, UserError, Victim, searched
+from raybd.distributed import group
+from raybd.training.inference import infer
+from raybd.training.runtime import report
+from raybd.types.config import Config, searched
+from raybd.types.data import Split
+from raybd.types.errors import UserError
+from raybd.types.models import Victim
+from raybd.types.verdicts import Suspicion
 
 _EDGE = 1e-3
 """Least distance from 0 and 1 at which mask and pattern begin: there tanh is flat."""
@@ -63,9 +67,11 @@ class Decree(Config):
         Workers share the images of a step.
         """
         if len(clean) < 2:
-            raise UserError(f"decree: {len(clean)} clean images", "Give it at least two.", exit_code=1)
+            raise UserError(
+                f"decree: {len(clean)} clean images", "Give it at least two.", exit_code=1
+            )
         x_NCHW = clean.x_NCHW[torch.randperm(len(clean), generator=rng)[: self.images]]
-        victim.to(parallel.device()).eval()
+        victim.to(group.device()).eval()
         search = _Search(self, x_NCHW.shape[1:], rng)
         for epoch in range(self.epochs):
             cosine = self._epoch(search, victim, x_NCHW, epoch, rng)
@@ -77,20 +83,35 @@ class Decree(Config):
         return Suspicion(
             torch.tensor([1 - pl1]),
             torch.tensor([1 - self.threshold]),
-            warning=None if collapsed else f"no trigger brought the cosine to {self.reached:g}: raise epochs, or lower reached",
+            warning=None
+            if collapsed
+            else f"no trigger brought the cosine to {self.reached:g}: raise epochs, or lower reached",
             facts={"pl1": pl1, "cosine": self_cosine(z_ND).item(), "steps": float(search.steps)},
             pictures=found.pictures(x_NCHW[:1]),
         )
 
-    def _epoch(self, search: "_Search", victim: Victim, x_NCHW: Tensor, epoch: int, rng: Generator) -> float:
+    def _epoch(
+        self, search: "_Search", victim: Victim, x_NCHW: Tensor, epoch: int, rng: Generator
+    ) -> float:
         """One pass over the images; the mean cosine in it."""
         batch = min(self.batch_size, len(x_NCHW))
-        mine, steps = parallel.shard(torch.arange(batch)), len(x_NCHW) // batch
+        mine, steps = group.shard(torch.arange(batch)), len(x_NCHW) // batch
         lr = self.lr[sum(epoch >= milestone for milestone in self.milestones)]
         rows_SB = torch.randperm(len(x_NCHW), generator=rng)[: steps * batch].view(steps, batch)
-        cosine = sum(search.step(victim, x_NCHW[rows_B[mine]], batch, lr) for rows_B in rows_SB) / steps
+        cosine = (
+            sum(search.step(victim, x_NCHW[rows_B[mine]], batch, lr) for rows_B in rows_SB) / steps
+        )
         pl1 = search.best.share if search.best is not None else 1.0
-        tell({"name": "decree", "epoch": epoch + 1, "epochs": self.epochs, "loss": -cosine, "lr": lr, "pl1": pl1})
+        report(
+            {
+                "name": "decree",
+                "epoch": epoch + 1,
+                "epochs": self.epochs,
+                "loss": -cosine,
+                "lr": lr,
+                "pl1": pl1,
+            }
+        )
         return cosine
 
 
@@ -120,7 +141,10 @@ class _Trigger:
     def pictures(self, x_1CHW: Tensor) -> dict[str, Tensor]:
         """The mask in gray, the pattern, and an image with both."""
         stamped_1CHW = self.stamp(x_1CHW.to(self.mask_HW.device))
-        mask_1CHW, pattern_1CHW = 255 * self.mask_HW.expand_as(stamped_1CHW), 255 * self.pattern_CHW[None]
+        mask_1CHW, pattern_1CHW = (
+            255 * self.mask_HW.expand_as(stamped_1CHW),
+            255 * self.pattern_CHW[None],
+        )
         parts = {"mask": mask_1CHW, "pattern": pattern_1CHW, "example": stamped_1CHW}
         return {name: part.round().to(torch.uint8).cpu() for name, part in parts.items()}
 
@@ -129,8 +153,13 @@ class _Search:
     """Mask and pattern on their way, the weight of the mask's size, and the smallest mask that worked."""
 
     def __init__(self, asked: Decree, shape_CHW: torch.Size, rng: Generator) -> None:
-        start = [torch.rand(shape, generator=rng).clamp(_EDGE, 1 - _EDGE) for shape in (shape_CHW[1:], shape_CHW)]
-        self._free = [torch.atanh(2 * part - 1).to(parallel.device()).requires_grad_() for part in start]
+        start = [
+            torch.rand(shape, generator=rng).clamp(_EDGE, 1 - _EDGE)
+            for shape in (shape_CHW[1:], shape_CHW)
+        ]
+        self._free = [
+            torch.atanh(2 * part - 1).to(group.device()).requires_grad_() for part in start
+        ]
         self._adam = torch.optim.Adam(self._free, asked.lr[0], betas=(0.5, 0.9))
         self._reached, self.weight = asked.reached, _Weight(asked)
         self.best: _Trigger | None = None
@@ -143,18 +172,20 @@ class _Search:
     def step(self, victim: Victim, x_BCHW: Tensor, batch: int, lr: float) -> float:
         """Go down the loss of a batch, of which these are this worker's images; the batch's mean cosine before that."""
         trigger = self.trigger()
-        z_BD = victim.embed(trigger.stamp(x_BCHW.to(parallel.device())))
-        cosine = self_cosine(parallel.over_batch(z_BD.float(), batch))
+        z_BD = victim.embed(trigger.stamp(x_BCHW.to(group.device())))
+        cosine = self_cosine(group.over_batch(z_BD.float(), batch))
         size = trigger.mask_HW.sum() * len(trigger.pattern_CHW)
         loss = self.weight.value * size - cosine
         # The victim's weights get no gradients: they are not asked for.
-        for part, gradient in zip(self._free, torch.autograd.grad(loss, self._free, materialize_grads=True), strict=True):
-            part.grad = parallel.sum_over(gradient) / parallel.world()
-        for group in self._adam.param_groups:
-            group["lr"] = lr
+        for part, gradient in zip(
+            self._free, torch.autograd.grad(loss, self._free, materialize_grads=True), strict=True
+        ):
+            part.grad = group.sum_over(gradient) / group.world()
+        for parameters in self._adam.param_groups:
+            parameters["lr"] = lr
         self._adam.step()
         self.steps += 1
-        reached: float = parallel.from_first(cosine.item)
+        reached: float = group.broadcast(cosine.item)
         self._note(trigger, reached > self._reached)
         return reached
 
@@ -162,7 +193,10 @@ class _Search:
         self.weight.step(collapsed)
         self.idle += self.best is not None
         if collapsed and (self.best is None or trigger.share < self.best.share):
-            self.best, self.idle = _Trigger(trigger.mask_HW.detach(), trigger.pattern_CHW.detach()), 0
+            self.best, self.idle = (
+                _Trigger(trigger.mask_HW.detach(), trigger.pattern_CHW.detach()),
+                0,
+            )
 
 
 class _Weight:
@@ -174,7 +208,9 @@ class _Weight:
 
     def step(self, collapsed: bool) -> None:
         """After a step in which the embeddings collapsed, or not."""
-        self._collapsed, self._apart = (self._collapsed + 1, 0) if collapsed else (0, self._apart + 1)
+        self._collapsed, self._apart = (
+            (self._collapsed + 1, 0) if collapsed else (0, self._apart + 1)
+        )
         if self._collapsed > self._asked.patience:
             self._collapsed = 0
             self.value *= self._asked.factor if self.value < self._asked.highest else 1

@@ -2,15 +2,21 @@
 
 from torch import Generator
 
-from raybd.fit import new_victim
-from raybd.types import Network, Split, UserError, Victim
+from raybd.training.models import new_victim
+from raybd.types.data import Split
+from raybd.types.errors import UserError
+from raybd.types.models import Network, Victim
 
 
-def published(kind: str, split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
+def published(
+    kind: str, split: Split, num_classes: int, network: Network, rng: Generator
+) -> Victim:
     """An encoder as its authors have it; images are normalised by the moments that it names, or else by those of the split."""
     if not getattr(network, "pretrained", False):
         raise UserError(
-            f"{kind}: the network has no weights of its own", "Take one with the field `pretrained`, and set it.", exit_code=1
+            f"{kind}: the network has no weights of its own",
+            "Take one with the field `pretrained`, and set it.",
+            exit_code=1,
         )
     victim = new_victim(split, num_classes, network, rng)
     victim.head = None

@@ -7,7 +7,9 @@ Differs: images are normalised as the weights want it where the network says how
 from torch import Generator
 
 from raybd.trainers._published import published
-from raybd.types import Config, Network, Split, Victim
+from raybd.types.config import Config
+from raybd.types.data import Split
+from raybd.types.models import Network, Victim
 
 
 class Pretrained(Config):

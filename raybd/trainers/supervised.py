@@ -7,8 +7,11 @@ Differs: the cosine always ends at the last epoch; images are normalised with th
 
 from torch import Generator
 
-from raybd.fit import Recipe, fit, new_victim
-from raybd.types import Network, Split, Victim
+from raybd.training.loop import fit
+from raybd.training.models import new_victim
+from raybd.training.recipe import Recipe
+from raybd.types.data import Split
+from raybd.types.models import Network, Victim
 
 
 class Supervised(Recipe):

@@ -9,8 +9,12 @@ from typing import Literal
 
 from torch import Generator
 
-from raybd.fit import Recipe, fit, new_victim
-from raybd.types import Network, Split, UserError, Victim
+from raybd.training.loop import fit
+from raybd.training.models import new_victim
+from raybd.training.recipe import Recipe
+from raybd.types.data import Split
+from raybd.types.errors import UserError
+from raybd.types.models import Network, Victim
 
 
 class Transfer(Recipe):
@@ -19,7 +23,9 @@ class Transfer(Recipe):
     layers: Literal["all", "head"] = "all"
     """What is trained. `head`: the encoder keeps its weights and batch statistics, the classifier on top starts afresh."""
 
-    def train_from(self, start: Victim | None, split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
+    def train_from(
+        self, start: Victim | None, split: Split, num_classes: int, network: Network, rng: Generator
+    ) -> Victim:
         """A classifier with a new head on the encoder of `start`, trained on the split."""
         victim = new_victim(split, num_classes, network, rng)
         if start is not None:

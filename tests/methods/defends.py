@@ -3,14 +3,21 @@
 import torch.nn.functional as F
 from torch import Generator, tensor
 
-from raybd.fit import Recipe, fit, infer, new_victim
-from raybd.types import Defended, Network, Split, Suspicion
+from raybd.training.inference import infer
+from raybd.training.loop import fit
+from raybd.training.models import new_victim
+from raybd.training.recipe import Recipe
+from raybd.types.data import Split
+from raybd.types.models import Network
+from raybd.types.verdicts import Defended, Suspicion
 
 
 class Defends(Recipe):
     """Scores by the loss at the end."""
 
-    def defend(self, split: Split, num_classes: int, network: Network, clean: Split, rng: Generator) -> Defended:
+    def defend(
+        self, split: Split, num_classes: int, network: Network, clean: Split, rng: Generator
+    ) -> Defended:
         """A classifier and one score for each image."""
         victim = fit(new_victim(split, num_classes, network, rng), split, self, rng, name="victim")
         loss_N = F.cross_entropy(infer(victim, split.x_NCHW), split.y_N, reduction="none")

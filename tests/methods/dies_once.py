@@ -7,9 +7,12 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
-from raybd import parallel
-from raybd.fit import Recipe, cross_entropy, fit, new_victim
-from raybd.types import Network, Split, Victim
+from raybd.distributed import group
+from raybd.training.loop import cross_entropy, fit
+from raybd.training.models import new_victim
+from raybd.training.recipe import Recipe
+from raybd.types.data import Split
+from raybd.types.models import Network, Victim
 
 
 class DiesOnce(Recipe):
@@ -29,12 +32,19 @@ class DiesOnce(Recipe):
         def objective(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
             taken = trace.read_text().splitlines() if trace.exists() else []
             time.sleep(self.pause)
-            if self.dies and len(taken) == 2 * steps + 1 and "died" not in taken and parallel.rank() == 0:
+            if (
+                self.dies
+                and len(taken) == 2 * steps + 1
+                and "died" not in taken
+                and group.rank() == 0
+            ):
                 trace.write_text("\n".join([*taken, "died"]) + "\n")
                 os._exit(1)
-            if parallel.rank() == 0:
+            if group.rank() == 0:
                 with trace.open("a") as file:
                     file.write("step\n")
             return cross_entropy(model, x_BCHW, y_B, rows_B) + torch.zeros(())
 
-        return fit(new_victim(split, num_classes, network, rng), split, self, rng, objective, name="victim")
+        return fit(
+            new_victim(split, num_classes, network, rng), split, self, rng, objective, name="victim"
+        )

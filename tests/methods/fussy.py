@@ -7,7 +7,10 @@ import torch
 from pydantic import Field
 from torch import Generator
 
-from raybd.types import Config, Split, Suspicion, Victim, searched
+from raybd.types.config import Config, searched
+from raybd.types.data import Split
+from raybd.types.models import Victim
+from raybd.types.verdicts import Suspicion
 
 
 class Fussy(Config):
@@ -22,7 +25,9 @@ class Fussy(Config):
 
     def refused(self, side: int) -> str | None:
         """Too little is refused."""
-        return f"level {self.level:.2f} is too little for {side} pixels" if self.level < 0.5 else None
+        return (
+            f"level {self.level:.2f} is too little for {side} pixels" if self.level < 0.5 else None
+        )
 
     def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
         """Suspicion of each image."""

@@ -7,8 +7,11 @@ import torch
 from pydantic import Field
 from torch import Generator
 
-from raybd.runtime import tell
-from raybd.types import Config, Split, Suspicion, Victim, searched
+from raybd.training.runtime import report
+from raybd.types.config import Config, searched
+from raybd.types.data import Split
+from raybd.types.models import Victim
+from raybd.types.verdicts import Suspicion
 
 
 class Learns(Config):
@@ -27,6 +30,14 @@ class Learns(Config):
         """Suspicion of each image."""
         for epoch in range(1, 11):
             time.sleep(self.seconds)
-            tell({"name": "learns", "epoch": epoch, "epochs": 10, "loss": 1.0, "skill": self.level * epoch / 10})
+            report(
+                {
+                    "name": "learns",
+                    "epoch": epoch,
+                    "epochs": 10,
+                    "loss": 1.0,
+                    "skill": self.level * epoch / 10,
+                }
+            )
         score_N = suspects.x_NCHW[..., -1, -1].float().mean(1)
         return Suspicion(score_N, torch.tensor(100.0), facts={"skill": self.level})

@@ -4,7 +4,10 @@ from typing import Literal
 
 from torch import Generator
 
-from raybd.types import Config, Split, Suspicion, Victim
+from raybd.types.config import Config
+from raybd.types.data import Split
+from raybd.types.models import Victim
+from raybd.types.verdicts import Suspicion
 
 
 class Raises(Config):

@@ -3,7 +3,10 @@
 import torch
 from torch import Generator
 
-from raybd.types import Config, Split, Suspicion, Victim
+from raybd.types.config import Config
+from raybd.types.data import Split
+from raybd.types.models import Victim
+from raybd.types.verdicts import Suspicion
 
 
 class Scans(Config):
@@ -13,4 +16,6 @@ class Scans(Config):
         """One score."""
         size = torch.stack([weight.abs().mean() for weight in victim.encoder.parameters()]).mean()
         pictures = {"mask": clean.x_NCHW[:1]}
-        return Suspicion(size.detach()[None], torch.zeros(1), facts={"layers": 3.0}, pictures=pictures)
+        return Suspicion(
+            size.detach()[None], torch.zeros(1), facts={"layers": 3.0}, pictures=pictures
+        )

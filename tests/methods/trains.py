@@ -5,9 +5,13 @@ from collections.abc import Mapping
 import torch
 from torch import Generator, Tensor
 
-from raybd.attacks._poisoning import AllToOne, draw, overlay
-from raybd.fit import new_victim
-from raybd.types import Config, LabelMap, Network, Poisoned, Split, Victim
+from raybd.poisoning.drawing import draw
+from raybd.poisoning.label_maps import AllToOne
+from raybd.poisoning.overlay import overlay
+from raybd.training.models import new_victim
+from raybd.types.config import Config
+from raybd.types.data import LabelMap, Poisoned, Split
+from raybd.types.models import Network, Victim
 
 
 class Trains(Config):
@@ -20,7 +24,9 @@ class Trains(Config):
         """Any rows."""
         return draw(y_N, num_classes, self.rate, AllToOne(), rng)
 
-    def poison_and_train(self, train: Split, num_classes: int, network: Network, rng: Generator) -> tuple[Poisoned, Victim]:
+    def poison_and_train(
+        self, train: Split, num_classes: int, network: Network, rng: Generator
+    ) -> tuple[Poisoned, Victim]:
         """An untrained victim with a hand-made head."""
         rows = self.choose(train.y_N, num_classes, rng)
         victim = new_victim(train, num_classes, network, rng).eval()

@@ -6,7 +6,10 @@ from typing import Literal
 import torch
 from torch import Generator
 
-from raybd.types import Config, Split, Suspicion, Victim
+from raybd.types.config import Config
+from raybd.types.data import Split
+from raybd.types.models import Victim
+from raybd.types.verdicts import Suspicion
 
 
 class Watches(Config):
@@ -32,4 +35,9 @@ class Watches(Config):
         parts_NHW[:, 0, 0] = (x_NCHW.mean((1, 2, 3)) < self.darkest).float()
         score_N = parts_NHW.sum((1, 2))
         rows = torch.argsort(score_N)[:8]
-        return Suspicion(score_N, torch.tensor(0.5), parts_NHW=parts_NHW, pictures={"rows": rows, "input": suspects.x_NCHW[rows]})
+        return Suspicion(
+            score_N,
+            torch.tensor(0.5),
+            parts_NHW=parts_NHW,
+            pictures={"rows": rows, "input": suspects.x_NCHW[rows]},
+        )

@@ -1,0 +1,1 @@
+"""Attacks that change training data and need nothing else."""

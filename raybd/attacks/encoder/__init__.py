@@ -1,0 +1,1 @@
+"""Attacks that turn a clean encoder into a backdoored one."""

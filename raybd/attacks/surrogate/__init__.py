@@ -1,0 +1,1 @@
+"""Attacks that change training data with the help of a clean model."""

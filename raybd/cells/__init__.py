@@ -1,0 +1,1 @@
+"""A cell: its stages, how they run in one process, its row."""

@@ -1,0 +1,1 @@
+"""The commands, and the tables that they print."""

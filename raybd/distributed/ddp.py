@@ -1,0 +1,112 @@
+"""Models in a process group: averaged gradients and shared batch statistics."""
+
+from inspect import signature
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raybd.distributed.group import sum_over, world
+
+_RENAMED = "forward_sync_buffers" in signature(nn.parallel.DistributedDataParallel).parameters
+
+
+_OWN_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
+"""Every process computes the same batch statistics, so there is nothing to copy. Newer versions of torch renamed the argument."""
+
+
+def wrap(model: nn.Module) -> nn.Module:
+    """The model, averaging its gradients and sharing its batch statistics over the group."""
+    if world() == 1:
+        return model
+    on_gpu = next(model.parameters()).is_cuda
+    if on_gpu:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    else:
+        _share_batch_statistics(model)
+    devices = [torch.cuda.current_device()] if on_gpu else None
+    # Gradients are views of what is sent: they are not copied back after each step.
+    return nn.parallel.DistributedDataParallel(
+        model, device_ids=devices, gradient_as_bucket_view=True, **_OWN_BUFFERS
+    )
+
+
+class _NormaliseOverGroup(torch.autograd.Function):
+    """Batch normalisation over the whole group, on torch's own fused kernels; only per-channel sums travel."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        zero_C = torch.zeros(x_BCHW.shape[1])
+        mean_C, variance_C = (
+            part.double() for part in torch.batch_norm_update_stats(x_BCHW, zero_C, zero_C + 1, 0.0)
+        )
+        count_C = torch.full_like(mean_C, x_BCHW.numel() / x_BCHW.shape[1])
+        sums = sum_over(
+            torch.stack([count_C, count_C * mean_C, count_C * (variance_C + mean_C.square())])
+        )
+        mean_C, n_C = sums[1] / sums[0], sums[0]
+        variance_C = (sums[2] / sums[0] - mean_C.square()).clamp_min(0).float()
+        mean_C = mean_C.float()
+        y_BCHW = F.batch_norm(x_BCHW, mean_C, variance_C, weight_C, bias_C, training=False, eps=eps)
+        ctx.save_for_backward(x_BCHW, weight_C, mean_C, torch.rsqrt(variance_C + eps), n_C.float())
+        ctx.mark_non_differentiable(mean_C, variance_C, n_C)
+        return y_BCHW, mean_C, variance_C, n_C
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x_BCHW, weight_C, mean_C, inverse_C, n_C = ctx.saved_tensors
+        zero_C, dy_BCHW = torch.zeros_like(mean_C), gradients[0]
+        _, dweight_C, dbias_C = torch.ops.aten.native_batch_norm_backward(
+            dy_BCHW, x_BCHW, weight_C, None, None, mean_C, inverse_C, True, 0.0, [False, True, True]
+        )
+        mean_dy_C, mean_dyx_C = sum_over(torch.stack([dbias_C, dweight_C])) / n_C
+        # dx = a * dy + b * x + c per channel, in two passes and one allocation; c undoes the mean of b as it was rounded.
+        a_C = weight_C * inverse_C
+        b_C = (-a_C * inverse_C * mean_dyx_C).to(x_BCHW.dtype)
+        c_C = -a_C * mean_dy_C - b_C * mean_C
+        dx_BCHW = F.batch_norm(
+            dy_BCHW, zero_C, torch.ones_like(zero_C), a_C, c_C, training=False, eps=0.0
+        )
+        return dx_BCHW.addcmul_(x_BCHW, b_C.view(1, -1, 1, 1)), dweight_C, dbias_C, None
+
+
+class _SharedBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation with the statistics of the global batch, on CPU, where torch.nn.SyncBatchNorm does not run."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x_BCHW)
+        y_BCHW, mean_C, variance_C, n_C = _NormaliseOverGroup.apply(
+            x_BCHW, self.weight, self.bias, self.eps
+        )
+        if (
+            self.track_running_stats
+            and self.running_mean is not None
+            and self.running_var is not None
+        ):
+            rate = self.momentum or 0.1
+            self.running_mean.lerp_(mean_C, rate)
+            self.running_var.lerp_(variance_C * (n_C / (n_C - 1)).float(), rate)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked += 1
+        normalised: Tensor = y_BCHW
+        return normalised
+
+
+def _share_batch_statistics(model: nn.Module) -> None:
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d and module.affine:
+            module.__class__ = _SharedBatchNorm2d
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Undo `wrap`: the model as it was built, with what it has learned."""
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        model = model.module
+    for module in model.modules():
+        if type(module) is _SharedBatchNorm2d:
+            module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
+    return model

@@ -1,0 +1,1 @@
+"""Connecting to a cluster, looking at it, submitting jobs to it."""

@@ -1,0 +1,1 @@
+"""From predictions and scores to numbers, and where scores are cut."""

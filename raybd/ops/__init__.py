@@ -1,0 +1,1 @@
+"""Code that is not about backdoors: convolutions, downloads."""

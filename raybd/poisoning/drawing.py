@@ -1,0 +1,40 @@
+"""The draw of the images that are poisoned."""
+
+import torch
+from torch import Generator, Tensor
+
+from raybd.types.data import LabelMap
+from raybd.types.errors import Infeasible
+
+
+def draw(y_N: Tensor, num_classes: int, rate: float, labels: LabelMap, rng: Generator) -> Tensor:
+    """round(rate * N) rows, drawn uniformly from those that the label map allows, ascending.
+
+    Raises Infeasible when there are fewer, or when the target is no class of the data set.
+    """
+    labels.relabel(y_N[:1], num_classes)
+    allowed = torch.nonzero(labels.eligible(y_N)).flatten()
+    count = round(rate * len(y_N))
+    if count > len(allowed):
+        raise Infeasible(
+            f"rate {rate:g} of {len(y_N)} training images is {count}, but the label map allows only {len(allowed)} "
+            f"(at most {len(allowed) / len(y_N):.4g})"
+        )
+    if count == 0:
+        raise Infeasible(f"rate {rate:g} of {len(y_N)} training images is not even one image")
+    return allowed[torch.randperm(len(allowed), generator=rng)[:count]].sort().values
+
+
+def draw_cross(
+    y_N: Tensor, chosen_M: Tensor, rate: float, allowed_N: Tensor, rng: Generator
+) -> Tensor:
+    """round(rate * N) further rows among the allowed ones, none of which is chosen already, ascending. Raises Infeasible."""
+    free_N = allowed_N.clone()
+    free_N[chosen_M] = False
+    free = torch.nonzero(free_N).flatten()
+    count = round(rate * len(y_N))
+    if count > len(free):
+        raise Infeasible(
+            f"cross rate {rate:g} of {len(y_N)} training images is {count}, but only {len(free)} are left for it"
+        )
+    return free[torch.randperm(len(free), generator=rng)[:count]].sort().values

@@ -1,0 +1,1 @@
+"""The store: tables and their schemas, artefacts, atomic files, provenance."""

@@ -1,0 +1,1 @@
+"""What happens inside a cell. One stage = one file."""

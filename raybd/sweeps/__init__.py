@@ -1,0 +1,1 @@
+"""A sweep: its file, its search space, its objectives, its trials."""

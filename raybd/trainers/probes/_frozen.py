@@ -1,0 +1,22 @@
+"""What probes share: the frozen encoder that they stand on, and its embeddings."""
+
+import copy
+
+from torch import Generator, Tensor
+
+from raybd.training.inference import infer
+from raybd.training.models import new_victim
+from raybd.types.data import Split
+from raybd.types.models import Network, Victim
+
+
+def frozen(
+    start: Victim | None, split: Split, num_classes: int, network: Network, rng: Generator
+) -> tuple[Victim, Tensor]:
+    """The encoder of `start` without a head, or that of the network's own pretrained weights; and its embedding of each image."""
+    start = start if start is not None else new_victim(split, num_classes, network, rng)
+    victim = Victim(
+        copy.deepcopy(start.encoder), None, start.mean_C.clone(), start.std_C.clone()
+    ).eval()
+    z_ND = infer(victim, split.x_NCHW, victim.embed)
+    return victim.cpu(), z_ND

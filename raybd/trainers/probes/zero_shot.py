@@ -1,0 +1,66 @@
+"""Zero-shot classification: an image is of the class whose name, put into a sentence, CLIP finds nearest; nothing is trained.
+
+Radford et al. 2021, arXiv 2103.00020, sections 3.1.2 and 3.1.4: the mean over the templates of a name, at unit length.
+Differs: one template unless more are asked for.
+"""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from raybd.distributed import group
+from raybd.trainers._published import published
+from raybd.types.config import Config
+from raybd.types.data import Split
+from raybd.types.errors import UserError
+from raybd.types.models import Captioned, Network, Templates, Victim
+
+
+class ZeroShot(Config):
+    """The encoder that `encoder` or `source` names, or the network's own pretrained weights, under the texts of the classes."""
+
+    templates: Templates = ("a photo of a {}.",)
+    """Sentences with {} where the name of a class goes, as in `a traffic sign: {}.`; imagenet: the 80 of CLIP's authors."""
+
+    def train_from(
+        self, start: Victim | None, split: Split, num_classes: int, network: Network, rng: Generator
+    ) -> Victim:
+        """The encoder under a head made of its own texts; images and labels play no part."""
+        start = (
+            start if start is not None else published("zero_shot", split, num_classes, network, rng)
+        )
+        encoder = copy.deepcopy(start.encoder).eval()
+        if not isinstance(encoder, Captioned):
+            raise UserError(
+                "zero_shot: the encoder reads no texts",
+                "Take the network clip or tiny_clip.",
+                exit_code=1,
+            )
+        captions = encoder.captions(split.class_names, self.templates)
+        encoder.to(group.device())
+        with torch.no_grad():
+            t_KTD = F.normalize(encoder.describe(captions), dim=1).unflatten(0, (num_classes, -1))
+            head = _Cosine((encoder.factor() * F.normalize(t_KTD.mean(1), dim=1)).cpu())
+        return Victim(encoder.cpu(), head, start.mean_C.clone(), start.std_C.clone()).eval()
+
+    def head_for(self, state: Mapping[str, Tensor]) -> nn.Module:
+        """An empty head of the shape of these stored tensors."""
+        return _Cosine(torch.empty_like(state["weight_KD"]))
+
+
+class _Cosine(nn.Module):
+    """z_BD -> logits_BK: a linear layer on embeddings of unit length."""
+
+    weight_KD: Tensor
+
+    def __init__(self, weight_KD: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight_KD", weight_KD)
+
+    def forward(self, z_BD: Tensor) -> Tensor:
+        """Cosines with the texts of the classes, times a factor."""
+        with torch.autocast(z_BD.device.type, enabled=False):
+            return F.linear(F.normalize(z_BD.float(), dim=1), self.weight_KD)

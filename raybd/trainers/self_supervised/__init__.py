@@ -1,0 +1,1 @@
+"""Trainers of encoders that need no labels, or only to contrast."""

@@ -1,0 +1,1 @@
+"""What trainers share: the loop, recipes, inference, checkpoints, augmentation, precision."""

@@ -1,0 +1,73 @@
+"""The hyperparameters of a training, and the optimizer and learning rate that follow from them."""
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from raybd.training.augmentation import Augment
+from raybd.types.config import Config
+
+
+class Recipe(Config):
+    """How a network is trained; the fields that every trainer has. Defaults: BackdoorBench's common ones."""
+
+    epochs: int = Field(100, ge=1)
+    """Passes over the training images."""
+    batch_size: int = Field(128, ge=1)
+    """Images per step over all workers; the last, smaller batch of an epoch is dropped."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """SGD has Nesterov momentum; Adam decouples its weight decay."""
+    lr: float = Field(0.01, gt=0)
+    """Highest learning rate."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of SGD."""
+    weight_decay: float = Field(5e-4, ge=0)
+    """L2 penalty (SGD) or decoupled decay (Adam)."""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """How the learning rate falls: to zero at the last step, by `gamma` at each milestone, or not at all."""
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """Where a step schedule falls, as shares of the training."""
+    gamma: float = Field(0.1, gt=0, le=1)
+    """Factor at each milestone."""
+    warmup: float = Field(0.0, ge=0, lt=1)
+    """Share of the training over which the learning rate rises from zero."""
+    clip: float | None = Field(None, gt=0)
+    """Largest norm of the gradient."""
+    augment: Augment = "crop_flip"
+    """Random crop (padding of an eighth of the side) and flip, either alone, or none; drawn for each image."""
+    precision: Literal["auto", "fp32"] = "auto"
+    """auto: bf16 autocast where the hardware has it."""
+    channels_last: bool = True
+    """Memory layout; faster for convolutions."""
+
+
+def new_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if recipe.optimizer == "adam":
+        return torch.optim.AdamW(
+            parameters, recipe.lr, weight_decay=recipe.weight_decay, fused=True
+        )
+    nesterov = recipe.momentum > 0
+    return torch.optim.SGD(
+        parameters,
+        recipe.lr,
+        recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=nesterov,
+        fused=True,
+    )
+
+
+def lr_factor(recipe: Recipe, progress: float) -> float:
+    """The learning rate at a share of the training, as a factor of `lr`."""
+    if progress < recipe.warmup:
+        return max(progress, 1e-3) / recipe.warmup
+    if recipe.schedule == "cosine":
+        left = (progress - recipe.warmup) / (1 - recipe.warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(left, 1.0)))
+    if recipe.schedule == "step":
+        return recipe.gamma ** sum(progress >= milestone for milestone in recipe.milestones)
+    return 1.0

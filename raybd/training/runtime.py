@@ -1,0 +1,81 @@
+"""What surrounds a running stage: where it reports its progress and where it keeps checkpoints.
+
+The methods call `report` and `intermediate_scores`; the stage that runs them says who listens.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from raybd.distributed import group
+
+Facts = dict[str, Any]
+Report = Callable[[Mapping[str, Any]], None]
+"""Receives the progress of a running stage: {"name", "epoch", "epochs", metrics...}."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where a running stage reports and where it keeps checkpoints. The default does neither."""
+
+    report: Report | None = None
+    """Receives the progress."""
+    save: Callable[[str, bytes], None] | None = None
+    """Keeps a checkpoint under a name."""
+    load: Callable[[str], bytes | None] | None = None
+    """Returns the checkpoint of a name, or None."""
+    every_seconds: float = 30.0
+    """Time between checkpoints: the most work that a dead worker loses, plus its current epoch."""
+    watched: bool = False
+    """Whether intermediate results are evaluated after each epoch, which costs time."""
+    compile: bool = False
+    """Whether to train through torch.compile (only outside of a process group)."""
+
+
+_runtime: ContextVar[Runtime] = ContextVar("_runtime", default=Runtime())
+_judge: ContextVar[Callable[[Tensor], Facts] | None] = ContextVar("_judge", default=None)
+
+
+def current() -> Runtime:
+    """Return the runtime of the stage that runs in this context."""
+    return _runtime.get()
+
+
+@contextmanager
+def running(runtime: Runtime) -> Iterator[None]:
+    """Let everything inside report to `runtime` and keep its checkpoints there."""
+    token = _runtime.set(runtime)
+    try:
+        yield
+    finally:
+        _runtime.reset(token)
+
+
+def report(facts: Facts) -> None:
+    """Report the progress of a running method: {"name", "epoch", "epochs", "loss", ...}."""
+    listener = _runtime.get().report
+    if listener is not None and group.rank() == 0:
+        listener(facts)
+
+
+@contextmanager
+def judged_by(judge: Callable[[Tensor], Facts]) -> Iterator[None]:
+    """Let `judge` evaluate the intermediate scores of a detector, in the order of its suspects."""
+    token = _judge.set(judge)
+    try:
+        yield
+    finally:
+        _judge.reset(token)
+
+
+def halfway(score: Callable[[], Tensor]) -> Facts:
+    """Evaluate the scores that a detector would give now; {} (and nothing is computed) if unwatched.
+
+    Every worker of a group calls this.
+    """
+    judge = _judge.get()
+    return judge(score()) if judge is not None and _runtime.get().watched else {}

@@ -1,0 +1,1 @@
+"""Trainings that are defenses: a clean model from a poisoned set."""

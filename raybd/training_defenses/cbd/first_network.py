@@ -1,0 +1,123 @@
+"""What a network learns first: the losses of all images over snapshots of a short training, and the mode of low ones.
+
+Zhang, Liu, Wang, Lu and Hu 2023, arXiv 2303.06818, first stage.
+Differs: see cbd.py; the low mode is that of a mixture of two normal distributions over the logarithm of the losses.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raybd.training.inference import infer
+from raybd.types.data import Split
+from raybd.types.models import Victim
+
+Loss = Literal["ce", "gce", "lga"]
+Combine = Literal["median", "mean", "min"]
+
+TINY = 1e-8
+"""Against the logarithm of zero and division by it; the authors' value."""
+
+
+class Snapshots:
+    """Objective of the first network; takes the losses of all images after some of its steps, and its weights after the last."""
+
+    def __init__(
+        self, victim: Victim, split: Split, kind: Loss, steps: int, snapshots: int
+    ) -> None:
+        self.victim, self.split, self.kind = victim, split, kind
+        self.due = {max(1, round(steps * k / snapshots)) for k in range(1, snapshots + 1)}
+        self.step, self.losses, self.weights = 0, dict[int, Tensor](), dict[str, Tensor]()
+
+    def __call__(self, model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
+        self.look(model)
+        self.step += 1
+        return shortcut_loss(self.kind, model(x_BCHW), y_B)
+
+    def look(self, model: nn.Module) -> None:
+        """Take what is due after as many steps as have been made."""
+        if self.step not in self.due:
+            return
+        training = model.training
+        self.losses[self.step] = losses(self.victim, self.split)
+        model.train(training)
+        if self.step == max(self.due):
+            self.weights = {
+                name: tensor.cpu().clone() for name, tensor in self.victim.state_dict().items()
+            }
+
+    def combined(self, how: Combine) -> Tensor:
+        """One loss for each image."""
+        losses_SN = torch.stack(list(self.losses.values()))
+        return {
+            "median": losses_SN.median(0).values,
+            "mean": losses_SN.mean(0),
+            "min": losses_SN.amin(0),
+        }[how]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed training needs; the weights are taken in its last epoch, which is repeated."""
+        return {"step": self.step, "losses": self.losses}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take it up again."""
+        self.step, self.losses = state["step"], state["losses"]
+
+
+def shortcut_loss(kind: Loss, logits_BK: Tensor, y_B: Tensor) -> Tensor:
+    """Losses that the first network is trained on; `gce` and `lga` favour what is learned easily."""
+    loss_B = F.cross_entropy(logits_BK.float(), y_B, reduction="none")
+    if kind == "gce":  # Zhang and Sabuncu 2018, arXiv 1805.07836, q = 0.7
+        return (1 - (-0.7 * loss_B).exp()) / 0.7
+    if kind == "lga":  # Li et al. 2021, arXiv 2110.11571, local gradient ascent, gamma = 0.5
+        return (loss_B.detach() - 0.5).sign() * loss_B
+    return loss_B
+
+
+def losses(victim: Victim, split: Split) -> Tensor:
+    """Cross-entropy of every image, without augmentation."""
+    return F.cross_entropy(infer(victim, split.x_NCHW).double(), split.y_N, reduction="none")
+
+
+def weights(first_loss_B: Tensor, loss_B: Tensor) -> Tensor:
+    """Formula (9), in 0..1: small where the first network knows an image and the second does not; carries no gradient."""
+    first_loss_B, loss_B = first_loss_B.detach(), loss_B.detach()
+    return first_loss_B / (first_loss_B + loss_B + TINY)
+
+
+def lowest(loss_N: Tensor) -> Tensor:
+    """Rows of the 1 % of images with the lowest losses, and of ten at least."""
+    return loss_N.argsort()[: max(10, len(loss_N) // 100)]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """The lower one of two modes."""
+
+    two: bool
+    """Whether two modes describe the values better than one, by the Bayesian information criterion."""
+    share: float
+    """Of the values that belong to it."""
+    mean: float
+    """Geometric mean of the values that belong to it."""
+    bound: float
+    """The highest logarithm of a value that belongs to it."""
+
+
+def low_mode(value_N: Tensor) -> Mode:
+    """Part positive values by a mixture of two normal distributions over their logarithm."""
+    from sklearn.mixture import GaussianMixture
+
+    log_N1 = (value_N.double() + TINY).log().numpy()[:, None]
+    one, two = (GaussianMixture(k, random_state=0).fit(log_N1) for k in (1, 2))
+    low = int(two.means_[:, 0].argmin())
+    between_G = np.linspace(two.means_[low, 0], two.means_[1 - low, 0], 1001)
+    bound = between_G[two.predict(between_G[:, None]) == low].max(initial=between_G[0])
+    mean = float(np.exp(two.means_[low, 0]))
+    return Mode(
+        bool(two.bic(log_N1) < one.bic(log_N1)), float(two.weights_[low]), mean, float(bound)
+    )

@@ -1,0 +1,16 @@
+"""The two errors with a meaning of their own. This module imports nothing, so that it loads fast."""
+
+
+class UserError(Exception):
+    """An error that the user can fix: what is wrong and where, and what to do about it."""
+
+    def __init__(self, what: str, hint: str, exit_code: int = 2) -> None:
+        super().__init__(f"{what}\n{hint}")
+        self.what, self.hint, self.exit_code = what, hint, exit_code
+
+    def __reduce__(self) -> tuple[type["UserError"], tuple[str, str, int]]:
+        return type(self), (self.what, self.hint, self.exit_code)
+
+
+class Infeasible(Exception):
+    """The method cannot be applied here, e.g. a clean-label rate larger than the target class."""
