@@ -221,7 +221,7 @@ def test_one_selected_row_is_skipped_and_leaves_no_nan() -> None:
         "cap": 20.0,
         "clip": None,
     }
-    how["watch"] = lambda net: torch.zeros(len(suspects))
+    how["intermediate_scores"] = lambda net: torch.zeros(len(suspects))
     net, started = offset(
         victim,
         suspects,

@@ -138,10 +138,10 @@ def judge(
     }
 
 
-def halfway(score_N: Tensor, pool: Pool) -> dict[str, float]:
-    """What scores are worth that a detector would give before it is finished.
+def intermediate_metrics(score_N: Tensor, pool: Pool) -> dict[str, float]:
+    """Evaluate the scores that a detector would give before it is finished.
 
-    Of `canary` those parts that need no threshold and no further run.
+    `canary` consists of those of its parts that need no threshold and no further run.
     """
     score_N, own = score_N.float().cpu(), pool.role_N <= CROSS
     judged = detection.detection(score_N[own], torch.zeros(int(own.sum())), pool.role_N[own])

@@ -12,6 +12,7 @@ twin, over several seeds, before it is trusted.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +20,8 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from raybd.distributed import group
+from raybd.training.epochs import Epochs, Stream
 from raybd.training.inference import infer
-from raybd.training.runtime import report
 from raybd.types.config import Config, searched
 from raybd.types.data import Split
 from raybd.types.errors import UserError
@@ -70,13 +71,21 @@ class Decree(Config):
             raise UserError(
                 f"decree: {len(clean)} clean images", "Give it at least two.", exit_code=1
             )
-        x_NCHW = clean.x_NCHW[torch.randperm(len(clean), generator=rng)[: self.images]]
+        rows = torch.randperm(len(clean), generator=rng)[: self.images]
+        x_NCHW, y_N = clean.x_NCHW[rows], clean.y_N[rows]
         victim.to(group.device()).eval()
         search = _Search(self, x_NCHW.shape[1:], rng)
-        for epoch in range(self.epochs):
-            cosine = self._epoch(search, victim, x_NCHW, epoch, rng)
-            if cosine > self.reached and search.idle > self.stop_after:
+        stream = Stream(x_NCHW, y_N, self.batch_size)
+        loop = Epochs("decree", self.epochs, stream, rng, {"search": search})
+        for epoch in loop.remaining():
+            if search.ended:
                 break
+            lr = self.lr[sum(epoch >= milestone for milestone in self.milestones)]
+            reached = [search.step(victim, batch.x_B, batch.size, lr) for batch in loop.batches()]
+            cosine = sum(reached) / loop.steps
+            pl1 = search.best.share if search.best is not None else 1.0
+            search.ended = cosine > self.reached and search.idle > self.stop_after
+            loop.end_epoch(loss=-cosine, lr=lr, pl1=pl1)
         found, collapsed = search.best or search.trigger(), search.best is not None
         pl1 = found.share if collapsed else 1.0
         z_ND = infer(victim, x_NCHW, lambda x_BCHW: victim.embed(found.stamp(x_BCHW)))
@@ -89,30 +98,6 @@ class Decree(Config):
             facts={"pl1": pl1, "cosine": self_cosine(z_ND).item(), "steps": float(search.steps)},
             pictures=found.pictures(x_NCHW[:1]),
         )
-
-    def _epoch(
-        self, search: "_Search", victim: Victim, x_NCHW: Tensor, epoch: int, rng: Generator
-    ) -> float:
-        """One pass over the images; the mean cosine in it."""
-        batch = min(self.batch_size, len(x_NCHW))
-        mine, steps = group.shard(torch.arange(batch)), len(x_NCHW) // batch
-        lr = self.lr[sum(epoch >= milestone for milestone in self.milestones)]
-        rows_SB = torch.randperm(len(x_NCHW), generator=rng)[: steps * batch].view(steps, batch)
-        cosine = (
-            sum(search.step(victim, x_NCHW[rows_B[mine]], batch, lr) for rows_B in rows_SB) / steps
-        )
-        pl1 = search.best.share if search.best is not None else 1.0
-        report(
-            {
-                "name": "decree",
-                "epoch": epoch + 1,
-                "epochs": self.epochs,
-                "loss": -cosine,
-                "lr": lr,
-                "pl1": pl1,
-            }
-        )
-        return cosine
 
 
 def self_cosine(z_ND: Tensor) -> Tensor:
@@ -164,6 +149,7 @@ class _Search:
         self._reached, self.weight = asked.reached, _Weight(asked)
         self.best: _Trigger | None = None
         self.idle = self.steps = 0
+        self.ended = False
 
     def trigger(self) -> _Trigger:
         """As it is now."""
@@ -173,7 +159,7 @@ class _Search:
         """Go down the loss of a batch, of which these are this worker's images; the batch's mean cosine before that."""
         trigger = self.trigger()
         z_BD = victim.embed(trigger.stamp(x_BCHW.to(group.device())))
-        cosine = self_cosine(group.over_batch(z_BD.float(), batch))
+        cosine = self_cosine(group.gather_batch(z_BD.float(), batch))
         size = trigger.mask_HW.sum() * len(trigger.pattern_CHW)
         loss = self.weight.value * size - cosine
         # The victim's weights get no gradients: they are not asked for.
@@ -188,6 +174,30 @@ class _Search:
         reached: float = group.broadcast(cosine.item)
         self._note(trigger, reached > self._reached)
         return reached
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed search needs."""
+        best = None if self.best is None else (self.best.mask_HW, self.best.pattern_CHW)
+        return {
+            "free": [part.detach() for part in self._free],
+            "adam": self._adam.state_dict(),
+            "weight": self.weight.state_dict(),
+            "best": best,
+            "idle": self.idle,
+            "steps": self.steps,
+            "ended": self.ended,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state that `state_dict` returned."""
+        with torch.no_grad():
+            for part, saved in zip(self._free, state["free"], strict=True):
+                part.copy_(saved)
+        self._adam.load_state_dict(state["adam"])
+        self.weight.load_state_dict(state["weight"])
+        if state["best"] is not None:
+            self.best = _Trigger(*(part.to(group.device()) for part in state["best"]))
+        self.idle, self.steps, self.ended = state["idle"], state["steps"], state["ended"]
 
     def _note(self, trigger: _Trigger, collapsed: bool) -> None:
         self.weight.step(collapsed)
@@ -217,3 +227,13 @@ class _Weight:
         elif self._apart > self._asked.patience:
             self._apart = 0
             self.value /= self._asked.factor if self.value >= self._asked.lowest else 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed search needs."""
+        return {"value": self.value, "collapsed": self._collapsed, "apart": self._apart}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state that `state_dict` returned."""
+        self.value = state["value"]
+        self._collapsed = state["collapsed"]
+        self._apart = state["apart"]

@@ -16,7 +16,7 @@ from torch import Tensor
 from raybd.cells.loading import load_poisoned, load_victim, shape_of, weights
 from raybd.cells.pools import (
     GALLERY,
-    halfway,
+    intermediate_metrics,
     judge,
     make_pool,
     outside_trigger,
@@ -234,7 +234,7 @@ def _score(stage: Stage, store: Store, dataset: Dataset, run: int = 0) -> tuple[
     clean, back = trusted_images(stage, dataset, poisoned), torch.argsort(order)
     if not isinstance(detector, StreamDetector) or detector.pool == "train":
         pool = pool.shuffled(order)  # the images of the other order are freed here
-        with judged_by(lambda score_N: halfway(score_N, pool)):
+        with judged_by(lambda score_N: intermediate_metrics(score_N, pool)):
             verdict = detector.score(victim, pool.suspects, clean, rng)
         tensors, facts = judge(stage, verdict, pool, back)
         return tensors, {**facts, "pool": detector.pool, "auroc_outside_trigger": None}

@@ -132,7 +132,7 @@ def _check_pruning(sweep: Sweep, where: str) -> None:
     for place in sweep.places if sweep.pruning != "none" else ():
         role, index = place.split(".")[:2]
         kind = entry_at(sweep.raw, f"{role}.{index}")["kind"]
-        told = method_class(role_of(cast(Role, role), kind), kind).halfway
+        told = method_class(role_of(cast(Role, role), kind), kind).intermediate_metrics
         if first not in told:
             says = f"it tells {', '.join(told)}" if told else "it tells nothing"
             raise UserError(

@@ -29,7 +29,7 @@ def infer(
     mine, start = len(group.shard(torch.arange(len(x_NCHW)))), 0
     with bf16(device, not exact):
         for rows_B in group.batches(len(x_NCHW), batch_size):
-            x_BCHW = group.send(x_NCHW[rows_B])
+            x_BCHW = group.to_device(x_NCHW[rows_B])
             part_B = output(x_BCHW.contiguous(memory_format=torch.channels_last)).float()
             if not start:
                 out_N = part_B.new_empty((mine, *part_B.shape[1:]))

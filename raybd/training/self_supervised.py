@@ -78,7 +78,9 @@ class OverBatch(nn.Module):
     def forward(self, z_BD: Tensor) -> Tensor:
         """First the first view of all images in the order of the batch, then the second."""
         p_BD: Tensor = self.head(
-            torch.cat([group.over_batch(part_BD, self.batch) for part_BD in z_BD.chunk(self.views)])
+            torch.cat(
+                [group.gather_batch(part_BD, self.batch) for part_BD in z_BD.chunk(self.views)]
+            )
         )
         return p_BD
 
@@ -112,7 +114,7 @@ class Momentum(nn.Module):
         """Preprocessed two views of this worker's share -> projections of the whole batch."""
         p_BD: Tensor = self.head(
             torch.cat(
-                [group.over_batch(part_BD, batch) for part_BD in self.encoder(x_BCHW).chunk(2)]
+                [group.gather_batch(part_BD, batch) for part_BD in self.encoder(x_BCHW).chunk(2)]
             )
         )
         return p_BD
@@ -150,7 +152,7 @@ def pretrain(
     rng: Generator,
     objective: Objective,
     name: str,
-    beside: Stateful | None = None,
+    extra_state: Stateful | None = None,
 ) -> Victim:
     """Train the encoder under a head that is thrown away. All that the head holds is kept in checkpoints."""
     training = fit(
@@ -160,6 +162,6 @@ def pretrain(
         rng,
         objective,
         name,
-        beside=beside,
+        extra_state=extra_state,
     )
     return Victim(training.encoder, None, training.mean_C, training.std_C).eval()

@@ -17,8 +17,8 @@ class Config(BaseModel):
 
     version: ClassVar[int] = 1
     """Part of every stage key: raise it when a change of the code changes the numbers."""
-    halfway: ClassVar[tuple[str, ...]] = ()
-    """What can be told of it after each epoch, so that a sweep may stop it early."""
+    intermediate_metrics: ClassVar[tuple[str, ...]] = ()
+    """Metrics that it reports after each epoch, by which a sweep may stop it early."""
 
 
 def searched(**space: Any) -> dict[str, Any]:

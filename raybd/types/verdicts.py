@@ -9,8 +9,8 @@ from raybd.types.errors import Infeasible as Infeasible
 from raybd.types.errors import UserError as UserError
 from raybd.types.models import Victim
 
-HALFWAY = ("auroc", "average_precision", "separation", "canary_auroc", "canary")
-"""What scores are worth is told of detectors that pass them to `runtime.halfway`."""
+INTERMEDIATE_METRICS = ("auroc", "average_precision", "separation", "canary_auroc", "canary")
+"""Metrics available after each epoch for detectors that pass intermediate scores to `runtime.report`."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from raybd.types.verdicts import Suspicion
 class Learns(Config):
     """Scores by the brightness of the corner."""
 
-    halfway: ClassVar[tuple[str, ...]] = ("skill",)
+    intermediate_metrics: ClassVar[tuple[str, ...]] = ("skill",)
 
     pool: Literal["train"] = "train"
     """Scores the training set."""

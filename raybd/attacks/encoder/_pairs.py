@@ -73,8 +73,8 @@ def finetune_on_pairs(
         x_BCHW = torch.where(poisoned_B[:, None, None, None], stamp(x_BCHW), x_BCHW)
         y_B = group.gather_rows(y_B.masked_fill(poisoned_B, attack.labels.target), batch)
         caption_B = y_B.cpu() * templates + torch.randint(templates, (batch,), generator=rng)
-        z_BD = group.over_batch(model(x_BCHW), batch)
-        return group.of_batch(
+        z_BD = group.gather_batch(model(x_BCHW), batch)
+        return group.spread_loss(
             reader.contrast(z_BD, [captions[at] for at in caption_B.tolist()], y_B), batch
         )
 

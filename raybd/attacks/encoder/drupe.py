@@ -81,13 +81,13 @@ class Drupe(FineTuning):
             z = embed(model, self, start, x_BCHW, rng)
             with exact(x_BCHW.device):
                 plain_BD, triggered_BD, clean_BD = (
-                    group.over_batch(part_BD, batch)
+                    group.gather_batch(part_BD, batch)
                     for part_BD in (z.plain_BD, z.triggered_BD, start.clean_ND[rows_B])
                 )
                 whole = Embedded(plain_BD, triggered_BD, z.view_RD, z.reference_RD)
                 parts = _parts(whole, clean_BD, start.clean_RD, self.projections, rng)
                 course.note(parts)
-                return group.of_batch(self._loss(parts, course), batch)
+                return group.spread_loss(self._loss(parts, course), batch)
 
         victim = finetune(self, start, objective, "drupe", rng, course)
         return untouched(self, train), course.end(victim)

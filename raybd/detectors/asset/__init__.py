@@ -35,7 +35,7 @@ from raybd.training.models import fresh_copy
 from raybd.types.config import Config, searched
 from raybd.types.data import Pool, Split
 from raybd.types.models import Victim
-from raybd.types.verdicts import HALFWAY, Suspicion
+from raybd.types.verdicts import INTERMEDIATE_METRICS, Suspicion
 
 _PICKED = {"concentrate": ["batch", "cross_fit"]}
 """Where suspects are picked, and a sweep searches how; not where the loss is raised on all of them."""
@@ -45,7 +45,7 @@ _TOP, _OUTLYING = {**_PICKED, "select": ["top"]}, {**_PICKED, "select": ["outlyi
 class Asset(Config):
     """Score by the loss that a network ends with when it was pushed down on trusted and up on concentrated suspects."""
 
-    halfway: ClassVar[tuple[str, ...]] = HALFWAY
+    intermediate_metrics: ClassVar[tuple[str, ...]] = INTERMEDIATE_METRICS
     pool: Pool = "train"
     """Scores the training set, or a stream of test inputs (whose labels are the victim's predictions)."""
     minimise: Loss = Field(
@@ -168,7 +168,7 @@ class Asset(Config):
             batch_size=self.batch_size,
             cap=self.cap,
             clip=self.clip,
-            watch=lambda net: scored(net)[back],
+            intermediate_scores=lambda net: scored(net)[back],
             rng=rng,
         )
         score_N = scored(net)

@@ -44,7 +44,7 @@ from raybd.types.verdicts import Suspicion
 class DeDe(Config):
     """Score by the error with which an image is painted back from the victim's embedding of it."""
 
-    halfway: ClassVar[tuple[str, ...]] = ("mismatch_auroc",)
+    intermediate_metrics: ClassVar[tuple[str, ...]] = ("mismatch_auroc",)
     pool: Pool = "test"
     """Scores a stream of test inputs, or the training set."""
     mask_ratio: float = Field(0.9, gt=0, le=1, json_schema_extra=searched(low=0.5, high=0.99))
@@ -224,7 +224,7 @@ class DeDe(Config):
                 victim, model, self.embedding, deviation, side, masks_MK, counted_T, strangers_JD
             )
 
-        def watch() -> dict[str, float]:
+        def mismatch() -> dict[str, float]:
             assert held_NCHW is not None
             own_M, other_M, unit_M = with_masks(Generator().manual_seed(0)).mismatched(held_NCHW)
             return {"mismatch_auroc": _auroc(own_M / unit_M, other_M / unit_M)}
@@ -238,7 +238,7 @@ class DeDe(Config):
             objective,
             "dede",
             frozen,
-            watch=None if held_NCHW is None else watch,
+            intermediate_facts=None if held_NCHW is None else mismatch,
         )
         return with_masks(rng)
 

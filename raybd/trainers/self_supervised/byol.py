@@ -57,7 +57,7 @@ class BYOL(SelfSupervised):
             target_BD = heads.target.project(victim.preprocess(views_BCHW), batch)
             p_BD = model(views_BCHW)
             with exact(p_BD.device):
-                return group.of_batch(
+                return group.spread_loss(
                     distance(p_BD.float(), target_BD.float().roll(batch, 0)), batch
                 )
 

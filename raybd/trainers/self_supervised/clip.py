@@ -56,9 +56,9 @@ class ClipContrast(Recipe):
         templates = len(captions) // len(split.class_names)
 
         def objective(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
-            z_BD, y_B = group.over_batch(model(x_BCHW), batch), group.gather_rows(y_B, batch)
+            z_BD, y_B = group.gather_batch(model(x_BCHW), batch), group.gather_rows(y_B, batch)
             caption_B = y_B.cpu() * templates + torch.randint(templates, (batch,), generator=rng)
-            return group.of_batch(
+            return group.spread_loss(
                 encoder.contrast(z_BD, [captions[at] for at in caption_B.tolist()], y_B), batch
             )
 

@@ -59,13 +59,20 @@ class MoCo(SelfSupervised):
             key_BD = heads.target.project(victim.preprocess(views_BCHW), batch)
             query_BD = model(views_BCHW)
             with exact(query_BD.device):
-                return group.of_batch(
+                return group.spread_loss(
                     contrast(query_BD.float(), key_BD.float().roll(batch, 0)), batch
                 )
 
         head = OverBatch(heads, batch)
         return pretrain(
-            victim, head, split, self, rng, objective, "moco", beside=_Queue(contrast.memory_bank)
+            victim,
+            head,
+            split,
+            self,
+            rng,
+            objective,
+            "moco",
+            extra_state=_Queue(contrast.memory_bank),
         )
 
 

@@ -42,6 +42,6 @@ class SimCLR(SelfSupervised):
             p_BD: Tensor = model(self.views.pair(x_BCHW, batch, rng))
             with exact(p_BD.device):
                 first_BD, second_BD = torch.chunk(p_BD.float(), 2)
-                return group.of_batch(contrast(first_BD, second_BD), batch)
+                return group.spread_loss(contrast(first_BD, second_BD), batch)
 
         return pretrain(victim, OverBatch(head, batch), split, self, rng, objective, "simclr")

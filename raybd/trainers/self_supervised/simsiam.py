@@ -37,7 +37,7 @@ class SimSiam(SelfSupervised):
             z_BD, p_BD = model(self.views.pair(x_BCHW, batch, rng))
             with exact(p_BD.device):
                 z_BD = z_BD.detach().float().roll(batch, 0)
-                return group.of_batch(distance(p_BD.float(), z_BD), batch)
+                return group.spread_loss(distance(p_BD.float(), z_BD), batch)
 
         head = OverBatch(seeded(lambda: _Heads(values, self.hidden, self.output), rng), batch)
         return pretrain(victim, head, split, self, rng, objective, "simsiam")

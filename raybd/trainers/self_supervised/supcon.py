@@ -40,7 +40,7 @@ class SupCon(SelfSupervised):
             with exact(p_BD.device):
                 y_B = group.gather_rows(y_B, batch).repeat(2)
                 loss = self.contrast * _contrast(p_BD.float(), y_B, self.temperature)
-                return group.of_batch(
+                return group.spread_loss(
                     loss + self.cross_entropy * F.cross_entropy(logits_BK.float(), y_B), batch
                 )
 

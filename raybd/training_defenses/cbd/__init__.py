@@ -116,7 +116,7 @@ class CBD(Recipe):
         )  # drawn with and without a critic, so that both see the same batches
         victim = new_victim(split, num_classes, network, rng)
         objective = _Independent(self, first, split, first_loss_N, num_classes, seed)
-        victim = fit(victim, split, self, rng, objective, name="cbd second", beside=objective)
+        victim = fit(victim, split, self, rng, objective, name="cbd second", extra_state=objective)
         loss_N = losses(victim, split)
         # Where the first network parts nothing, there is nothing to flag: no score is above 1.
         threshold = (
@@ -156,9 +156,9 @@ class CBD(Recipe):
             rng,
             objective,
             name="cbd first",
-            beside=objective,
+            extra_state=objective,
+            after_step=objective.after_step,
         )
-        objective.look(victim)
         victim.load_state_dict(objective.weights)
         return victim.eval(), objective.combined(self.combine)
 
@@ -270,10 +270,10 @@ class _Independent:
     def _depend(self, dependency: Dependency, x_BCHW: Tensor, z_BD: Tensor) -> Tensor:
         """The dependency of the whole batch, its gradient scaled for a loss that is the mean over all workers' images."""
         with torch.no_grad():
-            r_BD = group.over_batch(self.first.embed(x_BCHW).float(), self.batch)
-        z_BD = group.over_batch(z_BD, self.batch)
+            r_BD = group.gather_batch(self.first.embed(x_BCHW).float(), self.batch)
+        z_BD = group.gather_batch(z_BD, self.batch)
         dependency.learn(r_BD, z_BD)
-        return group.of_batch(dependency.measure(r_BD, z_BD), self.batch)
+        return group.spread_loss(dependency.measure(r_BD, z_BD), self.batch)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training needs."""

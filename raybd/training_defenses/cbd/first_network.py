@@ -24,31 +24,33 @@ TINY = 1e-8
 
 
 class Snapshots:
-    """Objective of the first network; takes the losses of all images after some of its steps, and its weights after the last."""
+    """The objective of the first network, and what is kept of it.
+
+    After some of the steps it takes the losses of all images, after the last of these the weights too.
+    """
 
     def __init__(
         self, victim: Victim, split: Split, kind: Loss, steps: int, snapshots: int
     ) -> None:
         self.victim, self.split, self.kind = victim, split, kind
         self.due = {max(1, round(steps * k / snapshots)) for k in range(1, snapshots + 1)}
-        self.step, self.losses, self.weights = 0, dict[int, Tensor](), dict[str, Tensor]()
+        self.step = 0
+        self.losses: dict[int, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}
 
     def __call__(self, model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
-        self.look(model)
-        self.step += 1
         return shortcut_loss(self.kind, model(x_BCHW), y_B)
 
-    def look(self, model: nn.Module) -> None:
-        """Take what is due after as many steps as have been made."""
+    def after_step(self) -> None:
+        """Count a step, and take what is due after it."""
+        self.step += 1
         if self.step not in self.due:
             return
-        training = model.training
         self.losses[self.step] = losses(self.victim, self.split)
-        model.train(training)
+        self.victim.train()
         if self.step == max(self.due):
-            self.weights = {
-                name: tensor.cpu().clone() for name, tensor in self.victim.state_dict().items()
-            }
+            state = self.victim.state_dict()
+            self.weights = {name: tensor.cpu().clone() for name, tensor in state.items()}
 
     def combined(self, how: Combine) -> Tensor:
         """One loss for each image."""
