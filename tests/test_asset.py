@@ -16,7 +16,7 @@ from raybd.detectors.asset.inner_loop import (
     medcouple,
     outlyingness,
 )
-from raybd.detectors.asset.outer_loop import losses, offset
+from raybd.detectors.asset.outer_loop import Offset, losses, offset
 from raybd.metrics import thresholds
 from raybd.networks.resnet18 import Resnet18
 from raybd.networks.small_cnn import SmallCnn
@@ -213,25 +213,9 @@ def test_nothing_selected_is_skipped_counted_and_said() -> None:
 def test_one_selected_row_is_skipped_and_leaves_no_nan() -> None:
     victim, suspects, clean = tiny()
     first = lambda rows: torch.arange(len(rows)) == 0
-    how: dict[str, Any] = {
-        "lr_min": 1e-3,
-        "lr_max": 1e-3,
-        "epochs": 1,
-        "batch_size": 32,
-        "cap": 20.0,
-        "clip": None,
-    }
-    how["intermediate_scores"] = lambda net: torch.zeros(len(suspects))
-    net, started = offset(
-        victim,
-        suspects,
-        clean,
-        first,
-        minimise="variance",
-        maximise="variance",
-        rng=stream(),
-        **how,
-    )
+    how = Offset("variance", "variance", 1e-3, 1e-3, epochs=1, batch_size=32, cap=20.0, clip=None)
+    none_yet = lambda net: torch.zeros(len(suspects))
+    net, started = offset(how, victim, suspects, clean, first, none_yet, stream())
     assert started == 0
     assert all(torch.isfinite(value).all() for value in net.state_dict().values())
 

@@ -1,6 +1,7 @@
 """torch.distributed made optional: the same lines work in one process and in a group of workers.
 
-In one process each function is trivial; in a group it is a collective operation that every worker calls.
+In one process each function is trivial. In a group, those that move data are collective: every
+worker calls them.
 """
 
 import os
@@ -71,15 +72,15 @@ def gather_batch(z_BD: Tensor, batch: int) -> Tensor:
         return z_BD
     whole_BD = gather_rows(z_BD.detach().float(), batch).clone()
 
-    # The gradient of this worker's rows is complete here and zero on the others. Data parallelism averages
-    # over the workers, which the factor undoes.
+    # The gradient of this worker's rows is complete here and zero on the others. Data parallelism
+    # averages over the workers, which the factor undoes.
     mine = shard(torch.arange(batch)).to(z_BD.device)
     whole_BD[mine] = _scale_gradient(z_BD.float(), world())
     return whole_BD
 
 
 def spread_loss(loss: Tensor, batch: int) -> Tensor:
-    """Return the loss of a whole batch as one loss for each of this worker's rows, as `loop.fit` expects it."""
+    """Return the loss of a whole batch as one loss for each row of this worker."""
     share = len(shard(torch.arange(batch)))
     return _scale_gradient(loss, batch / (share * world())).expand(share)
 

@@ -1,4 +1,4 @@
-"""The weights that a network brings with it, under the preprocessing that they were made for."""
+"""The weights that a network brings with it, under the preprocessing that they need."""
 
 from torch import Generator
 
@@ -11,7 +11,11 @@ from raybd.types.models import Network, Victim
 def published(
     kind: str, split: Split, num_classes: int, network: Network, rng: Generator
 ) -> Victim:
-    """An encoder as its authors have it; images are normalised by the moments that it names, or else by those of the split."""
+    """Return an encoder with its published weights, without a head.
+
+    Images are normalised by the moments that it names, or else by those of the split. Raises
+    UserError where the network has no weights of its own.
+    """
     if not getattr(network, "pretrained", False):
         raise UserError(
             f"{kind}: the network has no weights of its own",

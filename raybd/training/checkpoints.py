@@ -1,4 +1,4 @@
-"""The course of a training: the report after each epoch, and the checkpoints from which it resumes."""
+"""The progress of a training: its report after each epoch, and the checkpoints of it."""
 
 import io
 import time
@@ -32,7 +32,10 @@ class TrainingRun:
 
         `parts` is all that changes in the training, apart from `rng`.
         """
-        self.name, self.epochs, self.rng, self.parts = name, epochs, rng, parts
+        self.name = name
+        self.epochs = epochs
+        self.rng = rng
+        self.parts = parts
         self._history: list[Facts] = []
         self._start = rng.get_state()
         self._resume()
@@ -80,8 +83,8 @@ class TrainingRun:
             return
         state: dict[str, Any] = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
 
-        # A stage may run a method several times, each time from another random stream: a checkpoint of
-        # another run is none of this one. (Checkpoints of earlier versions do not tell their start.)
+        # A stage may run a method several times, each time from another random stream. The
+        # checkpoint of another run is not ours. (Those of earlier versions name no start.)
         start = state.get("start")
         if start is None or not torch.equal(start, self._start):
             return

@@ -1,14 +1,15 @@
-"""The loop under every training: batches, steps, learning rates, checkpoints and the report of an epoch.
+"""The loop under every training: batches, steps, learning rates, checkpoints and epoch reports.
 
-Everything random is drawn for the whole batch and then divided between the workers, so that the number of
-workers does not change the experiment.
+Everything random is drawn for the whole batch and then divided between the workers, so that the
+number of workers does not change the experiment. A training of one network with one loss:
 
-    loop = Epochs("training", epochs, Stream(x_NCHW, y_N, 128), rng, {"model": model}, optimizers=[sgd])
-    for epoch in loop.remaining():
+    loop = Epochs("x", 10, Stream(x_NCHW, y_N, 128), rng, {"model": model}, optimizers=[sgd])
+    for _ in loop.remaining():
         for batch in loop.batches():
-            losses_B = cross_entropy(model(batch.augmented(batch.x_B)), batch.y_B, reduction="none")
-            loop.step(losses_B.sum() * (group.world() / batch.size))
-            loop.add_loss(losses_B.sum(), batch.size)
+            logits_BK = model(batch.augmented(batch.x_B))
+            loss = F.cross_entropy(logits_BK, batch.y_B, reduction="sum")
+            loop.step(loss * (group.world() / batch.size))
+            loop.add_loss(loss, batch.size)
         loop.end_epoch()
 """
 
@@ -40,11 +41,13 @@ class Stream:
     x_N: Tensor
     """Images x_NCHW (uint8), or rows of another shape, such as embeddings z_ND."""
     y_N: Tensor
+    """Labels, int64."""
     batch_size: int
     """Rows per step over all workers; all rows where there are fewer."""
     augment: Augment = "none"
+    """How `Batch.augmented` changes the images."""
     sharded: bool = True
-    """Whether each worker gets its share of a batch. Otherwise every worker gets the whole batch."""
+    """Whether each worker gets its share of a batch. Otherwise every worker gets all of it."""
 
     def __len__(self) -> int:
         return len(self.y_N)
@@ -55,8 +58,10 @@ class Batch:
     """This worker's rows of one batch, on the device."""
 
     x_B: Tensor
-    """As they are in the stream: a method may change them, and `y_B`, before it calls `augmented`."""
+    """The rows as they are in the stream. A method may change them, and the labels, before it
+    passes them to `augmented`."""
     y_B: Tensor
+    """Their labels."""
     rows_B: Tensor
     """Their places in the stream."""
     all_rows_B: Tensor
@@ -72,12 +77,12 @@ class Batch:
         return len(self.all_rows_B)
 
     def augmented(self, x_BCHW: Tensor) -> Tensor:
-        """Return the images, one for each row of this batch, each augmented by its own draw."""
+        """Return images, one for each row of this batch, augmented each by its own draw."""
         return augmentation.apply(x_BCHW, self.draw)
 
 
 class Epochs:
-    """The epochs of one training. It resumes from the runtime's checkpoint of this name."""
+    """The epochs of one training, which resumes from the runtime's checkpoint of its name."""
 
     def __init__(
         self,
@@ -94,14 +99,19 @@ class Epochs:
         after_step: Callable[[], None] | None = None,
         hint: str = "Lower the learning rate.",
     ) -> None:
-        """`state` is all that changes in the training, apart from the optimizers and `rng`.
+        """Prepare the training, and resume it if there is a checkpoint.
 
-        A pass over `stream` is an epoch; `further` streams are drawn anew for each step. `clip` is the largest
-        norm of a gradient. `after_step` is called after each step. `hint` says what to do when the loss is not
-        finite.
+        An epoch is one pass over `stream`; batches of the `further` streams, of any length, are
+        drawn anew for each step. `state` is all that the training changes, apart from the
+        optimizers and `rng`. `clip` is the largest norm of a gradient. `after_step` is called
+        after each step. `hint` says what to do when the loss is not finite.
         """
-        self.name, self.epochs, self.rng, self.hint = name, epochs, rng, hint
-        self.clip, self.after_step = clip, after_step
+        self.name = name
+        self.epochs = epochs
+        self.rng = rng
+        self.clip = clip
+        self.after_step = after_step
+        self.hint = hint
         self.stream = _on_device(stream)
         self.further = [_on_device(other) for other in further]
         self.batch_size = min(stream.batch_size, len(stream))
@@ -131,19 +141,23 @@ class Epochs:
     def batches(self) -> Iterator[Batch]:
         """Yield the batches of one epoch. Rows that do not fill a batch are left out."""
         began = time.monotonic()
-        self._total, self._count = torch.zeros((), device=group.device()), 0
+        self._total = torch.zeros((), device=group.device())
+        self._count = 0
         order_N = torch.randperm(len(self.stream), generator=self.rng)
         for rows_B in order_N[: self.steps * self.batch_size].view(self.steps, self.batch_size):
             batch = self._batch(self.stream, rows_B)
-            further = tuple(self._batch(other, self._draw(other)) for other in self.further)
-            yield replace(batch, further=further)
+            others = tuple(self._batch(other, self._draw(other)) for other in self.further)
+            yield replace(batch, further=others) if others else batch
 
-        # Reading the loss waits for the device, so the time is taken after it.
+        # A GPU still computes here; reading the loss waits for it, so the time is taken after it.
         self._loss = float(group.sum_over(self._total)) / self._count if self._count else 0.0
         self._speed = self.steps * self.batch_size / (time.monotonic() - began)
 
     def step(self, loss: Tensor, *optimizers: Optimizer) -> None:
-        """Take one step down the mean of `loss` over the workers, with these optimizers or with all of them."""
+        """Go one step down the mean of `loss` over the workers.
+
+        With these optimizers, or with all of them. Their schedules go one step, too.
+        """
         chosen = optimizers or self.optimizers
         for optimizer in chosen:
             optimizer.zero_grad(set_to_none=True)
@@ -152,6 +166,7 @@ class Epochs:
             nn.utils.clip_grad_norm_(_parameters(chosen), self.clip)
         for optimizer in chosen:
             optimizer.step()
+
         for optimizer in chosen:
             if optimizer in self._schedules:
                 self._schedules[optimizer].step()
@@ -159,7 +174,10 @@ class Epochs:
             self.after_step()
 
     def add_loss(self, summed: Tensor, count: int) -> None:
-        """Add this worker's part of the sum of `count` losses to the mean loss of the epoch."""
+        """Count a sum of losses into the mean of the epoch.
+
+        `summed` is this worker's part of the sum, `count` the number of losses over all workers.
+        """
         self._total += summed.detach()
         self._count += count
 
@@ -169,9 +187,10 @@ class Epochs:
         intermediate_scores: Callable[[], Tensor] | None = None,
         **facts: Any,
     ) -> None:
-        """Report the epoch with its mean loss (unless another one is given) and save a checkpoint if it is time.
+        """Report the epoch, and save a checkpoint if it is time.
 
-        `intermediate_scores`: see `runtime.report`. Raises UserError when the loss is not finite.
+        The loss is the mean of the epoch unless another one is given. `intermediate_scores` is
+        explained at `runtime.report`. Raises UserError when the loss is not finite.
         """
         loss = self._loss if loss is None else loss
         if not math.isfinite(loss):

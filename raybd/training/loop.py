@@ -1,7 +1,7 @@
 """`fit` trains one network on one split by a recipe: the usual case of the loop in `epochs.py`.
 
-It adds device, bf16, memory layout, data parallelism, torch.compile, frozen parts and the recipe's schedule.
-The loss is the mean over the whole batch, whatever the number of workers.
+It adds device, bf16, memory layout, data parallelism, torch.compile, frozen parts and the recipe's
+schedule. The loss is the mean over the whole batch, whatever the number of workers.
 """
 
 import logging
@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from raybd.distributed import ddp, group
 from raybd.training.checkpoints import Stateful
-from raybd.training.epochs import Epochs, Stream
+from raybd.training.epochs import Batch, Epochs, Stream
 from raybd.training.precision import bf16
 from raybd.training.recipe import Recipe, lr_factor, new_optimizer
 from raybd.training.runtime import Facts, current
@@ -48,72 +48,81 @@ def fit(
     intermediate_scores: Callable[[], Tensor] | None = None,
     intermediate_facts: Callable[[], Facts] | None = None,
 ) -> Trained:
-    """Train the victim in place, apart from its `frozen` parts, and return it on the CPU, in eval mode.
+    """Train a victim in place, apart from its `frozen` parts; return it on the CPU, in eval mode.
 
-    The split holds images, or embeddings z_ND for a head.
-    Resumes from the runtime's checkpoint of this name, which also holds `extra_state`: what the objective
-    learns. `after_step` is called after each step. In a watched runtime the `intermediate_scores` (see
-    `runtime.report`) and the `intermediate_facts`, which need no truth, are reported after each epoch; neither
-    may draw from `rng`. Raises UserError when the loss is no longer finite.
+    The split holds images, or embeddings z_ND for a head. Resumes from the runtime's checkpoint of
+    this name, which includes `extra_state` (what the objective learns). `after_step` is called
+    after each step. In a watched runtime, `intermediate_scores` (see `runtime.report`) and
+    `intermediate_facts` (found without any truth) are reported after each epoch; neither may draw
+    from `rng`. Raises UserError when the loss is no longer finite.
     """
-    runtime, device = current(), group.device()
-    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    victim.to(device).to(memory_format=layout)
-    paths = _freeze(victim, frozen)
-    model = ddp.wrap(victim)
-    optimizer = new_optimizer(model, recipe)
-    compiled = runtime.compile and group.world() == 1
-    if compiled:
-        model = _compiled(model)
-    _to_train_mode(model, victim, paths)
-
+    model = _Model(victim, recipe, frozen)
+    state: dict[str, Stateful] = {"victim": victim}
     loop = Epochs(
         name,
         recipe.epochs,
         Stream(split.x_NCHW, split.y_N, recipe.batch_size, recipe.augment),
         rng,
-        {"victim": victim} | ({} if extra_state is None else {"extra_state": extra_state}),
-        optimizers=[optimizer],
-        schedule=lambda of, steps: _schedule(of, recipe, steps),
+        state if extra_state is None else state | {"extra_state": extra_state},
+        optimizers=[model.optimizer],
+        schedule=lambda optimizer, steps: _schedule(optimizer, recipe, steps),
         clip=recipe.clip,
         after_step=after_step,
         hint=f"Lower lr (now {recipe.lr:g}), set warmup or clip, or set precision: fp32.",
     )
     for _ in loop.remaining():
+        model.train()
         for batch in loop.batches():
-            x_BCHW = batch.augmented(batch.x_B)
-            if x_BCHW.ndim == 4:  # embeddings have no layout
-                x_BCHW = x_BCHW.contiguous(memory_format=layout)
-            with bf16(device, recipe.precision == "auto", compiled):
-                losses_B = objective(model, x_BCHW, batch.y_B, batch.rows_B)
+            losses_B = model.losses(objective, batch)
             summed = losses_B.float().sum()
             loop.step(summed * (group.world() / batch.size))
             loop.add_loss(summed, batch.size)
-        facts = intermediate_facts() if intermediate_facts and runtime.watched else {}
+        facts = intermediate_facts() if intermediate_facts and current().watched else {}
         loop.end_epoch(intermediate_scores=intermediate_scores, lr=loop.lr, **facts)
-        _to_train_mode(model, victim, paths)  # computing scores leaves networks in eval mode
-
-    ddp.unwrap(model)
-    for path in paths:
-        victim.get_submodule(path).requires_grad_(True)
+    model.release()
     return victim.to("cpu").to(memory_format=torch.contiguous_format).eval()
 
 
-def _freeze(victim: nn.Module, frozen: Sequence[nn.Module]) -> list[str]:
-    """Switch the gradients of some parts off. Return their paths.
+class _Model:
+    """A victim as it is trained: on the device, in a group, perhaps compiled, partly frozen."""
 
-    They are found again by their paths: on a GPU, `ddp.wrap` may put other modules in their places.
-    """
-    for part in frozen:
-        part.requires_grad_(False)
-    modules = victim.named_modules()
-    return [path for path, module in modules if any(module is part for part in frozen)]
+    def __init__(self, victim: nn.Module, recipe: Recipe, frozen: Sequence[nn.Module]) -> None:
+        self.victim = victim
+        self.recipe = recipe
+        self.layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        victim.to(group.device()).to(memory_format=self.layout)
 
+        # Frozen parts are found again by their paths: on a GPU, `wrap` may replace modules.
+        modules = victim.named_modules()
+        self.frozen = [path for path, module in modules if any(module is part for part in frozen)]
+        for part in frozen:
+            part.requires_grad_(False)
 
-def _to_train_mode(model: nn.Module, victim: nn.Module, frozen_paths: Sequence[str]) -> None:
-    model.train()
-    for path in frozen_paths:
-        victim.get_submodule(path).eval()
+        self.model = ddp.wrap(victim).train()
+        self.optimizer = new_optimizer(self.model, recipe)
+        self.compiled = current().compile and group.world() == 1
+        if self.compiled:
+            self.model = _compiled(self.model)
+
+    def train(self) -> None:
+        """Put all but the frozen parts into training mode. (Inference leaves networks in eval.)"""
+        self.model.train()
+        for path in self.frozen:
+            self.victim.get_submodule(path).eval()
+
+    def losses(self, objective: Objective, batch: Batch) -> Tensor:
+        """Return the losses of this worker's images, after augmentation."""
+        x_BCHW = batch.augmented(batch.x_B)
+        if x_BCHW.ndim == 4:  # embeddings have no memory layout to choose
+            x_BCHW = x_BCHW.contiguous(memory_format=self.layout)
+        with bf16(group.device(), self.recipe.precision == "auto", self.compiled):
+            return objective(self.model, x_BCHW, batch.y_B, batch.rows_B)
+
+    def release(self) -> None:
+        """Undo what was done to the victim, apart from its training."""
+        ddp.unwrap(self.model)
+        for path in self.frozen:
+            self.victim.get_submodule(path).requires_grad_(True)
 
 
 def _schedule(optimizer: Optimizer, recipe: Recipe, steps: int) -> LambdaLR:

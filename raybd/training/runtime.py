@@ -1,6 +1,7 @@
 """What surrounds a running stage: where it reports its progress and where it keeps checkpoints.
 
-The methods call `report`; the stage that runs them says who listens. Nothing comes back to a method.
+The methods call `report`, and the stage that runs them says who listens. Nothing comes back to a
+method.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -59,12 +60,14 @@ def running(runtime: Runtime) -> Iterator[None]:
 def report(facts: Facts, intermediate_scores: Callable[[], Tensor] | None = None) -> None:
     """Report the progress of a running method: {"name", "epoch", "epochs", "loss", ...}.
 
-    `intermediate_scores` computes the scores that a detector would give now, in the order of its suspects. If
-    the runtime is watched, they are evaluated for the listener; the method itself does not learn the result.
-    Every worker of a group calls this.
+    `intermediate_scores` computes the scores that a detector would give now, in the order of its
+    suspects. If the runtime is watched, they are evaluated for the listener; the method itself
+    does not learn the result. Every worker of a group calls this.
     """
-    runtime, judge = current(), _judge.get()
+    runtime = current()
+    judge = _judge.get()
     if intermediate_scores is not None and judge is not None and runtime.watched:
+        # All workers compute the scores, because that may be a collective operation.
         facts = facts | judge(intermediate_scores())
     if runtime.report is not None and group.rank() == 0:
         runtime.report(facts)

@@ -4,6 +4,7 @@ Pan, Zeng, Lyu, Lin and Jia 2023, arXiv 2302.11408, section on the offset object
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -22,85 +23,97 @@ Select = Callable[[Tensor], Tensor]
 
 
 def losses(kind: Loss, out_BK: Tensor, y_B: Tensor) -> Tensor:
-    """Return one loss per image: the unbiased variance of its outputs (no labels), or its cross-entropy."""
+    """Return one loss per image: the unbiased variance of its outputs, or its cross-entropy.
+
+    The variance needs no labels.
+    """
     if kind == "variance":
         return out_BK.var(dim=1)
     return F.cross_entropy(out_BK, y_B, reduction="none")
 
 
+@dataclass(frozen=True)
+class Offset:
+    """How the two steps are taken; the fields are those of the detector."""
+
+    minimise: Loss
+    maximise: Loss
+    lr_min: float
+    lr_max: float
+    epochs: int
+    batch_size: int
+    cap: float | None
+    clip: float | None
+
+    def lowered(self, out_BK: Tensor, y_B: Tensor) -> Tensor:
+        """Return the losses that are lowered on trusted images."""
+        return losses(self.minimise, out_BK, y_B)
+
+    def raised(self, out_BK: Tensor, y_B: Tensor) -> Tensor:
+        """Return the losses that are raised on suspects, with the sign for going down."""
+        loss_B = losses(self.maximise, out_BK, y_B)
+        return -(loss_B if self.cap is None else loss_B.clamp(max=self.cap))
+
+
 def offset(
+    how: Offset,
     net: Victim,
     suspects: Split,
     trusted: Split,
     select: Select,
-    *,
-    minimise: Loss,
-    maximise: Loss,
-    lr_min: float,
-    lr_max: float,
-    epochs: int,
-    batch_size: int,
-    cap: float | None,
-    clip: float | None,
     intermediate_scores: Callable[[Victim], Tensor],
     rng: Generator,
 ) -> tuple[Victim, float]:
     """Lower one loss on trusted images and raise another on selected suspects, in turn.
 
-    Each of the two steps has an Adam of its own; the second one is left out where fewer than two suspects are
-    selected. `intermediate_scores` computes the scores of a network that is not finished yet. Returns the
-    network, in eval mode, and the share of steps that had a second one.
+    Each of the two steps has an Adam of its own. The second one is left out where fewer than two
+    suspects are selected. `intermediate_scores` computes the scores of a network that is not
+    finished. Returns the network, in eval mode, and the share of steps that had a second one.
     """
-    device = group.device()
-    net.to(device).to(memory_format=torch.channels_last)
+    net.to(group.device()).to(memory_format=torch.channels_last)
     model = ddp.wrap(net).train()
-    down = torch.optim.Adam(net.parameters(), lr_min, fused=True)
-    up = torch.optim.Adam(net.parameters(), lr_max, fused=True)
-    raised = _Counter()
-    batch_size = min(batch_size, len(suspects))
+    down = torch.optim.Adam(net.parameters(), how.lr_min, fused=True)
+    up = torch.optim.Adam(net.parameters(), how.lr_max, fused=True)
+    second_steps = _Count()
+    batch_size = min(how.batch_size, len(suspects))
     loop = Epochs(
         "asset",
-        epochs,
+        how.epochs,
         Stream(suspects.x_NCHW, suspects.y_N, batch_size, sharded=False),
         rng,
-        {"net": net, "raised": raised},
+        {"net": net, "second_steps": second_steps},
         further=[Stream(trusted.x_NCHW, trusted.y_N, batch_size, sharded=False)],
         optimizers=[down, up],
-        clip=clip,
+        clip=how.clip,
         hint="Lower lr_min or lr_max, or set clip.",
     )
-
-    def lowered(out_BK: Tensor, y_B: Tensor) -> Tensor:
-        return losses(minimise, out_BK, y_B)
-
-    def offset_by(out_BK: Tensor, y_B: Tensor) -> Tensor:
-        loss_B = losses(maximise, out_BK, y_B)
-        return -(loss_B if cap is None else loss_B.clamp(max=cap))
-
     for _ in loop.remaining():
         for batch in loop.batches():
             (base,) = batch.further
-            loss = _loss(model, base.x_B, base.y_B, lowered)
+            loss = _loss(model, base.x_B, base.y_B, how.lowered)
             loop.step(loss, down)
             loop.add_loss(loss, group.world())
 
             chosen = select(batch.all_rows_B).nonzero().flatten()
-            if len(chosen) >= 2:
-                chosen = chosen.to(device)
-                loop.step(_loss(model, batch.x_B[chosen], batch.y_B[chosen], offset_by), up)
-                raised.count += 1
+            if len(chosen) >= 2:  # batch statistics and the variance need two
+                chosen = chosen.to(batch.x_B.device)
+                loop.step(_loss(model, batch.x_B[chosen], batch.y_B[chosen], how.raised), up)
+                second_steps.value += 1
         loop.end_epoch(intermediate_scores=lambda: intermediate_scores(net))
         model.train()  # computing scores leaves the network in eval mode
 
     ddp.unwrap(model)
     net.to("cpu").to(memory_format=torch.contiguous_format)
-    return net.eval(), raised.count / max(loop.steps * epochs, 1)
+    return net.eval(), second_steps.value / max(loop.steps * how.epochs, 1)
 
 
 def _loss(
     model: nn.Module, x_BCHW: Tensor, y_B: Tensor, objective: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """Return this worker's loss of a batch that every worker has; the mean over the workers is that of the batch."""
+    """Return this worker's loss of a batch that every worker has.
+
+    The mean over the workers is the mean over the batch.
+    """
     n = len(x_BCHW)
     # Too few rows to share: every worker takes them all, and the gradients are the same.
     shared = n >= 2 * group.world()
@@ -111,13 +124,13 @@ def _loss(
     return objective(out_BK.float(), y_B[mine]).sum() * factor
 
 
-class _Counter:
-    """A number that a checkpoint keeps."""
+class _Count:
+    """A number that a checkpoint holds."""
 
-    count = 0
+    value = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"count": self.count}
+        return {"value": self.value}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.count = state["count"]
+        self.value = state["value"]

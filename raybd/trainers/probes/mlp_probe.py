@@ -1,7 +1,7 @@
-"""MLP probe: a classifier of three layers on a frozen encoder, as BadEncoder's downstream tasks have it.
+"""MLP probe: a classifier of three layers on a frozen encoder, as in BadEncoder's downstream tasks.
 
-Jia, Liu and Gong 2022, arXiv 2108.00352, section 5.1 (downstream classifiers); layers, dropout, optimizer and
-epochs from the authors' code. Embeddings have unit length.
+Jia, Liu and Gong 2022, arXiv 2108.00352, section 5.1 (downstream classifiers); layers, dropout,
+optimizer and epochs from the authors' code. Embeddings have unit length.
 Differs: a cosine schedule may be asked for; Adam's weight decay is zero as there, but decoupled.
 """
 
@@ -58,7 +58,7 @@ class MlpProbe(Recipe):
             head = _Layers(z_ND.shape[1], *self.hidden, num_classes)
 
         def objective(model: nn.Module, z_BD: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
-            # Dropout is drawn for the whole batch, so that the number of workers does not change it.
+            # Dropout is drawn for the whole batch: the number of workers does not change it.
             drawn_BD = torch.rand(batch, self.hidden[0], generator=rng)
             kept_BD = drawn_BD[group.shard(torch.arange(batch))] >= self.dropout
             head.kept_BD = kept_BD.to(z_BD.device) / (1 - self.dropout)

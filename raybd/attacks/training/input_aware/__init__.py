@@ -1,9 +1,10 @@
-"""Input-aware (Dynamic): a generator makes another trigger for each image, which works on no other image.
+"""Input-aware (Dynamic): each image has another trigger, which works on no other image.
 
-Nguyen and Tran 2020, arXiv 2010.08138, section on the proposed method (diversity loss, cross-trigger test, masks).
-Differs: every learning rate falls along a cosine; batches are flipped, not cropped; images are paired within a
-batch; at least one image for each worker and batch is poisoned; the overlay is made once, by the finished
-generator, on rows of its own draw.
+Nguyen and Tran 2020, arXiv 2010.08138, section on the proposed method (diversity loss,
+cross-trigger test, masks).
+Differs: every learning rate falls along a cosine; batches are flipped, not cropped; images are
+paired within a batch; at least one image for each worker and batch is poisoned; the overlay is made
+once, by the finished generator, on rows of its own draw.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,8 @@ from raybd.types.data import LabelMap, Poisoned, Split
 from raybd.types.models import Network, Victim
 
 Objective = Callable[[Tensor, Tensor], Tensor]
-"""(x_BCHW float in 0..255, y_B) of a whole batch -> this worker's part of the loss; the parts add up to it."""
+"""(x_BCHW float in 0..255, y_B) of a whole batch -> this worker's part of its loss. The loss is the
+sum of the parts."""
 
 
 class InputAware(Config):
@@ -46,10 +48,10 @@ class InputAware(Config):
 
     version: ClassVar[int] = 2
     rate: float = Field(0.1, gt=0, le=0.5)
-    """Share of the training set and of each batch that is poisoned. As many images get the trigger of another
-    image (role `cross`)."""
+    """Share of the training set and of each batch that is poisoned. As many images get the trigger
+    of another image (role `cross`)."""
     epochs: int = Field(100, ge=1)
-    """Passes over the training images with classifier and generator."""
+    """Passes over the training images, with classifier and generator."""
     mask_epochs: int = Field(25, ge=1)
     """Passes before that, with the mask network alone."""
     batch_size: int = Field(128, ge=4)
@@ -59,17 +61,17 @@ class InputAware(Config):
     generator_lr: float = Field(0.01, gt=0)
     """Highest learning rate of the generator and the mask network (Adam)."""
     density: float = Field(0.032, gt=0, lt=1)
-    """Share of the pixels that a mask may cover at no cost."""
+    """Share of the pixels that a mask may cover without a penalty."""
     lambda_div: float = Field(1.0, ge=0)
     """Weight of the diversity loss, of masks and of patterns."""
     lambda_norm: float = Field(100.0, ge=0)
-    """Weight of what a mask covers beyond its density."""
+    """Weight of the penalty for what a mask covers beyond `density`."""
     width: int = Field(32, ge=4, le=256)
     """Channels of the first convolutions of generator and mask network."""
     precision: Literal["auto", "fp32"] = "auto"
-    """auto: training in bf16 where the hardware has it."""
+    """auto: bf16 where the hardware has it."""
     labels: Annotated[AllToOne | AllToAll, Field(discriminator="map")] = AllToOne()
-    """What happens to the labels."""
+    """The label that a poisoned image is given."""
 
     def choose(self, y_N: Tensor, num_classes: int, rng: Generator) -> Tensor:
         """Return rows drawn from every class that the label map allows."""
@@ -78,7 +80,10 @@ class InputAware(Config):
     def poison_and_train(
         self, train: Split, num_classes: int, network: Network, rng: Generator
     ) -> tuple[Poisoned, Victim]:
-        """Train the masks, then generator and victim; the finished generator poisons the chosen rows."""
+        """Train the masks, then generator and victim together.
+
+        The finished generator poisons the chosen rows.
+        """
         rows = self.choose(train.y_N, num_classes, rng)
         allowed_N = torch.ones_like(train.y_N, dtype=torch.bool)
         crossed = draw_cross(train.y_N, rows, self.rate, allowed_N, rng)
@@ -153,7 +158,7 @@ class InputAware(Config):
         num_classes: int,
         rng: Generator,
     ) -> None:
-        """Train victim and generator on poisoned, cross and clean images; the masks stay as they are."""
+        """Train victim and generator on poisoned, cross and clean images; the masks are fixed."""
         victim.to(memory_format=torch.channels_last)
         classify = ddp.wrap(victim.to(group.device())).train()
         generate = ddp.wrap(generator.to(group.device())).train()
@@ -204,7 +209,7 @@ class InputAware(Config):
         epochs: int,
         rng: Generator,
     ) -> None:
-        """Minimise the objective over randomly flipped batches; the learning rates fall along a cosine."""
+        """Minimise an objective over randomly flipped batches; learning rates fall by a cosine."""
         loop = Epochs(
             name,
             epochs,

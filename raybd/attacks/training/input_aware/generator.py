@@ -1,6 +1,6 @@
 """The networks and the losses of the input-aware attack.
 
-Nguyen and Tran 2020, arXiv 2010.08138, section on the proposed method; layers as in the authors' code.
+Nguyen and Tran 2020, arXiv 2010.08138, section on the proposed method.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from raybd.distributed import group
 
 
 class AutoEncoder(nn.Module):
-    """Images in 0..255 -> `channels` maps in -1..1, of any size, through three levels down and three up."""
+    """Images in 0..255 -> `channels` maps in -1..1; three levels down, three up, any image size."""
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class AutoEncoder(nn.Module):
         """Return maps_BCHW in -1..1 of float images x_BCHW in 0..255."""
         h_BCHW = (x_BCHW / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
-        # The sizes on the way down are those on the way up, so that odd sides come back as they were.
+        # Each level up returns to the size that its level down had, also where it was odd.
         sizes = []
         for level in self.down:
             sizes.append(h_BCHW.shape[-2:])
@@ -57,7 +57,7 @@ def new_auto_encoder(width: int, channels: int, rng: Generator) -> AutoEncoder:
 def stored_auto_encoder(
     width: int, channels: int, prefix: str, state: Mapping[str, Tensor]
 ) -> AutoEncoder:
-    """Return an auto-encoder with the weights whose names in `state` begin with the prefix, on the device."""
+    """Return an auto-encoder on the device, with the weights under a prefix in `state`."""
     with torch.device("meta"):
         network = AutoEncoder(width, channels)
     weights = {
