@@ -11,12 +11,12 @@ from pydantic import Field, field_validator
 from torch import Generator, Tensor
 
 from raybd.datasets._split import class_sizes, draw, quotas
-from raybd.types.config import Config
 from raybd.types.data import Dataset, Pool, Source, Split
 from raybd.types.errors import UserError
+from raybd.types.methods import DatasetMethod
 
 
-class Images(Config):
+class Images(DatasetMethod):
     """The fields of every data set."""
 
     limit: int | None = Field(None, ge=1)

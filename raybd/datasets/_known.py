@@ -13,9 +13,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from raybd.ops.download import patience
 from raybd.datasets._parquet import parquet_source
 from raybd.datasets._store import Pairs, store
+from raybd.ops.download import patience
 from raybd.types.data import Source
 from raybd.types.errors import UserError
 

@@ -18,8 +18,8 @@ from pydantic import Field
 from torch import Generator
 
 from raybd.training.inference import embeddings
-from raybd.types.config import Config
 from raybd.types.data import Split
+from raybd.types.methods import Detector
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
 
@@ -31,7 +31,7 @@ Array = NDArray[np.float64]
 _SILHOUETTE_SAMPLE = 2000
 
 
-class ActivationClustering(Config):
+class ActivationClustering(Detector):
     """Split every class in two by its embeddings, and suspect one of the halves."""
 
     pool: Literal["train"] = "train"

@@ -20,13 +20,14 @@ from raybd.detectors.asset.inner_loop import (
     standardised,
 )
 from raybd.metrics import thresholds
-from raybd.types.config import Config, searched
+from raybd.types.config import searched
 from raybd.types.data import Pool, Split
+from raybd.types.methods import Detector
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
 
 
-class AssetInner(Config):
+class AssetInner(Detector):
     """Score by the logit of a cross-fitted discriminator between suspects and trusted images."""
 
     pool: Pool = "train"

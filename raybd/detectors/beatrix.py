@@ -22,9 +22,10 @@ from torch import Generator, Tensor, nn
 from raybd.distributed import group
 from raybd.metrics import thresholds
 from raybd.training.inference import infer
-from raybd.types.config import Config, searched
+from raybd.types.config import searched
 from raybd.types.data import Pool, Split
 from raybd.types.errors import UserError
+from raybd.types.methods import StreamDetector
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
 
@@ -32,7 +33,7 @@ _BATCH = 100
 """Images at a time: their Gram matrices are large."""
 
 
-class Beatrix(Config):
+class Beatrix(StreamDetector):
     """Score by how far the products of features leave the range that they have on clean images of the same group."""
 
     pool: Pool = "test"

@@ -15,13 +15,13 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from raybd.training.inference import embeddings
-from raybd.types.config import Config
 from raybd.types.data import Split
+from raybd.types.methods import Detector
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
 
 
-class Spectral(Config):
+class Spectral(Detector):
     """Score by the projection of the embedding on the main direction of its class."""
 
     pool: Literal["train"] = "train"

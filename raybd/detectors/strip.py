@@ -12,13 +12,13 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from raybd.training.inference import infer
-from raybd.types.config import Config
 from raybd.types.data import Pool, Split
+from raybd.types.methods import StreamDetector
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
 
 
-class Strip(Config):
+class Strip(StreamDetector):
     """Score by the (negative) mean entropy of the predictions under superimposed clean images."""
 
     pool: Pool = "test"

@@ -15,14 +15,15 @@ from torch import Generator, Tensor
 
 from raybd.metrics import thresholds
 from raybd.training.inference import infer
-from raybd.types.config import Config, searched
+from raybd.types.config import searched
 from raybd.types.data import Pool, Split
 from raybd.types.errors import UserError
+from raybd.types.methods import StreamDetector
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
 
 
-class StripEncoder(Config):
+class StripEncoder(StreamDetector):
     """Score by how alike the embeddings are under superimposed clean images."""
 
     pool: Pool = "test"

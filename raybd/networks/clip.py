@@ -16,14 +16,14 @@ from pydantic import Field, ValidationInfo, field_validator
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from raybd.ops.download import patience
 from raybd.networks._clip import Clip as _Towers
 from raybd.networks._clip import Moments, need_open_clip
-from raybd.types.config import Config
+from raybd.ops.download import patience
 from raybd.types.errors import UserError
+from raybd.types.models import Network
 
 
-class Clip(Config):
+class Clip(Network):
     """Both towers of an open_clip model; RN50: 102 million parameters."""
 
     model: str = "RN50-quickgelu"

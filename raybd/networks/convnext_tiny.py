@@ -8,10 +8,10 @@ from pydantic import Field
 from torch import nn
 
 from raybd.networks._imagenet import Resize, imagenet_weights, smallest_size
-from raybd.types.config import Config
+from raybd.types.models import Network
 
 
-class ConvnextTiny(Config):
+class ConvnextTiny(Network):
     """Eighteen blocks of depthwise 7 x 7 convolutions; 28 million parameters."""
 
     pretrained: bool = False

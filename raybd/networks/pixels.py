@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import nn
 
 from raybd.networks._imagenet import Resize
-from raybd.types.config import Config
+from raybd.types.models import Network
 
 
-class Pixels(Config):
+class Pixels(Network):
     """Flattened images; nothing to train, so that a probe stands on it without a source."""
 
     pretrained: ClassVar[bool] = True

@@ -7,10 +7,10 @@ Differs: keeps the paper's last BN and ReLU before the mean over the image, whic
 from torch import nn
 
 from raybd.networks._preactivation import encoder
-from raybd.types.config import Config
+from raybd.types.models import Network
 
 
-class PreactResnet18(Config):
+class PreactResnet18(Network):
     """Pre-activation residual network of 18 layers; 11.2 million parameters."""
 
     def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:

@@ -10,10 +10,10 @@ from pydantic import model_validator
 from torch import nn
 
 from raybd.networks._imagenet import imagenet_weights
-from raybd.types.config import Config
+from raybd.types.models import Network
 
 
-class Resnet18(Config):
+class Resnet18(Network):
     """Residual network of 18 layers; 11.2 million parameters."""
 
     stem: Literal["cifar", "imagenet"] = "cifar"

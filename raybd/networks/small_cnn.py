@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import nn
 
 from raybd.networks._init import kaiming
-from raybd.types.config import Config
+from raybd.types.models import Network
 
 
-class SmallCnn(Config):
+class SmallCnn(Network):
     """Four convolutions; 0.24 million parameters."""
 
     width: int = Field(32, ge=4, le=256)

@@ -8,10 +8,10 @@ from pydantic import Field
 from torch import nn
 
 from raybd.networks._init import kaiming
-from raybd.types.config import Config
+from raybd.types.models import Network
 
 
-class SmallResnet(Config):
+class SmallResnet(Network):
     """Residual network of 10 layers; 0.31 million parameters, embeddings of 128 values."""
 
     width: int = Field(16, ge=4, le=256)

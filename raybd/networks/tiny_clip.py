@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raybd.networks._clip import Clip, need_open_clip
-from raybd.types.config import Config
+from raybd.types.models import Network
 
 _BEGIN, _END = 256, 257
 """Tokens beside the bytes. The text tower looks at the place of the largest one."""
@@ -18,7 +18,7 @@ _CONTEXT = 48
 """Tokens of a text; what is longer is cut off."""
 
 
-class TinyClip(Config):
+class TinyClip(Network):
     """A residual network of four blocks beside a transformer of two layers; 0.47 million parameters."""
 
     width: int = Field(8, ge=8, le=64, multiple_of=8)

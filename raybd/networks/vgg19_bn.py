@@ -9,10 +9,10 @@ from torch import nn
 
 from raybd.networks._imagenet import smallest_size
 from raybd.networks._init import kaiming
-from raybd.types.config import Config
+from raybd.types.models import Network
 
 
-class Vgg19Bn(Config):
+class Vgg19Bn(Network):
     """Sixteen convolutions and a linear head; 20 million parameters."""
 
     def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:

@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import nn
 
 from raybd.networks._imagenet import Resize, imagenet_weights
-from raybd.types.config import Config
+from raybd.types.models import Network
 
 
-class VitB16(Config):
+class VitB16(Network):
     """Transformer of 12 layers; 86 million parameters."""
 
     pretrained: bool = False

@@ -9,11 +9,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
-from raybd.types.config import Config
 from raybd.types.errors import UserError
+from raybd.types.models import Network
 
 
-class VitTiny(Config):
+class VitTiny(Network):
     """Transformer of 6 layers; 2.7 million parameters, embeddings of 192 values."""
 
     patch: int = Field(4, ge=1, le=32)

@@ -7,10 +7,10 @@ Differs: no dropout.
 from torch import nn
 
 from raybd.networks._preactivation import encoder
-from raybd.types.config import Config
+from raybd.types.models import Network
 
 
-class WideResnet16x1(Config):
+class WideResnet16x1(Network):
     """Thin residual network of 16 layers; 0.18 million parameters."""
 
     def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:

@@ -11,10 +11,11 @@ from torch import Generator
 from raybd.training.loop import fit
 from raybd.training.recipe import Recipe
 from raybd.types.data import Split
+from raybd.types.methods import Repair
 from raybd.types.models import Victim
 
 
-class FineTune(Recipe):
+class FineTune(Recipe, Repair):
     """Train all layers on the clean part, a trusted hold-out, and nothing else."""
 
     batch_size: int = Field(256, ge=1)

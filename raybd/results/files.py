@@ -55,7 +55,11 @@ class Storage:
     @cached_property
     def local(self) -> bool:
         """Whether it is a folder that this machine mounts."""
-        return "file" in (self.filesystem.protocol if isinstance(self.filesystem.protocol, tuple) else (self.filesystem.protocol,))
+        return "file" in (
+            self.filesystem.protocol
+            if isinstance(self.filesystem.protocol, tuple)
+            else (self.filesystem.protocol,)
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {"url": self.url}
@@ -90,11 +94,21 @@ class Storage:
         """The bytes of many files, of those that are there; a remote file system is asked for all at the same time."""
         if self.local:
             return {path: data for path in paths if (data := self._read_if_there(path)) is not None}
-        found = _retried(lambda: self.filesystem.cat([self.at(path) for path in paths], on_error="return"))
-        failed = [data for data in found.values() if isinstance(data, Exception) and not isinstance(data, FileNotFoundError)]
+        found = _retried(
+            lambda: self.filesystem.cat([self.at(path) for path in paths], on_error="return")
+        )
+        failed = [
+            data
+            for data in found.values()
+            if isinstance(data, Exception) and not isinstance(data, FileNotFoundError)
+        ]
         if failed:
             raise failed[0]
-        return {str(at)[len(self.root) + 1 :]: data for at, data in found.items() if isinstance(data, bytes)}
+        return {
+            str(at)[len(self.root) + 1 :]: data
+            for at, data in found.items()
+            if isinstance(data, bytes)
+        }
 
     def _read_if_there(self, path: str) -> bytes | None:
         try:
@@ -132,7 +146,9 @@ class Storage:
     def files(self, pattern: str) -> list[str]:
         """The files that match a glob, relative to the store, sorted; names that begin with a dot are not listed."""
         found = self.filesystem.glob(self.at(pattern))
-        return sorted(str(path)[len(self.root) + 1 :] for path in found if not Path(path).name.startswith("."))
+        return sorted(
+            str(path)[len(self.root) + 1 :] for path in found if not Path(path).name.startswith(".")
+        )
 
     def stamps(self, folder: str) -> dict[str, str]:
         """Size and time of each file of a folder, by name: where they are the same as before, the file was not written since."""
@@ -140,7 +156,12 @@ class Storage:
             found = _retried(lambda: self.filesystem.ls(self.at(folder), detail=True))
         except (FileNotFoundError, NotADirectoryError):
             return {}
-        return {info["name"].rpartition("/")[2]: " ".join(str(info[mark]) for mark in _MARKS if mark in info) for info in found}
+        return {
+            info["name"].rpartition("/")[2]: " ".join(
+                str(info[mark]) for mark in _MARKS if mark in info
+            )
+            for info in found
+        }
 
     def set_aside(self, path: str, why: str) -> None:
         """Move a damaged file or folder out of the way, and say so."""
@@ -151,7 +172,9 @@ class Storage:
             self.filesystem.mv(found, target)
         if self.local:
             self.remove(path)
-        log.warning("%s/%s: %s; set aside as %s, will be computed again", self.url, path, why, aside)
+        log.warning(
+            "%s/%s: %s; set aside as %s, will be computed again", self.url, path, why, aside
+        )
 
     def at(self, path: str) -> str:
         """A path of the store as its file system names it."""
@@ -163,7 +186,13 @@ def _retried(do: Callable[[], Result], tries: int = 4) -> Result:
     for attempt in range(1, tries + 1):
         try:
             return do()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, FileExistsError):
+        except (
+            FileNotFoundError,
+            NotADirectoryError,
+            IsADirectoryError,
+            PermissionError,
+            FileExistsError,
+        ):
             raise
         except OSError:
             if attempt == tries:

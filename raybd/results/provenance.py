@@ -32,10 +32,14 @@ def versions() -> dict[str, str]:
 def commit() -> str | None:
     """The commit of raybd's own checkout, if it runs from one; `+` marks uncommitted changes."""
     folder = Path(__file__).resolve().parent
-    git = partial(subprocess.run, cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+    git = partial(
+        subprocess.run, cwd=folder, capture_output=True, text=True, timeout=10, check=True
+    )
     try:
         head = git(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
-        return head + ("+" if git(["git", "status", "--porcelain", "--", "."]).stdout.strip() else "")
+        return head + (
+            "+" if git(["git", "status", "--porcelain", "--", "."]).stdout.strip() else ""
+        )
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -55,7 +59,9 @@ def reset_peak_memory() -> None:
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
-        log.debug("peak memory is that of the whole process: /proc/self/clear_refs can't be written")
+        log.debug(
+            "peak memory is that of the whole process: /proc/self/clear_refs can't be written"
+        )
 
 
 def peak_memory_bytes() -> int:

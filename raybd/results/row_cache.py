@@ -25,10 +25,16 @@ _FILE, _STAMP = "gathered.file", "gathered.stamp"
 def read_folder(storage: Storage, folder: str, schema: pa.Schema) -> pa.Table:
     """The rows of all files of a folder. A file that is damaged is set aside."""
     copy = f"gathered/{folder}.parquet"
-    stamps = {name: stamp for name, stamp in storage.stamps(folder).items() if name.endswith(".parquet") and name[0] != "."}
+    stamps = {
+        name: stamp
+        for name, stamp in storage.stamps(folder).items()
+        if name.endswith(".parquet") and name[0] != "."
+    }
     known = _known(storage, copy, schema)
     read_before = zip(known[_FILE].to_pylist(), known[_STAMP].to_pylist(), strict=True)
-    known = known.filter(pa.array([stamps.get(name) == stamp for name, stamp in read_before], pa.bool_()))
+    known = known.filter(
+        pa.array([stamps.get(name) == stamp for name, stamp in read_before], pa.bool_())
+    )
     left = sorted(stamps.keys() - set(known[_FILE].to_pylist()))
     if not left:
         return known.select(schema.names)
@@ -62,7 +68,9 @@ def _keep(storage: Storage, copy: str, table: pa.Table) -> None:
 def _read(storage: Storage, folder: str, names: Sequence[str], schema: pa.Schema) -> pa.Table:
     """Rows, and the file of each."""
     parts = [names[start : start + _BATCH] for start in range(0, len(names), _BATCH)]
-    return pa.concat_tables([_read_part(storage, folder, part, schema) for part in parts]).combine_chunks()
+    return pa.concat_tables(
+        [_read_part(storage, folder, part, schema) for part in parts]
+    ).combine_chunks()
 
 
 def _read_part(storage: Storage, folder: str, names: Sequence[str], schema: pa.Schema) -> pa.Table:
@@ -73,6 +81,12 @@ def _read_part(storage: Storage, folder: str, names: Sequence[str], schema: pa.S
         except (pa.ArrowInvalid, OSError) as error:
             storage.set_aside(path, f"not a readable Parquet file ({str(error).splitlines()[0]})")
         else:
-            tables.append(table.append_column(_FILE, pa.array([Path(path).name] * len(table), pa.string())))
+            tables.append(
+                table.append_column(_FILE, pa.array([Path(path).name] * len(table), pa.string()))
+            )
     # Files of an older raybd lack columns.
-    return pa.concat_tables(tables, promote_options="default").select([*schema.names, _FILE]).combine_chunks()
+    return (
+        pa.concat_tables(tables, promote_options="default")
+        .select([*schema.names, _FILE])
+        .combine_chunks()
+    )

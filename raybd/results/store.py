@@ -29,9 +29,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from raybd.results.row_cache import read_folder
 from raybd.results.files import Storage
-from raybd.results.schemas import CELLS, SCHEMA_VERSION, SCORES, SCORES_ENCODING, TRIALS, as_parquet, as_small_parquet
+from raybd.results.row_cache import read_folder
+from raybd.results.schemas import (
+    CELLS,
+    SCHEMA_VERSION,
+    SCORES,
+    SCORES_ENCODING,
+    TRIALS,
+    as_parquet,
+    as_small_parquet,
+)
 from raybd.types.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,7 +61,9 @@ class Damaged(Exception):
     """A file of the store failed its check and has been set aside."""
 
     def __init__(self, path: str) -> None:
-        super().__init__(f"{path} failed its check and was set aside; run the same command again to compute it anew")
+        super().__init__(
+            f"{path} failed its check and was set aside; run the same command again to compute it anew"
+        )
 
 
 @dataclass(frozen=True)
@@ -68,13 +78,20 @@ class Artifact:
 class Store(Storage):
     """A results folder or URL. Cheap to make and to send to another process."""
 
-    def save(self, stage: str, key: str, tensors: Mapping[str, "Tensor"], facts: Mapping[str, Any]) -> None:
+    def save(
+        self, stage: str, key: str, tensors: Mapping[str, "Tensor"], facts: Mapping[str, Any]
+    ) -> None:
         """Keep what a stage computed, under its key."""
         import torch
         from safetensors.torch import save
 
         folder = f"artifacts/{stage}/{key}"
-        data = save({name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()})
+        data = save(
+            {
+                name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+                for name, tensor in tensors.items()
+            }
+        )
         manifest = {
             **facts,
             "schema": SCHEMA_VERSION,
@@ -84,7 +101,9 @@ class Store(Storage):
             "sha256": hashlib.sha256(data).hexdigest(),
         }
         self.write(f"{folder}/tensors.safetensors", data)
-        self.write(f"{folder}/manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
+        self.write(
+            f"{folder}/manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode()
+        )
 
     def manifest(self, stage: str, key: str) -> dict[str, Any]:
         """What is known about an artefact. Raises FileNotFoundError, or Damaged."""
@@ -92,7 +111,10 @@ class Store(Storage):
         try:
             manifest: dict[str, Any] = json.loads(self.read(path))
             if manifest["schema"] > SCHEMA_VERSION:
-                raise UserError(f"{self.url}/{path}: written by a newer raybd (schema {manifest['schema']})", "Upgrade raybd.")
+                raise UserError(
+                    f"{self.url}/{path}: written by a newer raybd (schema {manifest['schema']})",
+                    "Upgrade raybd.",
+                )
         except (ValueError, KeyError) as error:
             self.set_aside(Path(path).parent.as_posix(), f"manifest.json is not readable ({error})")
             raise Damaged(path) from error
@@ -105,7 +127,10 @@ class Store(Storage):
         manifest = self.manifest(stage, key)
         data = self.read(f"artifacts/{stage}/{key}/tensors.safetensors")
         if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
-            self.set_aside(f"artifacts/{stage}/{key}", "tensors.safetensors does not match the sha256 in its manifest")
+            self.set_aside(
+                f"artifacts/{stage}/{key}",
+                "tensors.safetensors does not match the sha256 in its manifest",
+            )
             raise Damaged(f"artifacts/{stage}/{key}")
         return Artifact(load(data), manifest)
 
@@ -133,17 +158,27 @@ class Store(Storage):
         """The state of many artefacts at once."""
         found = set(artifacts)
         if len(artifacts) > _MANY:
-            found = {(stage, key) for stage in {stage for stage, _ in artifacts} for key in self.keys(stage)}
-        return dict.fromkeys(artifacts, "missing") | _at_once(lambda item: self.state(*item), [a for a in artifacts if a in found])
+            found = {
+                (stage, key)
+                for stage in {stage for stage, _ in artifacts}
+                for key in self.keys(stage)
+            }
+        return dict.fromkeys(artifacts, "missing") | _at_once(
+            lambda item: self.state(*item), [a for a in artifacts if a in found]
+        )
 
     def keys(self, stage: str) -> list[str]:
         """The keys of the artefacts of a stage, finished or not, sorted."""
         return sorted(self.stamps(f"artifacts/{stage}"))
 
-    def write_scores(self, cell: str, dataset: str, attack: str, defense: str, columns: Mapping[str, Any]) -> None:
+    def write_scores(
+        self, cell: str, dataset: str, attack: str, defense: str, columns: Mapping[str, Any]
+    ) -> None:
         """Write the score rows of a cell; a repeated write replaces them."""
         table = pa.table({name: columns[name] for name in SCORES.names}, schema=SCORES)
-        self.write(_scores_path(cell, dataset, attack, defense), as_parquet(table, **SCORES_ENCODING))
+        self.write(
+            _scores_path(cell, dataset, attack, defense), as_parquet(table, **SCORES_ENCODING)
+        )
 
     def write_cell(self, row: Mapping[str, Any]) -> None:
         """Write the row of a cell; a repeated write replaces it."""
@@ -166,12 +201,19 @@ class Store(Storage):
 
     def rows(self, cells: Collection[str]) -> dict[str, dict[str, Any]]:
         """The rows of many cells, by id, of those that are there and sound, their scores too; what is damaged is set aside."""
-        if not self.exists("cells"):  # to make an array, even an empty one, arrow imports pandas, which takes a while
+        if not self.exists(
+            "cells"
+        ):  # to make an array, even an empty one, arrow imports pandas, which takes a while
             return {}
         table = read_folder(self, "cells", CELLS)
-        rows: list[dict[str, Any]] = table.filter(pc.is_in(table["cell"], pa.array(list(cells), pa.string()))).to_pylist()
+        rows: list[dict[str, Any]] = table.filter(
+            pc.is_in(table["cell"], pa.array(list(cells), pa.string()))
+        ).to_pylist()
         found = {row["cell"]: row for row in rows}
-        sound = _at_once(lambda cell: self._scores_are_sound(found[cell]), [cell for cell, row in found.items() if row["n_scores"]])
+        sound = _at_once(
+            lambda cell: self._scores_are_sound(found[cell]),
+            [cell for cell, row in found.items() if row["n_scores"]],
+        )
         return {cell: row for cell, row in found.items() if sound.get(cell, True)}
 
     def cells(self, experiment: str | None = None) -> "pd.DataFrame":
@@ -181,7 +223,8 @@ class Store(Storage):
             table = table.filter(pc.field("experiment") == experiment)
         frame: pd.DataFrame = table.to_pandas()
         return frame.sort_values(
-            ["experiment", "dataset", "attack", "trainer", "seed", "defense_role", "defense"], ignore_index=True
+            ["experiment", "dataset", "attack", "trainer", "seed", "defense_role", "defense"],
+            ignore_index=True,
         )
 
     def scores(self, columns: Sequence[str] | None = None, **equal: str | int) -> "pd.DataFrame":
@@ -193,10 +236,14 @@ class Store(Storage):
         chosen = None
         for name, value in equal.items():
             if name not in schema.names:
-                raise UserError(f"scores have no column {name!r}", f"Columns: {', '.join(schema.names)}.")
+                raise UserError(
+                    f"scores have no column {name!r}", f"Columns: {', '.join(schema.names)}."
+                )
             term = pads.field(name) == value
             chosen = term if chosen is None else chosen & term
-        return self._frame("scores", schema, chosen, columns, pads.partitioning(pa.schema(folders), flavor="hive"))
+        return self._frame(
+            "scores", schema, chosen, columns, pads.partitioning(pa.schema(folders), flavor="hive")
+        )
 
     def write_trial(self, sweep: str, row: Mapping[str, Any]) -> None:
         """Write the row of a trial; a repeated write replaces it."""
@@ -206,7 +253,9 @@ class Store(Storage):
     def trial(self, sweep: str, trial: str) -> dict[str, Any] | None:
         """The row of a trial, if it is there."""
         try:
-            row: dict[str, Any] = self._table(f"trials/sweep={sweep}/{trial}.parquet").to_pylist()[0]
+            row: dict[str, Any] = self._table(f"trials/sweep={sweep}/{trial}.parquet").to_pylist()[
+                0
+            ]
         except FileNotFoundError:
             return None
         return row
@@ -217,7 +266,13 @@ class Store(Storage):
 
         folder = pa.schema([("sweep", pa.string())])
         chosen = None if sweep is None else pads.field("sweep") == sweep
-        frame = self._frame("trials", pa.schema([*folder, *TRIALS]), chosen, None, pads.partitioning(folder, flavor="hive"))
+        frame = self._frame(
+            "trials",
+            pa.schema([*folder, *TRIALS]),
+            chosen,
+            None,
+            pads.partitioning(folder, flavor="hive"),
+        )
         return frame.sort_values(["sweep", "trial"], ignore_index=True)
 
     def write_experiment(self, name: str, resolved: Mapping[str, Any]) -> None:
@@ -258,7 +313,13 @@ class Store(Storage):
             return pd.DataFrame(schema.empty_table().to_pandas())
 
         def read() -> pa.Table:
-            found = pads.dataset(self.at(folder), schema, "parquet", filesystem=self.filesystem, partitioning=partitioning)
+            found = pads.dataset(
+                self.at(folder),
+                schema,
+                "parquet",
+                filesystem=self.filesystem,
+                partitioning=partitioning,
+            )
             return found.to_table(columns=columns, filter=chosen)
 
         try:
@@ -274,7 +335,10 @@ class Store(Storage):
                 with self.filesystem.open(path, "rb") as file:
                     pq.ParquetFile(file)
             except pa.ArrowInvalid as error:
-                self.set_aside(str(path)[len(self.root) + 1 :], f"not a readable Parquet file ({_first_line(error)})")
+                self.set_aside(
+                    str(path)[len(self.root) + 1 :],
+                    f"not a readable Parquet file ({_first_line(error)})",
+                )
 
 
 def _at_once(do: Callable[[Item], Result], items: Sequence[Item]) -> dict[Item, Result]:

@@ -21,9 +21,10 @@ from torch import Generator, Tensor
 from raybd.distributed import group
 from raybd.training.inference import infer
 from raybd.training.runtime import report
-from raybd.types.config import Config, searched
+from raybd.types.config import searched
 from raybd.types.data import Split
 from raybd.types.errors import UserError
+from raybd.types.methods import Scanner
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
 
@@ -31,7 +32,7 @@ _EDGE = 1e-3
 """Least distance from 0 and 1 at which mask and pattern begin: there tanh is flat."""
 
 
-class Decree(Config):
+class Decree(Scanner):
     """Search the smallest mask and the pattern under it that give all images one embedding; score by how small the mask is."""
 
     images: int = Field(1000, ge=2)

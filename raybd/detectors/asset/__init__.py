@@ -32,8 +32,9 @@ from raybd.detectors.asset.outer_loop import Loss, Select, losses, offset
 from raybd.metrics import thresholds
 from raybd.training.inference import infer
 from raybd.training.models import fresh_copy
-from raybd.types.config import Config, searched
+from raybd.types.config import searched
 from raybd.types.data import Pool, Split
+from raybd.types.methods import Detector
 from raybd.types.models import Victim
 from raybd.types.verdicts import HALFWAY, Suspicion
 
@@ -42,7 +43,7 @@ _PICKED = {"concentrate": ["batch", "cross_fit"]}
 _TOP, _OUTLYING = {**_PICKED, "select": ["top"]}, {**_PICKED, "select": ["outlying"]}
 
 
-class Asset(Config):
+class Asset(Detector):
     """Score by the loss that a network ends with when it was pushed down on trusted and up on concentrated suspects."""
 
     halfway: ClassVar[tuple[str, ...]] = HALFWAY

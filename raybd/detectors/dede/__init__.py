@@ -34,14 +34,15 @@ from raybd.metrics import thresholds
 from raybd.training.inference import infer
 from raybd.training.loop import fit
 from raybd.training.recipe import Recipe
-from raybd.types.config import Config, searched
+from raybd.types.config import searched
 from raybd.types.data import Pool, Split
 from raybd.types.errors import UserError
+from raybd.types.methods import StreamDetector
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
 
 
-class DeDe(Config):
+class DeDe(StreamDetector):
     """Score by the error with which an image is painted back from the victim's embedding of it."""
 
     halfway: ClassVar[tuple[str, ...]] = ("mismatch_auroc",)
