@@ -38,7 +38,7 @@ from raybd.training.precision import has_bf16
 from raybd.training.recipe import Recipe
 from raybd.training.runtime import Runtime, running
 from raybd.types.data import Split
-from raybd.types.methods import DataAttack
+from raybd.types.methods import Attack
 from raybd.types.models import Network, Victim
 
 Way = Callable[[Split, Network, Recipe, int], tuple[float, nn.Module]]
@@ -85,7 +85,7 @@ def main() -> None:
             epochs=asked.epochs or 8, batch_size=asked.batch, lr=0.1, warmup=0.2, augment="flip"
         )
         attack = cast(
-            DataAttack, method_class("attacks", asked.attack).model_validate({"rate": asked.rate})
+            Attack, method_class("attacks", asked.attack).model_validate({"rate": asked.rate})
         )
         for name in asked.network or ["small_resnet"]:
             _compare_accuracy(
@@ -154,7 +154,7 @@ def _ratio(seen: list[float], base: list[float]) -> float:
 
 def _compare_accuracy(
     name: str,
-    attack: DataAttack,
+    attack: Attack,
     ways: dict[str, Way],
     images: int | None,
     recipe: Recipe,

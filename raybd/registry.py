@@ -55,12 +55,20 @@ class Method:
     """Name in the tables: the kind, unless the experiment gives another one."""
     trusted: "Trusted | None" = None
     """For detectors: the source of the trusted images, if not the clean part of the data set."""
+    side_data: "Method | None" = None
+    """For attacks that read another data set: that data set."""
+    oracle: bool = False
+    """Whether the experiment says that the fields hold knowledge that a defender lacks."""
 
     def describe(self) -> dict[str, Any]:
         """Kind, version and all fields as JSON; fields marked `exclude` (paths) change no result."""
-        trusted = {"trusted": self.trusted.describe()} if self.trusted is not None else {}
-        fields = self.config.model_dump(mode="json")
-        return {"kind": self.kind, "version": type(self.config).version, **fields, **trusted}
+        described: dict[str, Any] = {"kind": self.kind, "version": type(self.config).version}
+        described |= self.config.model_dump(mode="json")
+        if self.trusted is not None:
+            described["trusted"] = self.trusted.describe()
+        if self.side_data is not None:
+            described["side_data"] = self.side_data.describe()
+        return described
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import pytest
 
 from raybd.cells.loading import load_victim
 from raybd.datasets.cifar10 import Cifar10
-from raybd.plan.experiment import Cell
+from raybd.cells.cell import Cell
 from raybd.plan.file import parse
 from raybd.results.store import Store
-from raybd.stages import all as stages
+from raybd.cells import run as stages
 from raybd.types.data import Dataset
 from raybd.types.models import Victim
 

@@ -21,7 +21,7 @@ from raybd.datasets.digits import Digits
 from raybd.metrics import detection
 from raybd.networks.small_cnn import SmallCnn
 from raybd.registry import method_class
-from raybd.stages import all as stages
+from raybd.cells import run as stages
 from raybd.training.loop import fit
 from raybd.training.models import new_victim
 from raybd.training.recipe import Recipe

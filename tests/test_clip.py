@@ -27,7 +27,7 @@ from raybd.networks.small_cnn import SmallCnn
 from raybd.networks.tiny_clip import TinyClip
 from raybd.plan.file import parse
 from raybd.results.store import Store
-from raybd.stages import all as stages
+from raybd.cells import run as stages
 from raybd.trainers.pretrained import Pretrained
 from raybd.trainers.probes.zero_shot import ZeroShot
 from raybd.trainers.self_supervised.clip import ClipContrast

@@ -26,7 +26,7 @@ from raybd.plan import file as experiment_file
 from raybd.registry import method_class, names
 from raybd.repairs.fine_tune import FineTune
 from raybd.results.store import Store
-from raybd.stages import all as stages
+from raybd.cells import run as stages
 from raybd.trainers.probes.knn_probe import KnnProbe
 from raybd.trainers.supervised import Supervised
 from raybd.training.inference import infer

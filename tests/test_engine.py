@@ -18,7 +18,7 @@ import yaml
 
 from raybd.plan import file as experiment_file
 from raybd.results.store import Store
-from raybd.stages import all as stages
+from raybd.cells import run as stages
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 

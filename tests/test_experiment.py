@@ -9,7 +9,7 @@ import yaml
 
 from raybd.attacks.data import badnets
 from raybd.plan import graph
-from raybd.plan.experiment import Cell
+from raybd.cells.cell import Cell
 from raybd.plan.file import load, parse
 from raybd.types.errors import UserError
 

@@ -19,7 +19,7 @@ from raybd.plan import graph
 from raybd.plan.file import parse
 from raybd.plan.todo import make_plan
 from raybd.results.store import Store
-from raybd.stages import all as stages
+from raybd.cells import run as stages
 
 
 def test_a_plan_of_thousands_of_cells_takes_seconds(tmp_path: Path) -> None:

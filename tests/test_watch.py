@@ -7,7 +7,7 @@ import pytest
 
 from raybd.engine.cluster.connect import ClusterResources, unplaceable
 from raybd.engine.grid.run_log import RunLog
-from raybd.plan.experiment import Resources
+from raybd.cells.resources import Resources
 from raybd.results.store import Store
 
 

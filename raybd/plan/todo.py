@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from raybd.plan.experiment import Cell, Experiment
-from raybd.plan.graph import Stage
+from raybd.cells.cell import Cell
+from raybd.cells.stage import Stage
+from raybd.plan.experiment import Experiment
 from raybd.results.store import Damaged, Store
 
 _SAMPLE = 500

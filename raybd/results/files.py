@@ -93,7 +93,7 @@ class Storage:
     def read_many(self, paths: Sequence[str]) -> dict[str, bytes]:
         """The bytes of many files, of those that are there; a remote file system is asked for all at the same time."""
         if self.local:
-            return {path: data for path in paths if (data := self._read_if_there(path)) is not None}
+            return {path: data for path in paths if (data := self.read_if_there(path)) is not None}
         found = _retried(
             lambda: self.filesystem.cat([self.at(path) for path in paths], on_error="return")
         )
@@ -110,7 +110,7 @@ class Storage:
             if isinstance(data, bytes)
         }
 
-    def _read_if_there(self, path: str) -> bytes | None:
+    def read_if_there(self, path: str) -> bytes | None:
         try:
             return self.read(path)
         except FileNotFoundError:

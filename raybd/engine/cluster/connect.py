@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raybd.plan.experiment import Resources
+from raybd.cells.resources import Resources
 from raybd.results.store import in_job
 from raybd.types.errors import UserError
 
