@@ -38,7 +38,7 @@ from raybd.training.precision import has_bf16
 from raybd.training.recipe import Recipe
 from raybd.training.runtime import Runtime, running
 from raybd.types.data import Split
-from raybd.types.methods import Attack
+from raybd.types.methods import Attack, AttackInput
 from raybd.types.models import Network, Victim
 
 Way = Callable[[Split, Network, Recipe, int], tuple[float, nn.Module]]
@@ -167,9 +167,8 @@ def _compare_accuracy(
         fact: {way: [] for way in ways} for fact in ("speed", *_FACTS)
     }
     for seed in range(seeds):
-        poisoned = attack.poison(
-            dataset.train, dataset.num_classes, torch.Generator().manual_seed(seed)
-        )
+        given = AttackInput(train=dataset.train, num_classes=dataset.num_classes)
+        poisoned = attack.poison(given, torch.Generator().manual_seed(seed))
         split = poisoned.over(dataset.train)
         for title, way in ways.items():
             asked = (

@@ -32,9 +32,9 @@ from raybd.attacks.training.input_aware.generator import (
     stored_auto_encoder,
     wear,
 )
+from raybd.cells.stage import random_stream
 from raybd.networks.small_cnn import SmallCnn
 from raybd.networks.tiny_clip import TinyClip
-from raybd.cells.stage import random_stream
 from raybd.poisoning.label_maps import AllToAll, AllToOne, CleanLabel
 from raybd.poisoning.pixels import to_pixels
 from raybd.registry import method_class, names

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from raybd.cells import run as stages
+from raybd.cells.cell import Cell
 from raybd.cells.loading import load_victim
 from raybd.datasets.cifar10 import Cifar10
-from raybd.cells.cell import Cell
 from raybd.plan.file import parse
 from raybd.results.store import Store
-from raybd.cells import run as stages
 from raybd.types.data import Dataset
 from raybd.types.models import Victim
 

@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raybd.attacks.data.badnets import BadNets
+from raybd.cells import run as stages
 from raybd.datasets.cifar10 import Cifar10
 from raybd.datasets.digits import Digits
 from raybd.metrics import detection
 from raybd.networks.small_cnn import SmallCnn
 from raybd.registry import method_class
-from raybd.cells import run as stages
 from raybd.training.loop import fit
 from raybd.training.models import new_victim
 from raybd.training.recipe import Recipe

@@ -19,6 +19,7 @@ from raybd.attacks.encoder.badclip import BadClip
 from raybd.attacks.encoder.badencoder import BadEncoder
 from raybd.attacks.encoder.clip_text import ClipText
 from raybd.cells import loading
+from raybd.cells import run as stages
 from raybd.networks import tiny_clip
 from raybd.networks._clip import Clip as Towers
 from raybd.networks.clip import Clip
@@ -27,7 +28,6 @@ from raybd.networks.small_cnn import SmallCnn
 from raybd.networks.tiny_clip import TinyClip
 from raybd.plan.file import parse
 from raybd.results.store import Store
-from raybd.cells import run as stages
 from raybd.trainers.pretrained import Pretrained
 from raybd.trainers.probes.zero_shot import ZeroShot
 from raybd.trainers.self_supervised.clip import ClipContrast

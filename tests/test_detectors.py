@@ -12,6 +12,7 @@ from sklearn.metrics import silhouette_score
 from torch import nn
 
 from raybd.attacks.encoder.badencoder import BadEncoder
+from raybd.cells import run as stages
 from raybd.datasets.cifar10 import Cifar10
 from raybd.detectors import beatrix
 from raybd.detectors.activation_clustering import ActivationClustering, silhouette
@@ -26,7 +27,6 @@ from raybd.plan import file as experiment_file
 from raybd.registry import method_class, names
 from raybd.repairs.fine_tune import FineTune
 from raybd.results.store import Store
-from raybd.cells import run as stages
 from raybd.trainers.probes.knn_probe import KnnProbe
 from raybd.trainers.supervised import Supervised
 from raybd.training.inference import infer

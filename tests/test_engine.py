@@ -16,9 +16,9 @@ import pytest
 import torch
 import yaml
 
+from raybd.cells import run as stages
 from raybd.plan import file as experiment_file
 from raybd.results.store import Store
-from raybd.cells import run as stages
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 

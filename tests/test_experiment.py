@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from raybd.attacks.data import badnets
-from raybd.plan import graph
 from raybd.cells.cell import Cell
+from raybd.plan import graph
 from raybd.plan.file import load, parse
 from raybd.types.errors import UserError
 

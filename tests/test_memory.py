@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from raybd.attacks.data.blended import Blended
-from raybd.networks.small_cnn import SmallCnn
 from raybd.cells.stage import random_stream
+from raybd.networks.small_cnn import SmallCnn
 from raybd.results.provenance import peak_memory_bytes, reset_peak_memory
 from raybd.training.models import new_victim
 from raybd.types.data import Poisoned, Split

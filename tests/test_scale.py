@@ -11,6 +11,7 @@ from rich.console import Console
 
 from benchmarks.grid import experiment
 from benchmarks.scores import _columns
+from raybd.cells import run as stages
 from raybd.cli.tables import cells_table
 from raybd.engine.grid.dependencies import DependencyTracker
 from raybd.engine.grid.ready_queue import ReadyQueue
@@ -19,7 +20,6 @@ from raybd.plan import graph
 from raybd.plan.file import parse
 from raybd.plan.todo import make_plan
 from raybd.results.store import Store
-from raybd.cells import run as stages
 
 
 def test_a_plan_of_thousands_of_cells_takes_seconds(tmp_path: Path) -> None:

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from raybd.attacks.data.badnets import BadNets
 from raybd.cells import pools
-from raybd.detectors.strip import Strip
+from raybd.cells import run as stages
 from raybd.cells.cell import Cell
-from raybd.plan.file import parse
 from raybd.cells.stage import random_stream
+from raybd.detectors.strip import Strip
+from raybd.plan.file import parse
 from raybd.plan.todo import make_plan
 from raybd.poisoning.label_maps import AllToAll, AllToOne
 from raybd.results.store import Store
-from raybd.cells import run as stages
 from raybd.types.data import Dataset, Split
 from raybd.types.errors import Infeasible, UserError
 from raybd.types.models import Victim

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from raybd.cells.resources import Resources
 from raybd.engine.cluster.connect import ClusterResources, unplaceable
 from raybd.engine.grid.run_log import RunLog
-from raybd.cells.resources import Resources
 from raybd.results.store import Store
 
 
