@@ -78,7 +78,7 @@ class Experiment:
             twin = victim_stage(opened, dataset, no_attack(), training, seed)
             for defense, reason in reasons:
                 wanted = Wanted(victim, twin, defense, self.removal, repeated)
-                last = _last_stage(wanted)
+                last = last_stage(wanted)
                 yield Cell(
                     experiment=self.name,
                     dataset=dataset,
@@ -132,8 +132,8 @@ class Experiment:
         }
 
 
-def _last_stage(wanted: Wanted) -> Stage:
-    """The end of a cell's path: of the stages that the cell has, the one that no other reads."""
+def last_stage(wanted: Wanted) -> Stage:
+    """Return the end of a cell's path: of its stages, the one that no other one reads."""
     stages = [stage for kind in kinds() if (stage := kind.for_cell(wanted)) is not None]
     read = {upstream.key for stage in stages for upstream in stage.path() if upstream is not stage}
     return _only(stage for stage in stages if stage.key not in read) or wanted.victim
