@@ -30,6 +30,7 @@ Role = Literal[
     "detectors",
     "scanners",
     "repairs",
+    "analyses",
 ]
 METHOD_ROLES: tuple[Role, ...] = (
     "datasets",
@@ -40,6 +41,7 @@ METHOD_ROLES: tuple[Role, ...] = (
     "detectors",
     "scanners",
     "repairs",
+    "analyses",
 )
 _ROOT = Path(__file__).parent
 
@@ -93,6 +95,8 @@ def names(role: Role) -> tuple[str, ...]:
 
 def singular(role: Role) -> str:
     """Return the name of one method of a role, like `repair` for `repairs`."""
+    if role == "analyses":
+        return "analysis"
     return role.removesuffix("s").replace("_", " ")
 
 

@@ -46,6 +46,8 @@ class Experiment:
     detector of test inputs: refuse the inputs that it flags, measure (and, for a probe, first drop
     what it flags of the training set and train again)."""
     resources: AllResources
+    analyses: tuple[Method, ...] = ()
+    """Tools that look at each victim, undefended or defended."""
     canaries: Canaries | None = None
     """Planted into the training set of each victim, to measure detectors without truth."""
 
@@ -77,7 +79,7 @@ class Experiment:
             victim = victim_stage(opened, dataset, attack, training, seed, planted)
             twin = victim_stage(opened, dataset, no_attack(), training, seed)
             for defense, reason in reasons:
-                wanted = Wanted(victim, twin, defense, self.removal, repeated)
+                wanted = Wanted(victim, twin, defense, self.removal, repeated, self.analyses)
                 last = last_stage(wanted)
                 yield Cell(
                     experiment=self.name,
@@ -126,6 +128,7 @@ class Experiment:
             "attacks": [_entry(method) for method in self.attacks],
             "trainers": [_training_entry(training) for training in self.trainings],
             **defenses,
+            **({"analyses": [_entry(method) for method in self.analyses]} if self.analyses else {}),
             "removal": self.removal,
             "resources": self.resources.model_dump(mode="json", exclude_none=True),
             **({"canaries": self.canaries.model_dump(mode="json")} if self.canaries else {}),
