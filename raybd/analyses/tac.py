@@ -1,4 +1,4 @@
-"""Trigger-activated change (TAC): how much each unit of a layer changes when images get the trigger.
+"""Trigger-activated change (TAC): how much each unit of a layer changes with the trigger.
 
 Zheng, Tang, Li and Liu 2022, arXiv 2208.03111, section on the trigger-activated change.
 Differs: any layer of any network; a change relative to the unit's activation on images without the
@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from raybd.training.layers import activations, last_map
+from raybd.training.layers import activations, by_position, last_map
 from raybd.types.data import Split
 from raybd.types.errors import UserError
 from raybd.types.methods import Analysis, Pairs
@@ -82,8 +82,4 @@ def _units(victim: Victim, x_MCHW: Tensor, name: str) -> Tensor:
     """Activations as images x units x positions; a vector has one position."""
     split = Split(x_MCHW, torch.zeros(len(x_MCHW), dtype=torch.int64))
     out = activations(victim, split, [name])[name]
-    if out.dim() == 2:
-        return out.unsqueeze(2)
-    if out.dim() == 3:  # tokens: images x positions x channels
-        return out.transpose(1, 2)
-    return out.flatten(2)
+    return out.unsqueeze(2) if out.dim() == 2 else by_position(out)

@@ -1,7 +1,7 @@
 """The roles: what a method of each role offers, and what it declares about itself.
 
-A method derives from the class of its role and overrides what differs from the defaults. The classes
-have no fields, so that a key holds a method's own fields alone.
+A method derives from the class of its role and overrides what differs from the defaults. The
+classes have no fields, so that a key holds a method's own fields alone.
 """
 
 from abc import abstractmethod
@@ -115,7 +115,7 @@ class Attack(Config):
         """Return copies of the images with the trigger, uint8."""
 
     def stamp_toward(self, x_NCHW: Tensor, wanted_N: Tensor, state: Mapping[str, Tensor]) -> Tensor:
-        """Return copies with the trigger that asks for the wanted labels; by default it is `stamp`."""
+        """Return copies with the trigger that asks for the wanted labels; by default, `stamp`."""
         return self.stamp(x_NCHW, state)
 
 

@@ -47,13 +47,13 @@ class Captioned(Protocol):
         """Return each name in each template, grouped by name. Raises UserError without names."""
 
     def describe(self, texts: Sequence[str]) -> Tensor:
-        """Return the embeddings z_MD of texts of any length, on the model's device, with gradients."""
+        """Return the embeddings z_MD of texts, on the model's device, with gradients."""
 
     def factor(self) -> Tensor:
         """Return the factor that turns the cosine of an image and a text into a logit."""
 
     def contrast(self, z_BD: Tensor, texts: Sequence[str], y_B: Tensor) -> Tensor:
-        """Return the contrastive loss of a batch of images and texts; equal labels are positives."""
+        """Return the contrastive loss of images and texts; those of one label are positives."""
 
 
 class Victim(nn.Module):
