@@ -29,7 +29,7 @@ from raybd.results.store import Store
 from raybd.stages.all import run_stage
 from raybd.trainers.supervised import Supervised
 from raybd.types.data import Dataset, Poisoned
-from raybd.types.methods import DatasetMethod, EncoderAttack
+from raybd.types.methods import Attack, AttackInput, DatasetMethod
 from raybd.types.models import Victim
 
 Entry = dict[str, Any]
@@ -105,14 +105,15 @@ class SharedVictims:
         """Return an encoder without a head that no attack has reached."""
         return self.once(f"encoder {dataset}", lambda: _train_encoder(loaded(dataset)))
 
-    def infected_encoder(self, dataset: Entry, attack: EncoderAttack) -> tuple[Poisoned, Victim]:
+    def infected_encoder(self, dataset: Entry, attack: Attack) -> tuple[Poisoned, Victim]:
         """Return the trigger of an attack, and the clean encoder with its backdoor."""
-        start = self.clean_encoder(dataset)
+        given = AttackInput(loaded(dataset).train, 10, twin=self.clean_encoder(dataset))
         rng = torch.Generator().manual_seed(1)
-        return self.once(
-            f"encoder {dataset} infected by {attack!r}",
-            lambda: attack.infect(start, loaded(dataset).train, 10, rng),
+        poisoned = self.once(
+            f"encoder {dataset} infected by {attack!r}", lambda: attack.poison(given, rng)
         )
+        assert poisoned.victim is not None
+        return poisoned, poisoned.victim
 
     def once(self, name: str, make: Callable[[], Made]) -> Made:
         """Return what `make` returns: made by the first process that asks, read by the others."""
