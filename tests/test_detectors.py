@@ -1,8 +1,8 @@
 """Detectors: the contract that every one keeps, what they find on a real poisoned victim, and the formulas."""
 
 import sys
+from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -11,8 +11,6 @@ import torch
 from sklearn.metrics import silhouette_score
 from torch import nn
 
-from raybd.attacks.encoder.badencoder import BadEncoder
-from raybd.datasets.cifar10 import Cifar10
 from raybd.detectors import beatrix
 from raybd.detectors.activation_clustering import ActivationClustering, silhouette
 from raybd.detectors.beatrix import Beatrix
@@ -22,14 +20,9 @@ from raybd.detectors.strip_encoder import StripEncoder
 from raybd.metrics import detection
 from raybd.networks.small_cnn import SmallCnn
 from raybd.networks.small_resnet import SmallResnet
-from raybd.plan import file as experiment_file
 from raybd.registry import method_class, names
 from raybd.repairs.fine_tune import FineTune
-from raybd.results.store import Store
 from raybd.stages import all as stages
-from raybd.trainers.probes.knn_probe import KnnProbe
-from raybd.trainers.supervised import Supervised
-from raybd.training.inference import infer
 from raybd.training.models import new_victim
 from raybd.types.data import Dataset, Poisoned, Split
 from raybd.types.errors import UserError
@@ -37,6 +30,7 @@ from raybd.types.methods import Detector, StreamDetector
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
 from tests.groups import in_group
+from tests.shared_victims import BADENCODER, DIGITS, SharedVictims, loaded
 
 KINDS = names("detectors")
 SMALL: dict[str, dict[str, Any]] = {
@@ -57,35 +51,12 @@ Scene = tuple[Victim, Dataset, Poisoned]
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+def scene(shared: SharedVictims) -> Scene:
     """A victim of badnets on digits that has learned its trigger."""
-    return _scene(tmp_path_factory.mktemp("store"))
-
-
-def _scene(folder: Path) -> Scene:
-    asked = experiment_file.parse(
-        {
-            "name": "scene",
-            "datasets": [{"kind": "digits", "clean": 0.1}],
-            "attacks": [{"kind": "badnets", "rate": 0.1}],
-            "trainers": [
-                {
-                    "kind": "supervised",
-                    "network": "small_cnn",
-                    "epochs": 10,
-                    "lr": 0.05,
-                    "augment": "none",
-                }
-            ],
-        }
-    )
-    (cell,), store = asked.cells(), Store(str(folder))
-    row = stages.run_cell(cell, store)
-    assert row["clean_accuracy"] > 0.9
-    assert row["attack_success"] > 0.9
-    dataset = cast(Any, cell.dataset.config).load()
-    victim = stages.load_victim(cell.last, store)
-    return victim, dataset, stages.load_poisoned(cell.last.need("poison"), store)
+    trained = shared.classifier(DIGITS, {"kind": "badnets", "rate": 0.1})
+    assert trained.clean_accuracy > 0.9
+    assert trained.attack_success is not None and trained.attack_success > 0.9
+    return trained.victim, trained.dataset, trained.poisoned
 
 
 @cache
@@ -224,25 +195,16 @@ Twins = tuple[Victim, Victim, Dataset, Poisoned]
 
 
 @pytest.fixture(scope="module")
-def twins(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Twins:
-    """An encoder with the backdoor of badencoder, and its clean twin, on 2,500 images of CIFAR-10."""
-    folder = data_root / "cifar10"
-    if not folder.is_dir():
-        pytest.skip(f"no {folder}")
-    dataset = Cifar10(path=str(folder), limit=2500, test_limit=300, clean=0.2).load()
-    recipe = Supervised(epochs=5, lr=0.05, augment="flip", precision="fp32")
-    trained = recipe.train(dataset.train, 10, SmallCnn(width=16), torch.Generator().manual_seed(0))
-    clean = Victim(trained.encoder, None, trained.mean_C, trained.std_C).eval()
-    attack = BadEncoder(epochs=10, lr=0.05, batch_size=128, precision="fp32")
-    poisoned, backdoored = attack.infect(clean, dataset.train, 10, torch.Generator().manual_seed(1))
-    probe = KnnProbe().train_from(
-        backdoored, dataset.train, 10, SmallCnn(width=16), torch.Generator()
-    )
-    others = dataset.test.x_NCHW[dataset.test.y_N != 0]
-    assert float((infer(probe, poisoned.trigger(others)).argmax(1) == 0).float().mean()) > 0.9
-    return backdoored, clean, dataset, poisoned
+def twins(small_cifar10: dict[str, Any], shared: SharedVictims) -> Twins:
+    """An encoder with the backdoor of badencoder, its clean twin, and 300 test images."""
+    clean = shared.clean_encoder(small_cifar10)
+    poisoned, backdoored = shared.infected_encoder(small_cifar10, BADENCODER)
+    dataset = loaded(small_cifar10)
+    few = replace(dataset, test=dataset.test.select(torch.arange(300)))
+    return backdoored, clean, few, poisoned
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize(
     "detector",
