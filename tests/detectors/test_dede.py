@@ -1,4 +1,4 @@
-"""DeDe: masks and patches, what the decoder may look at, the score and its thresholds, workers, and what it learns."""
+"""DeDe: masks and patches, what the decoder may see, the score, its thresholds, and workers."""
 
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,16 @@ from raybd.datasets.cifar10 import Cifar10
 from raybd.detectors.dede import DeDe
 from raybd.detectors.dede.decoder import (
     MaskedDecoder,
-    Painter,
     hidden,
     normalised,
-    outside,
     put_back,
-    resized,
     square_errors,
     take,
     to_images,
     to_patches,
     visible_count,
 )
+from raybd.detectors.dede.painter import Painter, outside, resized
 from raybd.detectors.dede.thinning import least_crowded
 from raybd.networks.small_cnn import SmallCnn
 from raybd.trainers.supervised import Supervised
@@ -35,6 +33,7 @@ from raybd.types.errors import UserError
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
 from tests.groups import in_group
+from tests.small_scene import images, stream
 
 SMALL: dict[str, Any] = {
     "width": 16,
@@ -44,14 +43,6 @@ SMALL: dict[str, Any] = {
     "epochs": 3,
     "batch_size": 16,
 }
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def images(n: int, side: int = 16, seed: int = 0) -> Tensor:
-    return torch.randint(0, 256, (n, 3, side, side), generator=stream(seed), dtype=torch.uint8)
 
 
 def decoder(target: Any = "pixels", encoder_depth: int = 1) -> MaskedDecoder:
@@ -258,8 +249,8 @@ def test_the_median_of_a_balanced_pool_makes_tpr_and_fpr_add_up_to_one() -> None
 
 def test_thresholds_come_from_held_out_scores() -> None:
     held = torch.arange(1.0, 100.0)
-    assert DeDe()._cut(held, held) == 95
-    assert DeDe(threshold="mean_multiple")._cut(held, held) == 75
+    assert DeDe().cut(held, held) == 95
+    assert DeDe(threshold="mean_multiple").cut(held, held) == 75
     assert not verdict(threshold="mean_multiple").oracle
 
 
@@ -416,7 +407,7 @@ def test_what_cannot_be_trained_is_said() -> None:
 
 
 def test_the_defaults_are_the_authors() -> None:
-    model = DeDe()._decoder(
+    model = DeDe().decoder(
         Split(images(4, 32), torch.zeros(4, dtype=torch.int64)), 512, 32, stream()
     )
     blocks = sum(
@@ -424,7 +415,7 @@ def test_the_defaults_are_the_authors() -> None:
     )
     assert blocks == pytest.approx(7.1e6, rel=0.01)
     assert model.tokens == 64
-    assert DeDe()._heads == 3
+    assert DeDe().attention_heads == 3
     assert DeDe.model_validate_json(DeDe(skip=(1, 2, 3, 4)).model_dump_json()) == DeDe(
         skip=(1, 2, 3, 4)
     )
@@ -459,7 +450,10 @@ def test_two_workers_score_as_one() -> None:
 
 @pytest.mark.data
 def test_a_decoder_learns_to_tell_whose_embedding_it_is(data_root: Path) -> None:
-    """Measured on three seeds: AUROC .900 to .915, ratio 2.73 to 2.88, error .50 to .56 (a mean color: 1), FPR .02 to .05."""
+    """Measured on three seeds: AUROC .900 to .915, ratio 2.73 to 2.88, FPR .02 to .05.
+
+    The error was .50 to .56, where a mean color gives 1.
+    """
     folder = data_root / "cifar10"
     if not folder.is_dir():
         pytest.skip(f"no {folder}")

@@ -1,4 +1,4 @@
-"""ASSET: its formulas against slow definitions and hand-computed values, its guards, and what it finds on a real victim."""
+"""ASSET: its formulas against slow definitions and hand-computed values, and its guards."""
 
 import math
 from typing import Any
@@ -17,7 +17,6 @@ from raybd.detectors.asset.inner_loop import (
     outlyingness,
 )
 from raybd.detectors.asset.outer_loop import losses, offset
-from raybd.metrics import thresholds
 from raybd.networks.resnet18 import Resnet18
 from raybd.networks.small_cnn import SmallCnn
 from raybd.training.models import new_victim
@@ -25,10 +24,7 @@ from raybd.types.data import Split
 from raybd.types.errors import UserError
 from raybd.types.models import Victim
 from tests.groups import in_group
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from tests.small_scene import stream
 
 
 def slow_medcouple(values: list[float]) -> float:
@@ -74,17 +70,16 @@ def test_symmetric_values_have_tukeys_fences() -> None:
 
 
 def test_a_sigmoid_can_put_the_cut_out_of_reach() -> None:
-    s = torch.linspace(
-        0.2, 0.8, 101
-    )  # symmetric around a half, with an interquartile range of .3: the fence is at 1.1
+    # Symmetric around a half, with an interquartile range of .3: the fence is at 1.1.
+    s = torch.linspace(0.2, 0.8, 101)
     top = torch.cat([s, torch.tensor([1.0])])
     assert float(outlyingness(top)[-1]) < 1
 
 
 def test_the_right_side_alone_is_selected_unless_both_are_asked_for() -> None:
     logits = torch.cat([torch.randn(200, generator=stream()), torch.tensor([-30.0, 30.0])])
-    one = Asset(select="outlying", sided="one")._pick(logits)
-    two = Asset(select="outlying", sided="two")._pick(logits)
+    one = Asset(select="outlying", sided="one").pick(logits)
+    two = Asset(select="outlying", sided="two").pick(logits)
     assert one.nonzero().flatten().tolist() == [201]
     assert two.nonzero().flatten().tolist() == [200, 201]
     assert (logits[one] > logits.median()).all()
@@ -92,7 +87,7 @@ def test_the_right_side_alone_is_selected_unless_both_are_asked_for() -> None:
 
 def test_the_top_share_is_selected() -> None:
     logits = torch.randn(200, generator=stream())
-    chosen = Asset(top=0.05)._pick(logits)
+    chosen = Asset(top=0.05).pick(logits)
     assert int(chosen.sum()) == 10
     assert logits[chosen].min() > logits[~chosen].max()
 
@@ -111,51 +106,6 @@ def test_the_offset_gradient_cancels_where_suspects_are_the_trusted() -> None:
         net.zero_grad()
         (losses(kind, net(x), y).mean() - losses(kind, net(x), y).mean()).backward()  # type: ignore[arg-type]
         assert all(float(p.grad.abs().max()) < 1e-7 for p in net.parameters() if p.grad is not None)
-
-
-def test_the_threshold_is_where_the_density_has_fallen() -> None:
-    score = torch.randn(4001, generator=stream()).double()
-    lower = score[score <= score.median()]
-    mean, deviation = float(lower.mean()), float(lower.std(correction=0))
-    t = thresholds.half_gaussian(score, 1e-6)
-    density = math.exp(-((t - mean) ** 2) / (2 * deviation**2)) / (
-        deviation * math.sqrt(2 * math.pi)
-    )
-    assert density == pytest.approx(1e-6, rel=1e-6)
-    assert thresholds.half_gaussian(score * 3, 1e-6 / 3) - 3 * mean == pytest.approx(
-        3 * (t - mean), rel=1e-6
-    )
-
-
-@pytest.mark.parametrize(
-    ("deviation", "misplaced", "right"),
-    [(0.05, 0.093, 0.282), (0.2, 0.744, 1.077), (1, 8.32, 5.08), (4, 66.6, 19.2)],
-)
-def test_the_closed_form_and_the_misplaced_parenthesis(
-    deviation: float, misplaced: float, right: float
-) -> None:
-    # Lower half: two values one deviation around 0; the upper half lies far away.
-    score = torch.tensor([-deviation, deviation, 1e3, 2e3]).double()
-    assert thresholds.half_gaussian(score, 1e-6) == pytest.approx(right, rel=0.01)
-    assert thresholds.half_gaussian_misplaced(score, 1e-6) == pytest.approx(misplaced, rel=0.01)
-
-
-def test_a_conformal_cut_lets_its_share_of_clean_samples_pass() -> None:
-    held, fresh = torch.randn(999, generator=stream(1)), torch.randn(100_000, generator=stream(2))
-    assert float((fresh > thresholds.conformal(held, 0.01)).float().mean()) == pytest.approx(
-        0.01, abs=0.005
-    )
-    assert thresholds.conformal(torch.arange(99.0), 0.1) == 89
-    assert thresholds.conformal(torch.arange(10.0), 0.001) == 9
-
-
-def test_cuts_between_two_heaps() -> None:
-    score = torch.cat(
-        [torch.randn(900, generator=stream(1)), 10 + torch.randn(100, generator=stream(2))]
-    )
-    for cut in (thresholds.otsu(score), thresholds.mixture(score)):
-        assert 3.5 < cut < 7.5
-    assert float((score > thresholds.top_share(score, 0.1)).float().mean()) == pytest.approx(0.1)
 
 
 def two_heaps() -> tuple[Tensor, Tensor]:
@@ -180,7 +130,8 @@ def test_a_discriminator_tells_what_has_no_counterpart(alternate: bool) -> None:
 
 
 def test_cross_fitting_never_judges_what_it_was_trained_on() -> None:
-    # Labels that can't be learned: trained on its own rows, a wide net tells them apart; cross-fitted, it must not.
+    # Labels that cannot be learned: trained on its own rows, a wide net tells them apart;
+    # cross-fitted, it must not.
     suspects, trusted = (
         torch.randn(300, 32, generator=stream(1)),
         torch.randn(300, 32, generator=stream(2)),
@@ -212,7 +163,10 @@ def test_nothing_selected_is_skipped_counted_and_said() -> None:
 
 def test_one_selected_row_is_skipped_and_leaves_no_nan() -> None:
     victim, suspects, clean = tiny()
-    first = lambda rows: torch.arange(len(rows)) == 0
+
+    def first(rows_B: Tensor) -> Tensor:
+        return torch.arange(len(rows_B)) == 0
+
     how: dict[str, Any] = {
         "lr_min": 1e-3,
         "lr_max": 1e-3,
