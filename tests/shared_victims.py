@@ -22,11 +22,11 @@ import torch
 
 from raybd.attacks.encoder.badencoder import BadEncoder
 from raybd.cells.loading import load_poisoned, load_victim
+from raybd.cells.run import run_stage
 from raybd.networks.small_cnn import SmallCnn
 from raybd.plan.file import parse
 from raybd.registry import method_class
 from raybd.results.store import Store
-from raybd.stages.all import run_stage
 from raybd.trainers.supervised import Supervised
 from raybd.types.data import Dataset, Poisoned
 from raybd.types.methods import Attack, AttackInput, DatasetMethod

@@ -28,7 +28,9 @@ class Network(Config):
 
     def without_pretraining(self) -> Self:
         """Return the same architecture with freshly drawn weights."""
-        return self.model_copy(update={"pretrained": False}) if self.starts_pretrained else self
+        if "pretrained" not in type(self).model_fields:
+            return self
+        return self.model_copy(update={"pretrained": False})
 
 
 Template = Annotated[str, Field(pattern=r"\{\}")]
