@@ -20,9 +20,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from raybd import registry
-from raybd.datasets._images import Images
-from raybd.datasets._split import quotas
-from raybd.datasets._store import store
+from raybd.reading.images import Images
+from raybd.reading.split import quotas
+from raybd.reading.write_parquet import store
 from raybd.datasets.cifar10 import Cifar10
 from raybd.datasets.digits import Digits
 from raybd.datasets.image_folder import ImageFolder

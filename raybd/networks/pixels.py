@@ -1,6 +1,7 @@
-"""Pixels: the image itself as its embedding, what an encoder has to beat.
+"""Pixels: the image itself as its embedding; the baseline of every encoder.
 
-No paper; nearest neighbours on pixels are the usual baseline, as in Krizhevsky 2009, "Learning Multiple Layers of Features".
+No paper; nearest neighbours on pixels are the usual baseline, as in Krizhevsky 2009, "Learning
+Multiple Layers of Features".
 Differs: normalised by channel, inside the victim, like what other networks see.
 """
 
@@ -18,10 +19,11 @@ class Pixels(Config):
 
     pretrained: ClassVar[bool] = True
     side: int = Field(32, ge=1, le=256)
-    """Side that every image is resized to, in pixels; an embedding has three times its square values."""
+    """Side that every image is resized to, in pixels; an embedding has three times its
+    square values."""
 
     def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
-        """Encoder without parameters, and head; any image size."""
+        """Return an encoder without parameters, and a head, for any image size."""
         return nn.Sequential(Resize(self.side), nn.Flatten()), nn.Linear(
             3 * self.side**2, num_classes
         )
