@@ -43,6 +43,20 @@ def small_cifar10(data_root: Path) -> dict[str, Any]:
     return {**SMALL_CIFAR10, "path": str(folder)}
 
 
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Leave no data, no cache, and a proxy that nobody listens on: no test downloads anything."""
+    (tmp_path / "data").mkdir()
+    monkeypatch.setenv("RAYBD_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("RAYBD_CACHE", str(tmp_path / "cache"))
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name.upper(), "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def s3_url() -> Iterator[str]:
     """Start an S3 server in this process and return the URL of a bucket on it."""

@@ -462,6 +462,7 @@ DIGITS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_attacks_on_clip_work_zero_shot_and_their_trigger_does_nothing_to_the_clean_twin(
     tmp_path: Path,
 ) -> None:

@@ -29,7 +29,9 @@ DRUPE = Drupe(
     crowded=0.95,
 )
 REAL: list[tuple[Any, float]] = [(BADENCODER, 0.95), (DRUPE, 0.7)]
-"""With the least attack success. MEASURED"""
+"""Attacks with the least attack success. Measured by nearest neighbours on the shared encoder:
+success 0.999 and 0.856 (clean encoder: 0.064), accuracy 0.457 and 0.457 (0.453), sliced distance of
+triggered to clean embeddings over their deviation 7.6 and 2.2, cosine with the clean one 0.99."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -94,7 +96,7 @@ def test_an_infected_encoder_hands_its_backdoor_on_to_a_probe_and_keeps_its_accu
 def test_a_classifier_learns_the_patch_of_a_class(
     small_cifar10: dict[str, Any], shared: SharedVictims
 ) -> None:
-    """All images of the class wear a patch of 8 pixels. PATCHMEASURED
+    """All images of the class wear a patch of 8 pixels. Measured: success 0.65, accuracy 0.52.
 
     No gate on an encoder: SimCLR on 5,000 images (50 epochs, accuracy 0.43) was not fooled: 0.04,
     0.05 without poison.

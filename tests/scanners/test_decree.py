@@ -172,10 +172,10 @@ def test_one_image_cannot_collapse() -> None:
 def test_an_encoder_with_a_backdoor_needs_a_smaller_mask_than_its_clean_twin(
     small_cifar10: dict[str, Any], shared: SharedVictims
 ) -> None:
-    """One encoder on which it works: PL1 .036 with the backdoor and .126 without.
+    """One encoder on which it works: PL1 .060 with the backdoor and .142 without.
 
-    Another stream of the attack gave .038. No gate on the method: encoders of two other seeds,
-    attack success 1.00, gave .087 to .099 against .090 and .126.
+    No gate on the method: encoders of two other seeds, attack success 1.00, gave .087 to .099
+    against .090 and .126.
     """
     twin = shared.clean_encoder(small_cifar10)
     _, backdoored = shared.infected_encoder(small_cifar10, BADENCODER)

@@ -19,7 +19,7 @@ from werkzeug.serving import make_server
 
 from raybd.results.store import Store
 from tests.clusters import Cluster, cluster, kill
-from tests.test_engine import TINY, check_whole, run, start
+from tests.engine.test_grid import TINY, check_whole, run, start
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 

@@ -18,8 +18,9 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[1]
-CLUSTER = ROOT / "cluster"
+from tests.paths import REPO
+
+CLUSTER = REPO / "cluster"
 FILES = sorted(path for path in CLUSTER.rglob("*") if path.is_file())
 RAY_ON_KUBERNETES = ("raycluster.yaml", "rayjob.yaml")
 LAUNCHER = ("onprem.yaml", "aws.yaml")
@@ -57,7 +58,7 @@ def _walk(value: Any) -> Iterator[Any]:
 
 
 def _project() -> dict[str, Any]:
-    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project: dict[str, Any] = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
     return project
 
 
@@ -154,7 +155,7 @@ def test_all_that_the_image_copies_exists() -> None:
     for word, rest in _instructions():
         parts = [part for part in rest.split() if not part.startswith("--")]
         if word == "COPY" and "--from" not in rest:
-            assert [part for part in parts[:-1] if not (ROOT / part).exists()] == []
+            assert [part for part in parts[:-1] if not (REPO / part).exists()] == []
 
 
 # ------------------------------------------------------------------------------------------------ Ray's cluster launcher
@@ -360,7 +361,7 @@ def test_the_job_waits_for_a_worker_and_runs_an_experiment_of_the_image() -> Non
     spec = _document("rayjob.yaml")["spec"]
     assert spec["entrypointNumCpus"] == 1, "the head has none: the run would find no resources"
     config = re.fullmatch(r"python -m raybd run /home/ray/raybd/(\S+)", spec["entrypoint"])
-    assert config and (ROOT / config[1]).is_file()
+    assert config and (REPO / config[1]).is_file()
 
 
 @pytest.mark.parametrize("name", RAY_ON_KUBERNETES)
@@ -759,7 +760,7 @@ def test_the_commands_of_the_page_are_shell_and_name_files_that_exist() -> None:
     for block in blocks:
         subprocess.run(["bash", "-n"], input=block, text=True, check=True)
         for path in re.findall(r"\b(?:cluster|configs)/[\w./]+", block):
-            assert (ROOT / path).exists(), path
+            assert (REPO / path).exists(), path
 
 
 @pytest.mark.parametrize(
@@ -781,4 +782,4 @@ def test_the_first_lines_say_what_it_is_and_the_command(path: Path) -> None:
 
 def test_names_of_this_workplace_are_in_no_file() -> None:
     for path in FILES:
-        assert str(ROOT) not in path.read_text()
+        assert str(REPO) not in path.read_text()

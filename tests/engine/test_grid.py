@@ -19,10 +19,10 @@ import yaml
 from raybd.cells import run as stages
 from raybd.plan import file as experiment_file
 from raybd.results.store import Store
+from tests.paths import REPO
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 
-REPO = Path(__file__).parents[1]
 TINY: dict[str, Any] = {
     "name": "tiny",
     "datasets": [{"kind": "digits", "limit": 600, "test_limit": 100, "clean": 60}],

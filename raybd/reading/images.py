@@ -1,4 +1,4 @@
-"""What every data set has in common: its fields, how it is divided into three disjoint parts, and how it is read."""
+"""The base class of all data sets: their fields, their three disjoint parts, and how they load."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -10,68 +10,74 @@ import torch
 from pydantic import Field, field_validator
 from torch import Generator, Tensor
 
-from raybd.datasets._split import class_sizes, draw, quotas
+from raybd.reading.split import class_sizes, draw, quotas
 from raybd.types.data import Dataset, Pool, Source, Split
 from raybd.types.errors import UserError
 from raybd.types.methods import DatasetMethod
 
+BYTES_HASHED_AT_ONCE = 1 << 20
+
 
 class Images(DatasetMethod):
-    """The fields of every data set."""
+    """Fields of every data set. A data set of your own derives from this class."""
 
     limit: int | None = Field(None, ge=1)
-    """Training images that are kept, evenly over the classes; the clean part comes on top where there are enough."""
+    """Training images that are kept, evenly over the classes. The clean part comes on top where
+    there are enough images."""
     clean: int | float = Field(0.05, gt=0)
-    """What the defender trusts: a number of images, or a share of the training images (of `limit`, where it is set)."""
+    """Images that the defender trusts: a number of images, or a share of the training images (of
+    `limit`, where it is set)."""
     test_limit: int | None = Field(None, ge=1)
     """Test images that are kept, evenly over the classes."""
     size: int | None = Field(None, ge=1)
     """Side that the images are resized to, in pixels; none keeps them as they are."""
     split_seed: int = Field(0, ge=0, lt=2**63)
-    """Decides which images are kept, and which of them are clean."""
+    """Seed that decides which images are kept, and which of them are clean."""
 
     @field_validator("clean")
     @classmethod
     def _share_or_count(cls, clean: int | float) -> int | float:
         if isinstance(clean, float) and clean >= 1:
             raise ValueError(
-                "a share lies between 0 and 1; for a number of images write it without a decimal point"
+                "a share lies between 0 and 1; "
+                "for a number of images write it without a decimal point"
             )
         return clean
 
     @abstractmethod
     def source(self) -> Source:
-        """Open it. Raises UserError where it can't be had."""
+        """Open the data set. Raises UserError if it is missing and cannot be downloaded."""
 
     def split(self, source: Source) -> dict[str, tuple[Pool, Tensor]]:
-        """Rows of the train, clean and test part: disjoint, evenly drawn over the classes, in a seeded order."""
+        """Return the rows of the parts train, clean and test.
+
+        The parts are disjoint, drawn evenly over the classes, and in a seeded order.
+        """
         rng = Generator().manual_seed(self.split_seed)
         classes = len(source.class_names)
         favoured_K = torch.randperm(classes, generator=rng)
-        train_K, test_K = (
-            class_sizes(source.train_y_N, classes),
-            class_sizes(source.test_y_N, classes),
-        )
+        train_K = class_sizes(source.train_y_N, classes)
+        test_K = class_sizes(source.test_y_N, classes)
 
+        # Every class keeps at least one image for training.
         clean_K = quotas((train_K - 1).clamp(min=0), self._clean_count(train_K), favoured_K)
         left_K = train_K - clean_K
-        kept_K = (
-            left_K
-            if self.limit is None
-            else quotas(left_K, min(self.limit, int(left_K.sum())), favoured_K)
-        )
+        kept_K = left_K
+        if self.limit is not None:
+            kept_K = quotas(left_K, min(self.limit, int(left_K.sum())), favoured_K)
         clean_M, train_M = draw(source.train_y_N, [clean_K, kept_K], rng)
 
-        kept_K = (
-            test_K
-            if self.test_limit is None
-            else quotas(test_K, self._test_count(test_K), favoured_K)
-        )
+        kept_K = test_K
+        if self.test_limit is not None:
+            kept_K = quotas(test_K, self._test_count(test_K), favoured_K)
         (test_M,) = draw(source.test_y_N, [kept_K], rng)
         return {"train": ("train", train_M), "clean": ("train", clean_M), "test": ("test", test_M)}
 
     def load(self) -> Dataset:
-        """Read the images that the split needs, and no others."""
+        """Read the images of the three parts, and no others.
+
+        Raises UserError if images are broken, or differ in size and `size` is not set.
+        """
         source = self.source()
         y_N: dict[Pool, Tensor] = {"train": source.train_y_N, "test": source.test_y_N}
         parts = {
@@ -90,11 +96,11 @@ class Images(DatasetMethod):
                 f"limit: {self.limit} of {total} training images",
                 f"Set `limit` to {total} or less.",
             )
-        count = (
-            self.clean
-            if isinstance(self.clean, int)
-            else max(1, round(self.clean * (self.limit or total)))
-        )
+        if isinstance(self.clean, int):
+            count = self.clean
+        else:
+            count = max(1, round(self.clean * (self.limit or total)))
+
         most = int((train_K - 1).clamp(min=0).sum())
         if count > most:
             raise UserError(
@@ -104,7 +110,8 @@ class Images(DatasetMethod):
         return count
 
     def _test_count(self, test_K: Tensor) -> int:
-        count, total = self.test_limit or 0, int(test_K.sum())
+        count = self.test_limit or 0
+        total = int(test_K.sum())
         if count > total:
             raise UserError(
                 f"test_limit: {count} of {total} test images",
@@ -114,7 +121,7 @@ class Images(DatasetMethod):
 
 
 def fingerprint(files: Mapping[str, Path]) -> str:
-    """Hash over names and contents; where the files lie plays no part."""
+    """Return a hash of names and contents; where the files lie does not change it."""
     digest = sha256()
     for name, path in sorted(files.items()):
         stat = path.stat()
@@ -123,18 +130,19 @@ def fingerprint(files: Mapping[str, Path]) -> str:
 
 
 def unequal_sizes(where: str, first: tuple[int, ...], other: tuple[int, ...]) -> UserError:
-    """The error for images that can't lie in one array; sizes are (height, width)."""
+    """Return the error for images that do not fit into one array; sizes are (height, width)."""
     return UserError(
-        f"{where}: images of unequal size, {first[1]} x {first[0]} and {other[1]} x {other[0]} pixels",
+        f"{where}: images of unequal size, "
+        f"{first[1]} x {first[0]} and {other[1]} x {other[0]} pixels",
         "Set `size`: every image is then resized to that side.",
     )
 
 
 @cache
 def _file_hash(path: Path, size: int, mtime_ns: int) -> str:
-    """Size and time are there so that a file that changed is hashed again, and one that did not is not."""
+    # Size and time are arguments so that a file is hashed again if, and only if, it has changed.
     with path.open("rb") as file:
         digest = sha256()
-        while chunk := file.read(1 << 20):
+        while chunk := file.read(BYTES_HASHED_AT_ONCE):
             digest.update(chunk)
     return digest.hexdigest()

@@ -18,10 +18,10 @@ from optuna.storages.journal import JournalFileBackend
 
 from raybd.report.sweeps.page import find_sweeps
 from raybd.results.store import Store
+from tests.paths import REPO
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
-REPO = Path(__file__).parents[1]
 TINY: dict[str, Any] = {
     "name": "tiny",
     "experiment": {

@@ -10,6 +10,7 @@ from raybd.engine.cluster import doctor
 from raybd.engine.grid.progress import GAUGES, Gauges
 from raybd.results.provenance import versions
 from tests.clusters import cluster
+from tests.paths import REPO
 
 CONFIG = """
 name: tiny
@@ -75,7 +76,7 @@ def test_gauges_have_the_names_of_the_dashboard_and_its_label() -> None:
 
     Gauges("tiny", Recorded).tell(lambda: dict.fromkeys(GAUGES, 3.0))
     assert set_ == dict.fromkeys(GAUGES, (3.0, {"experiment": "tiny"}))
-    asked = (Path(__file__).parents[1] / "cluster" / "grafana.json").read_text()
+    asked = (REPO / "cluster" / "grafana.json").read_text()
     assert all(f"ray_{name}" in asked for name in GAUGES)
 
 

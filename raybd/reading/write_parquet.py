@@ -1,4 +1,4 @@
-"""Write images in the layout that `_parquet.py` reads."""
+"""Write images in the layout that `parquet.py` reads."""
 
 import io
 import json
@@ -10,20 +10,24 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 Pairs = Sequence[tuple[Image.Image | bytes, int]]
-"""What torchvision's data sets are: an image (or its encoded bytes) and its label at each index."""
+"""Like a data set of torchvision: an image (or its encoded bytes) and its label at each index."""
 
-_ROWS = 1000
-"""Images per row group."""
+ROWS_PER_GROUP = 1000
+"""Images in a row group: a reader skips the groups of which it wants no image."""
 
 
-def store(train: Pairs, test: Pairs, names: Sequence[str] | None, folder: Path) -> None:
-    """Write train.parquet and test.parquet; encoded bytes as they are, other images without loss."""
+def write_parquet(train: Pairs, test: Pairs, names: Sequence[str] | None, folder: Path) -> None:
+    """Write train.parquet and test.parquet into a new folder.
+
+    Encoded bytes are kept as they are, other images are stored without loss.
+    """
     folder.mkdir(parents=True)
     schema = _schema(names)
     for part, pairs in (("train", train), ("test", test)):
         with pq.ParquetWriter(folder / f"{part}.parquet", schema) as writer:
-            for start in range(0, len(pairs), _ROWS):
-                chosen = [pairs[row] for row in range(start, min(start + _ROWS, len(pairs)))]
+            for start in range(0, len(pairs), ROWS_PER_GROUP):
+                stop = min(start + ROWS_PER_GROUP, len(pairs))
+                chosen = [pairs[row] for row in range(start, stop)]
                 rows = [
                     {"img": {"bytes": _encoded(image)}, "label": int(label)}
                     for image, label in chosen

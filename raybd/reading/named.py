@@ -1,4 +1,4 @@
-"""Data sets that have a name: under RAYBD_DATA, else in the cache, else downloaded by torchvision into the cache."""
+"""Find a data set by its name: under RAYBD_DATA, in the cache, or by a download into the cache."""
 
 import os
 import sys
@@ -13,25 +13,29 @@ from typing import Annotated
 
 from pydantic import Field
 
-from raybd.datasets._parquet import parquet_source
-from raybd.datasets._store import Pairs, store
 from raybd.ops.download import patience
+from raybd.reading.parquet import parquet_source
+from raybd.reading.write_parquet import Pairs, write_parquet
 from raybd.types.data import Source
 from raybd.types.errors import UserError
 
 Folder = Annotated[Path | None, Field(exclude=True)]
-"""Where data lies. Excluded, since a result depends on the content and not on its place."""
+"""Folder of a data set. Excluded from keys: a result depends on the content, not on its place."""
 
 Fetch = Callable[[Path], tuple[Pairs, Pairs, Sequence[str] | None]]
-"""Downloads into a folder: training part, test part, and class names where they are known."""
+"""Download into a folder; return training part, test part, and class names where they are known."""
 
 
 def known_source(name: str, path: Path | None, size: int | None, fetch: Fetch | None) -> Source:
-    """Open a data set by its name. A folder that is there is used, whatever it holds, so that its mistakes are seen."""
+    """Open a data set by its name.
+
+    A folder that exists is used whatever it holds, so that its mistakes are reported and not hidden
+    by a download. Raises UserError if there is none and it cannot be downloaded.
+    """
     if path is not None:
         return parquet_source(path.expanduser(), size)
-    data, cache = os.environ.get("RAYBD_DATA"), os.environ.get("RAYBD_CACHE")
-    cached = Path(cache or "~/.cache/raybd").expanduser() / name
+    data = os.environ.get("RAYBD_DATA")
+    cached = Path(os.environ.get("RAYBD_CACHE") or "~/.cache/raybd").expanduser() / name
     places = [cached] if not data else [Path(data).expanduser() / name, cached]
     found = next((folder for folder in places if folder.is_dir()), None)
     if found is None:
@@ -43,8 +47,8 @@ def _download(name: str, fetch: Fetch | None, places: Sequence[Path]) -> None:
     looked = f"{name}: not found (looked at {', '.join(map(str, places))})"
     unset = "" if len(places) > 1 else " (it is not set)"
     hint = (
-        f"Put train.parquet and test.parquet (columns img, label) into a folder {name!r} and set RAYBD_DATA{unset} "
-        "to the folder above it, or the field `path` to the folder itself."
+        f"Put train.parquet and test.parquet (columns img, label) into a folder {name!r} and set "
+        f"RAYBD_DATA{unset} to the folder above it, or the field `path` to the folder itself."
     )
     if fetch is None:
         raise UserError(f"{looked}, and it can't be downloaded automatically", hint)
@@ -55,14 +59,16 @@ def _download(name: str, fetch: Fetch | None, places: Sequence[Path]) -> None:
 
 
 def _fetch_into(folder: Path, fetch: Fetch) -> None:
-    """Nobody sees the folder before it is complete; two processes that fetch at once don't disturb each other."""
+    """Download into a scratch folder and rename it, so that nobody sees an incomplete data set."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         complete = Path(scratch) / "parquet"
+        # torchvision reports the download on stdout, which is for data.
         with patience(), redirect_stdout(sys.stderr):
-            store(*fetch(Path(scratch) / "download"), complete)
+            write_parquet(*fetch(Path(scratch) / "download"), complete)
         try:
             complete.rename(folder)
         except OSError:
+            # Another process may have downloaded the same data set meanwhile.
             if not folder.is_dir():
                 raise

@@ -1,4 +1,4 @@
-"""Class-balanced, seeded draws: which images make up the training, the clean and the test part. Labels only."""
+"""Class-balanced, seeded draws of the rows that make up a part of a data set. Needs labels only."""
 
 from bisect import bisect_right
 
@@ -7,19 +7,21 @@ from torch import Generator, Tensor
 
 
 def class_sizes(y_N: Tensor, num_classes: int) -> Tensor:
-    """Number of images of each class."""
+    """Return the number of images of each class."""
     return torch.bincount(y_N, minlength=num_classes)
 
 
 def quotas(available_K: Tensor, count: int, favoured_K: Tensor) -> Tensor:
-    """How many images each class gives, as even as can be: a short class gives what it has and the others fill up.
+    """Return how many of `count` images each class gives, as evenly as possible.
 
-    The remainder goes one each to the classes that come first in `favoured_K` (a permutation of the classes).
+    A class with too few images gives all it has, and the others fill up. The remainder goes, one
+    image each, to the classes that come first in `favoured_K`, a permutation of the classes.
     """
 
     def given(level: int) -> int:
         return int(available_K.clamp(max=level).sum())
 
+    # The largest level at which the classes together do not give more than `count`.
     level = bisect_right(range(int(available_K.max()) + 1), count, key=given) - 1
     quota_K = available_K.clamp(max=level)
     has_more_K = favoured_K[available_K[favoured_K] > level]
@@ -28,14 +30,17 @@ def quotas(available_K: Tensor, count: int, favoured_K: Tensor) -> Tensor:
 
 
 def draw(y_N: Tensor, quotas_K: list[Tensor], rng: Generator) -> list[Tensor]:
-    """Disjoint, shuffled rows, one tensor for each set of quotas.
+    """Return disjoint, shuffled rows: one tensor for each set of quotas.
 
-    The order of the images within a class does not depend on the quotas, so a larger draw contains the smaller one.
+    The order of the images within a class does not depend on the quotas, so a larger draw contains
+    the smaller one.
     """
     shuffled_N = torch.randperm(len(y_N), generator=rng)
     y_N = y_N[shuffled_N]
     rank_N = _rank_in_class(y_N)
-    rows, lower_K = [], torch.zeros_like(quotas_K[0])
+
+    rows = []
+    lower_K = torch.zeros_like(quotas_K[0])
     for quota_K in quotas_K:
         upper_K = lower_K + quota_K
         rows.append(shuffled_N[(rank_N >= lower_K[y_N]) & (rank_N < upper_K[y_N])])
@@ -44,6 +49,7 @@ def draw(y_N: Tensor, quotas_K: list[Tensor], rng: Generator) -> list[Tensor]:
 
 
 def _rank_in_class(y_N: Tensor) -> Tensor:
+    """Return how many earlier images have the same label, for each image."""
     by_class_N = torch.argsort(y_N, stable=True)
     sizes_K = torch.bincount(y_N)
     start_K = sizes_K.cumsum(0) - sizes_K

@@ -8,8 +8,9 @@ from raybd.cli.tables import plan_table
 from raybd.plan.file import load
 from raybd.plan.todo import make_plan
 from raybd.results.store import Store
+from tests.paths import REPO
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+CONFIGS = sorted((REPO / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

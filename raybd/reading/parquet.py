@@ -1,4 +1,7 @@
-"""The Hugging Face Parquet layout: a folder with train.parquet and test.parquet, images as struct(bytes, path)."""
+"""Read the Parquet layout of Hugging Face: a folder with train.parquet and test.parquet.
+
+Images are struct(bytes, path), labels are integers from 0.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -11,49 +14,54 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from raybd.datasets._decode import Encoded, decode
-from raybd.datasets._images import fingerprint
+from raybd.reading.decode import Encoded, decode
+from raybd.reading.images import fingerprint
 from raybd.types.data import Pool, Source
 from raybd.types.errors import UserError
 
-_BATCH = 1024
+ROWS_IN_MEMORY = 1024
 """Rows whose encoded bytes are in memory at a time."""
 
 
 def parquet_source(
     folder: Path, size: int | None, image_column: str = "img", label_column: str = "label"
 ) -> Source:
-    """Open a folder. Reads labels and hashes the files; leaves the images where they are."""
+    """Open a folder: read the labels and hash the files, but decode no image.
+
+    Raises UserError for a missing or truncated file, a missing column, and labels that are not
+    classes.
+    """
     paths: dict[Pool, Path] = {"train": folder / "train.parquet", "test": folder / "test.parquet"}
     names = None
     for path in paths.values():
         schema = _open(path).schema_arrow
         _check_columns(path, schema, image_column, label_column)
         names = names or _names(schema, label_column)
+
     y_N = {pool: _labels(path, label_column, names) for pool, path in paths.items()}
     if names is None:
-        names = tuple(
-            str(label) for label in range(1 + max(int(labels_N.max()) for labels_N in y_N.values()))
-        )
+        highest = max(int(labels_N.max()) for labels_N in y_N.values())
+        names = tuple(str(label) for label in range(highest + 1))
+
     read = partial(_read, paths, image_column, size)
-    return Source(
-        names, y_N["train"], y_N["test"], read, fingerprint({pool: paths[pool] for pool in paths})
-    )
+    content = fingerprint({pool: paths[pool] for pool in paths})
+    return Source(names, y_N["train"], y_N["test"], read, content)
 
 
 def _open(path: Path) -> pq.ParquetFile:
     if not path.is_file():
         raise UserError(
             f"{path}: no such file",
-            "Set `path` to a folder with train.parquet and test.parquet, or RAYBD_DATA to the folder above it.",
+            "Set `path` to a folder with train.parquet and test.parquet, "
+            "or RAYBD_DATA to the folder above it.",
         )
-    with _whole(path):
+    with _names_broken_file(path):
         return pq.ParquetFile(path)
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[None]:
-    """Says of a file that can't be read which one it is."""
+def _names_broken_file(path: Path) -> Iterator[None]:
+    """Turn an error of Arrow into one that names the file."""
     try:
         yield
     except (pa.ArrowInvalid, OSError) as error:
@@ -80,20 +88,22 @@ def _check_columns(path: Path, schema: pa.Schema, image_column: str, label_colum
 
 
 def _names(schema: pa.Schema, label_column: str) -> tuple[str, ...] | None:
-    """Class names, where the `datasets` library wrote the file."""
+    """Return the class names, if the `datasets` library wrote the file."""
     stored = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     names = stored.get("info", {}).get("features", {}).get(label_column, {}).get("names")
     return tuple(names) if names else None
 
 
 def _labels(path: Path, label_column: str, names: tuple[str, ...] | None) -> Tensor:
-    with _whole(path):
+    with _names_broken_file(path):
         column = _open(path).read([label_column]).column(0)
     if not pa.types.is_integer(column.type) or column.null_count or not len(column):
         found = "no rows" if not len(column) else f"{column.type} with {column.null_count} nulls"
         raise _bad_labels(path, label_column, found)
+
     y_N = torch.tensor(column.cast(pa.int64()).to_numpy())
-    lowest, highest = int(y_N.min()), int(y_N.max())
+    lowest = int(y_N.min())
+    highest = int(y_N.max())
     if lowest < 0 or (names is not None and highest >= len(names)):
         known = "" if names is None else f" for {len(names)} class names"
         raise _bad_labels(path, label_column, f"{lowest} to {highest}{known}")
@@ -114,23 +124,20 @@ def _read(
 
 
 def _chunks(path: Path, image_column: str, rows_M: Tensor) -> Iterator[list[Encoded]]:
-    """The wanted rows in the order of the file; row groups without any are skipped."""
+    """Yield the wanted rows in the order of the file."""
     wanted_M, position_M = torch.sort(rows_M)
     file = _open(path)
     stop = 0
     for group in range(file.num_row_groups):
-        start, stop = stop, stop + file.metadata.row_group(group).num_rows
+        start = stop
+        stop += file.metadata.row_group(group).num_rows
         if not _between(wanted_M, start, stop):
-            continue
+            continue  # the file need not be read where no row is wanted
         for batch in _batches(path, file, group, image_column):
             here = _between(wanted_M, start, start + len(batch))
             rows = wanted_M[here.start : here.stop].tolist()
-            data = (
-                batch.column(0)
-                .take(pa.array([row - start for row in rows], pa.int64()))
-                .field("bytes")
-                .to_pylist()
-            )
+            inside = pa.array([row - start for row in rows], pa.int64())
+            data = batch.column(0).take(inside).field("bytes").to_pylist()
             positions = position_M[here.start : here.stop].tolist()
             yield [
                 Encoded(position, f"{path}, row {row}", image)
@@ -140,11 +147,11 @@ def _chunks(path: Path, image_column: str, rows_M: Tensor) -> Iterator[list[Enco
 
 
 def _batches(path: Path, file: pq.ParquetFile, group: int, column: str) -> Iterator[pa.RecordBatch]:
-    with _whole(path):
-        yield from file.iter_batches(_BATCH, row_groups=[group], columns=[column])
+    with _names_broken_file(path):
+        yield from file.iter_batches(ROWS_IN_MEMORY, row_groups=[group], columns=[column])
 
 
 def _between(wanted_M: Tensor, start: int, stop: int) -> range:
-    """Which of the ascending rows lie in start <= row < stop."""
+    """Return which of the ascending rows lie in start <= row < stop."""
     low, high = torch.searchsorted(wanted_M, torch.tensor([start, stop])).tolist()
     return range(low, high)
