@@ -90,7 +90,7 @@ class SharedVictims:
             with self._locked(stage.key), one_thread():
                 run_stage(stage, self._store, images)
 
-        poison = cell.last.need("poison")
+        poison = cell.victim.poison_stage
         measured = self._store.manifest("victim", cell.last.key)
         return Trained(
             load_victim(cell.last, self._store),

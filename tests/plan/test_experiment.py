@@ -329,10 +329,10 @@ def test_the_nearest_stage_is_found_not_the_twins() -> None:
     raw = changed(attacks=[{"kind": "narcissus"}], removal=True)
     cell = next(cell for cell in parse(raw).cells() if cell.defense_name == "spectral")
     assert cell.last.name == "removal"
-    assert cell.last.need("poison").method.kind == "narcissus"
-    assert cell.last.need("victim") == cell.victim
-    twin = cell.victim.need("poison").needs[0]
-    assert (twin.name, twin.need("poison").method.kind) == ("victim", "none")
+    assert cell.victim.poison_stage.method.kind == "narcissus"
+    assert cell.last == cell.victim
+    twin = cell.victim.poison_stage.inputs["twin"]
+    assert (twin.name, twin.poison_stage.method.kind) == ("victim", "none")
     assert [stage.key for stage in cell.stages()].index(twin.key) < [
         stage.key for stage in cell.stages()
     ].index(cell.victim.key)
