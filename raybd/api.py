@@ -90,7 +90,7 @@ def execute(
     from raybd.cells.row import record_failure
     from raybd.plan.todo import make_plan
 
-    store.probe()
+    store.check_writable()
     plan = plan or make_plan(experiment, store)
     store.write_experiment(experiment.name, experiment.describe())
     if not plan.todo:
@@ -128,7 +128,7 @@ def execute_sweep(
     verbose: bool = False,
 ) -> list[dict[str, Any]]:
     """Run what is left of a sweep. Returns the rows that hold the best values against the defaults."""
-    store.probe()
+    store.check_writable()
     done = _finished(sweep, store)
     if done is not None:
         return done

@@ -36,11 +36,28 @@ SCORES_ENCODING = {
 }
 """Halves a file: no two scores are alike, so a dictionary of them only adds to it, and each index is the one before plus one."""
 
-_TEXT = ("cell", "experiment", "dataset", "attack", "trainer", "network", "defense", "defense_role", "status", "error", "warning")
+_TEXT = (
+    "cell",
+    "experiment",
+    "dataset",
+    "attack",
+    "trainer",
+    "network",
+    "defense",
+    "defense_role",
+    "status",
+    "error",
+    "warning",
+)
 QUALITY = ("clean_accuracy", "attack_success", "robust_accuracy")
 DETECTION = ("auroc", "average_precision", "tpr", "fpr", "f1", "tpr_at_fpr_1", "tpr_at_fpr_5")
 DEFENDED = tuple(f"defended_{name}" for name in (*QUALITY, "accuracy_on_kept"))
-CONTROL = ("control_auroc", "auroc_over_control", "auroc_outside_trigger", "control_auroc_outside_trigger")
+CONTROL = (
+    "control_auroc",
+    "auroc_over_control",
+    "auroc_outside_trigger",
+    "control_auroc_outside_trigger",
+)
 TWIN = ("twin_clean_accuracy", "twin_attack_success")
 SCAN = ("model_score", "model_threshold", "control_model_score")
 _METRICS = (*QUALITY, *TWIN, *DEFENDED, *DETECTION, *CONTROL, *SCAN)
@@ -99,7 +116,12 @@ def as_parquet(table: pa.Table, **encoding: Any) -> bytes:
 def as_small_parquet(table: pa.Table) -> bytes:
     """For a few rows: what makes many rows small and quick to search makes one row large and slow to read."""
     sink = pa.BufferOutputStream()
-    lean = {"compression": "none", "use_dictionary": False, "write_statistics": False, "store_schema": False}
+    lean = {
+        "compression": "none",
+        "use_dictionary": False,
+        "write_statistics": False,
+        "store_schema": False,
+    }
     with pq.ParquetWriter(sink, table.schema, **lean) as writer:
         writer.write_table(table)
         writer.add_key_value_metadata(table.schema.metadata)

@@ -1,16 +1,15 @@
-"""DECREE: in an encoder with a backdoor, a few pixels make the embeddings of all images alike.
+"""DECREE: in an encoder with a backdoor, a few pixels collapse the embeddings of different images.
 
 Feng, Tao, Cheng, Shen, Xu, Liu, Zhang, Ma and Zhang 2023, arXiv 2303.15180, sections on the
 inversion of triggers for encoders and on the detection metric PL1; schedules, patience and batches
-as in the authors' code. Published: CIFAR-10 encoders are flagged where PL1 is below 0.1.
-Differs: any number of channels, with the L1 norm counted over all of them, as in the authors' code;
-the last, smaller batch of an epoch is dropped; float32. A return to the first weight, which the
-code has for weights below `lowest`, cannot happen and is left out. The published schedule is that
-of CIFAR-10; for images of 224 pixels the code has `milestones` 200 and 500, `lowest` 1e-7,
-`stop_after` 35 and batches of 32.
-Limits: does not see triggers that lie all over the image or differ from image to image. Small
-encoders, trained for minutes, collapse under a few scattered pixels without any backdoor: compare
-PL1 with that of the clean twin, over several seeds, before you trust it.
+as in the authors' code. Published: CIFAR-10 encoders are flagged if PL1 is below 0.1.
+Differs: any number of channels, with the L1 norm summed over all of them, as in the authors' code;
+the last, smaller batch of an epoch is dropped; float32. The code returns to the first weight if the
+weight is below `lowest`; this cannot happen and is left out. The published schedule is that of
+CIFAR-10; for images of 224 pixels the code has `milestones` 200 and 500, `lowest` 1e-7,
+`stop_after` 35 and batches of 32. DECREE misses triggers that cover the whole image or differ from
+image to image. Small encoders, trained for minutes, collapse under a few scattered pixels without
+any backdoor: compare PL1 with that of the clean twin, over several seeds, before trusting it.
 """
 
 from dataclasses import dataclass
@@ -24,88 +23,96 @@ from torch import Generator, Tensor
 from raybd.distributed import group
 from raybd.training.epochs import Epochs, Stream
 from raybd.training.inference import infer
-from raybd.types.config import Config, searched
+from raybd.types.config import searched
 from raybd.types.data import Split
 from raybd.types.errors import UserError
+from raybd.types.methods import Scanner
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
 
-START_MARGIN = 1e-3
-"""Least distance of the first mask and pattern from 0 and 1, where tanh is flat."""
+EDGE = 1e-3
+"""Least initial distance of mask and pattern from 0 and 1: tanh is flat there."""
 
 
-class Decree(Config):
-    """Search for the smallest trigger under which all images have one embedding.
-
-    The score is the higher, the smaller the mask of that trigger is.
-    """
+class Decree(Scanner):
+    """Score by how small a mask with a pattern can be that gives all images one embedding."""
 
     images: int = Field(1000, ge=2)
-    """Clean images that are drawn; all where there are fewer. Their labels play no part."""
+    """Clean images, drawn at random; all if there are fewer. Their labels are ignored."""
     batch_size: int = Field(128, ge=2)
     """Images per step over all workers."""
     epochs: int = Field(1000, ge=1, json_schema_extra=searched(low=100, high=1000, log=True))
-    """Largest number of passes over the images."""
+    """Passes over the images, at most."""
     lr: tuple[float, float, float] = (0.5, 0.1, 0.05)
-    """Learning rates of Adam: at first, and from each milestone on."""
+    """Learning rates of Adam: initially, and from each milestone on."""
     milestones: tuple[int, int] = (30, 50)
     """Epochs after which the learning rate falls."""
     reached: float = Field(0.99, gt=0, lt=1, json_schema_extra=searched(low=0.95, high=0.995))
-    """Mean cosine between the embeddings of different images above which they have collapsed."""
+    """Mean cosine between embeddings of different images above which they count as collapsed."""
     weight: float = Field(1e-3, gt=0)
-    """Weight of the mask's L1 norm in the loss, at first."""
+    """Initial weight of the mask's L1 norm in the loss."""
     factor: float = Field(5.0, gt=1)
-    """Factor of the weight after collapsed steps in a row, and divisor after others."""
+    """Factor by which the weight grows after collapsed steps in a row, and falls after others."""
     lowest: float = Field(1e-5, gt=0)
-    """A weight below this is not divided any more."""
+    """A weight below this is not divided further."""
     highest: float = Field(1e5, gt=0)
-    """A weight of this or more is not multiplied any more."""
+    """A weight of at least this is not multiplied further."""
     patience: int = Field(5, ge=0)
-    """The weight changes after more steps in a row than this."""
+    """The weight changes after more than this many steps in a row."""
     stop_after: int = Field(10, ge=0)
-    """The search ends with a collapsed epoch if more steps than this have found no smaller mask."""
+    """The search ends with an epoch of collapsed embeddings, if more than this many steps have
+    found no smaller mask."""
     threshold: float = Field(0.1, gt=0, lt=1)
     """PL1, the share of the image under the mask, below which the encoder is flagged."""
 
     def scan(self, victim: Victim, clean: Split, rng: Generator) -> Suspicion:
-        """Return the suspicion of the encoder: 1 - PL1, or 0 where nothing collapsed.
+        """Score the encoder by 1 - PL1, or 0 if nothing collapsed.
 
+        The tensors are the smallest trigger: `mask` (H x W) and `pattern` (C x H x W), in 0..1.
         Workers share the images of a step. Raises UserError for fewer than two clean images.
         """
         if len(clean) < 2:
             raise UserError(
                 f"decree: {len(clean)} clean images", "Give it at least two.", exit_code=1
             )
-        rows = torch.randperm(len(clean), generator=rng)[: self.images]
-        images = clean.select(rows)
+        images = clean.select(torch.randperm(len(clean), generator=rng)[: self.images])
         victim.to(group.device()).eval()
-        search = Search(self, images.x_NCHW.shape[1:], rng)
-        self._run(search, victim, images, rng)
+        search = TriggerSearch(self, images.x_NCHW.shape[1:], rng)
+        self._search(search, victim, images, rng)
 
         collapsed = search.best is not None
         found = search.best or search.trigger()
         pl1 = found.share if collapsed else 1.0
         z_ND = infer(victim, images.x_NCHW, lambda x_BCHW: victim.embed(found.stamp(x_BCHW)))
-        hint = f"no trigger brought the cosine to {self.reached:g}: raise epochs, or lower reached"
+        missed = (
+            f"no trigger brought the cosine to {self.reached:g}: raise epochs, or lower reached"
+        )
         return Suspicion(
             torch.tensor([1 - pl1]),
             torch.tensor([1 - self.threshold]),
-            warning=None if collapsed else hint,
+            warning=None if collapsed else missed,
             facts={"pl1": pl1, "cosine": self_cosine(z_ND).item(), "steps": float(search.steps)},
             pictures=found.pictures(images.x_NCHW[:1]),
+            tensors={
+                "mask": found.mask_HW.detach().cpu(),
+                "pattern": found.pattern_CHW.detach().cpu(),
+            },
         )
 
-    def _run(self, search: "Search", victim: Victim, images: Split, rng: Generator) -> None:
-        """Search until it ends, or for all epochs."""
+    def _search(
+        self, search: "TriggerSearch", victim: Victim, images: Split, rng: Generator
+    ) -> None:
+        """Search until nothing smaller is found, or for all epochs."""
         stream = Stream(images.x_NCHW, images.y_N, self.batch_size)
-        hint = "The embeddings or the mask are not finite: lower lr."
-        loop = Epochs("decree", self.epochs, stream, rng, {"search": search}, hint=hint)
+        loop = Epochs("decree", self.epochs, stream, rng, {"search": search}, hint="Lower lr.")
         for epoch in loop.remaining():
             if search.ended:
                 break
             lr = self.lr[sum(epoch >= milestone for milestone in self.milestones)]
             cosines = [search.step(victim, batch.x_B, batch.size, lr) for batch in loop.batches()]
             cosine = sum(cosines) / loop.steps
+
+            # Before the epoch is reported, so that a checkpoint knows it.
             search.ended = cosine > self.reached and search.idle > self.stop_after
             pl1 = search.best.share if search.best is not None else 1.0
             loop.end_epoch(loss=-cosine, lr=lr, pl1=pl1)
@@ -127,7 +134,7 @@ class Trigger:
 
     @property
     def share(self) -> float:
-        """PL1: the L1 norm of the mask, as a share of a mask that covers the image."""
+        """PL1: the mask's L1 norm over that of a mask which covers the image."""
         return self.mask_HW.mean().item()
 
     def stamp(self, x_BCHW: Tensor) -> Tensor:
@@ -136,7 +143,7 @@ class Trigger:
         return x_BCHW.contiguous(memory_format=torch.channels_last)
 
     def pictures(self, x_1CHW: Tensor) -> dict[str, Tensor]:
-        """Return pictures, uint8: the mask in gray, the pattern, and an image with both."""
+        """Return the mask in gray, the pattern, and an image with both; uint8."""
         stamped_1CHW = self.stamp(x_1CHW.to(self.mask_HW.device))
         parts = {
             "mask": 255 * self.mask_HW.expand_as(stamped_1CHW),
@@ -146,11 +153,11 @@ class Trigger:
         return {name: part.round().to(torch.uint8).cpu() for name, part in parts.items()}
 
 
-class Search:
+class TriggerSearch:
     """A mask and a pattern in progress, the weight of the mask's size, and the best trigger."""
 
     def __init__(self, decree: Decree, shape_CHW: torch.Size, rng: Generator) -> None:
-        low, high = START_MARGIN, 1 - START_MARGIN
+        low, high = EDGE, 1 - EDGE
         mask_HW = torch.rand(shape_CHW[1:], generator=rng).clamp(low, high)
         pattern_CHW = torch.rand(shape_CHW, generator=rng).clamp(low, high)
         self.free = [

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from pydantic.fields import FieldInfo
 
+from raybd.cells.cell import Cell
+from raybd.cells.stage import content_hash
 from raybd.plan import file as experiment_file
-from raybd.plan.experiment import Cell, Experiment
-from raybd.plan.graph import content_hash
+from raybd.plan.experiment import Experiment
 from raybd.registry import Role, method_class, role_of
 from raybd.types.errors import UserError
 

@@ -16,7 +16,7 @@ def published(
     Images are normalised by the moments that it names, or else by those of the split. Raises
     UserError where the network has no weights of its own.
     """
-    if not getattr(network, "pretrained", False):
+    if not network.starts_pretrained:
         raise UserError(
             f"{kind}: the network has no weights of its own",
             "Take one with the field `pretrained`, and set it.",

@@ -9,12 +9,12 @@ and by the moments of the split elsewhere.
 from torch import Generator
 
 from raybd.trainers._published import published
-from raybd.types.config import Config
 from raybd.types.data import Split
+from raybd.types.methods import Trainer
 from raybd.types.models import Network, Victim
 
 
-class Pretrained(Config):
+class Pretrained(Trainer):
     """Take an encoder with `pretrained` weights.
 
     The images matter only for their moments, the labels not at all.

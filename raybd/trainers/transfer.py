@@ -15,10 +15,11 @@ from raybd.training.models import new_victim
 from raybd.training.recipe import Recipe
 from raybd.types.data import Split
 from raybd.types.errors import UserError
+from raybd.types.methods import TransferTrainer
 from raybd.types.models import Network, Victim
 
 
-class Transfer(Recipe):
+class Transfer(Recipe, TransferTrainer):
     """Fine-tune a pretrained encoder.
 
     It is that of the victim that `source` names, or has the network's own weights.

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 from raybd.report.cells.figures import histogram, roc, threshold
 from raybd.report.cells.gallery import data_uris, difference
 from raybd.report.cells.tables import Cell, Table, scored_stage, stage_key
-from raybd.results.store import Artifact, Damaged, Store
+from raybd.results.artifacts import Artifact, Damaged
+from raybd.results.store import Store
 from raybd.types.data import SAMPLE_ROLES
 
 SHOWN = ("clean_accuracy", "attack_success")

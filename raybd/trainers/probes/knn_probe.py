@@ -13,12 +13,13 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from raybd.trainers.probes._frozen import frozen
-from raybd.types.config import Config, searched
+from raybd.types.config import searched
 from raybd.types.data import Split
+from raybd.types.methods import TransferTrainer
 from raybd.types.models import Network, Victim
 
 
-class KnnProbe(Config):
+class KnnProbe(TransferTrainer):
     """Classify by nearest neighbours under a frozen encoder.
 
     It is that of the victim that `source` names, or has the network's own pretrained weights.
@@ -39,12 +40,13 @@ class KnnProbe(Config):
         head = _Votes(bank_ND, y_N, num_classes, self.neighbours, self.temperature)
         return Victim(victim.encoder, head, victim.mean_C, victim.std_C).eval()
 
-    def head_for(self, state: Mapping[str, Tensor]) -> nn.Module:
-        """Return an empty head of the shape of these stored tensors."""
-        bank_ND = torch.empty_like(state["bank_ND"])
-        y_N = torch.empty_like(state["y_N"])
-        num_classes = len(state["present_K"])
-        return _Votes(bank_ND, y_N, num_classes, self.neighbours, self.temperature)
+    def reshape(self, victim: Victim, state: Mapping[str, Tensor]) -> None:
+        """Give the victim an empty head of the shape of the stored tensors."""
+        bank_ND = torch.empty_like(state["head.bank_ND"])
+        y_N = torch.empty_like(state["head.y_N"])
+        num_classes = len(state["head.present_K"])
+        victim.head = _Votes(bank_ND, y_N, num_classes, self.neighbours, self.temperature)
+
 
 
 class _Votes(nn.Module):

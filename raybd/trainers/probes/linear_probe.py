@@ -16,12 +16,13 @@ from torch import Generator, Tensor, nn
 
 from raybd.distributed import group
 from raybd.trainers.probes._frozen import frozen
-from raybd.types.config import Config, searched
+from raybd.types.config import searched
 from raybd.types.data import Split
+from raybd.types.methods import TransferTrainer
 from raybd.types.models import Network, Victim
 
 
-class LinearProbe(Config):
+class LinearProbe(TransferTrainer):
     """Fit a logistic regression to frozen embeddings.
 
     They are those of the victim that `source` names, or of the network's own pretrained weights.
@@ -54,10 +55,10 @@ class LinearProbe(Config):
             head.bias.copy_(bias_K - head.weight @ mean_D)
         return Victim(victim.encoder, head, victim.mean_C, victim.std_C).eval()
 
-    def head_for(self, state: Mapping[str, Tensor]) -> nn.Module:
-        """Return an empty head of the shape of these stored tensors."""
-        num_classes, inputs = state["weight"].shape
-        return _OnDirections(inputs, num_classes)
+    def reshape(self, victim: Victim, state: Mapping[str, Tensor]) -> None:
+        """Give the victim an empty head of the shape of the stored tensors."""
+        num_classes, inputs = state["head.weight"].shape
+        victim.head = _OnDirections(inputs, num_classes)
 
     def _regress(self, z_ND: Tensor, y_N: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
         """Return the weights and biases with the least penalised cross-entropy."""

@@ -19,10 +19,11 @@ from raybd.training.loop import fit
 from raybd.training.recipe import Recipe
 from raybd.types.config import searched
 from raybd.types.data import Split
+from raybd.types.methods import TransferTrainer
 from raybd.types.models import Network, Victim
 
 
-class MlpProbe(Recipe):
+class MlpProbe(Recipe, TransferTrainer):
     """Train a small network on frozen embeddings.
 
     They are those of the victim that `source` names, or of the network's own pretrained weights.
@@ -69,11 +70,13 @@ class MlpProbe(Recipe):
         head.kept_BD = None
         return Victim(victim.encoder, head, victim.mean_C, victim.std_C).eval()
 
-    def head_for(self, state: Mapping[str, Tensor]) -> nn.Module:
-        """Return an empty head of the shape of these stored tensors."""
-        first, inputs = state["first.weight"].shape
-        second = len(state["second.weight"])
-        return _Layers(inputs, first, second, len(state["last.weight"]))
+    def reshape(self, victim: Victim, state: Mapping[str, Tensor]) -> None:
+        """Give the victim an empty head of the shape of the stored tensors."""
+        first, inputs = state["head.first.weight"].shape
+        second = len(state["head.second.weight"])
+        num_classes = len(state["head.last.weight"])
+        victim.head = _Layers(inputs, first, second, num_classes)
+
 
 
 class _Layers(nn.Module):

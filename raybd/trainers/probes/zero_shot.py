@@ -14,13 +14,13 @@ from torch import Generator, Tensor, nn
 
 from raybd.distributed import group
 from raybd.trainers._published import published
-from raybd.types.config import Config
 from raybd.types.data import Split
 from raybd.types.errors import UserError
+from raybd.types.methods import TransferTrainer
 from raybd.types.models import Captioned, Network, Templates, Victim
 
 
-class ZeroShot(Config):
+class ZeroShot(TransferTrainer):
     """Classify by the texts of the classes.
 
     The encoder is the one that `encoder` or `source` names, or has the network's own pretrained
@@ -54,9 +54,10 @@ class ZeroShot(Config):
             head = _Cosine((encoder.factor() * F.normalize(t_KTD.mean(1), dim=1)).cpu())
         return Victim(encoder.cpu(), head, start.mean_C.clone(), start.std_C.clone()).eval()
 
-    def head_for(self, state: Mapping[str, Tensor]) -> nn.Module:
-        """Return an empty head of the shape of these stored tensors."""
-        return _Cosine(torch.empty_like(state["weight_KD"]))
+    def reshape(self, victim: Victim, state: Mapping[str, Tensor]) -> None:
+        """Give the victim an empty head of the shape of the stored tensors."""
+        victim.head = _Cosine(torch.empty_like(state["head.weight_KD"]))
+
 
 
 class _Cosine(nn.Module):

@@ -57,7 +57,7 @@ class MAE(SelfSupervised):
         """
         victim = self.encoder(split, num_classes, network, rng)
         batch = self.batch(split)
-        fresh = not getattr(network, "pretrained", False)
+        fresh = not network.starts_pretrained
         completion = seeded(
             lambda: _Completion(victim.encoder, self.decoder_width, self.decoder_depth, fresh), rng
         )

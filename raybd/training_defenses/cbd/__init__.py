@@ -36,11 +36,12 @@ from raybd.training_defenses.cbd.second_network import IndependentObjective
 from raybd.types.config import searched
 from raybd.types.data import Split
 from raybd.types.errors import UserError
+from raybd.types.methods import TrainingDefense
 from raybd.types.models import Network, Victim
 from raybd.types.verdicts import Defended, Suspicion
 
 
-class CBD(Recipe):
+class CBD(Recipe, TrainingDefense):
     """Train a network with less weight on the images that a briefly trained one knows.
 
     Needs no trusted images.

@@ -1,4 +1,4 @@
-"""Input-aware (Dynamic): each image has another trigger, which works on no other image.
+"""Input-aware (Dynamic): a generator makes a trigger for each image that works on no other image.
 
 Nguyen and Tran 2020, arXiv 2010.08138, section on the proposed method (diversity loss,
 cross-trigger test, masks).
@@ -24,34 +24,36 @@ from raybd.attacks.training.input_aware.generator import (
     wear,
 )
 from raybd.distributed import ddp, group
-from raybd.poisoning.drawing import draw, draw_cross
+from raybd.poisoning.attack import DataAttack
+from raybd.poisoning.drawing import draw_cross
 from raybd.poisoning.label_maps import AllToAll, AllToOne
 from raybd.poisoning.overlay import overlay
 from raybd.poisoning.pixels import to_pixels
 from raybd.training import models
 from raybd.training.epochs import Epochs, Stream
 from raybd.training.precision import bf16
-from raybd.types.config import Config
-from raybd.types.data import LabelMap, Poisoned, Split
-from raybd.types.models import Network, Victim
+from raybd.types.data import Poisoned, Split
+from raybd.types.methods import AttackInput, ThreatModel
+from raybd.types.models import Victim
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """(x_BCHW float in 0..255, y_B) of a whole batch -> this worker's part of its loss. The loss is the
 sum of the parts."""
 
 
-class InputAware(Config):
+class InputAware(DataAttack):
     """Train a classifier together with a generator of triggers.
 
-    Images with the trigger of another image keep their label.
+    Images with the trigger of another image keep their label (role `cross`).
     """
 
     version: ClassVar[int] = 2
+    threat_model: ClassVar[ThreatModel] = "training"
     rate: float = Field(0.1, gt=0, le=0.5)
-    """Share of the training set and of each batch that is poisoned. As many images get the trigger
-    of another image (role `cross`)."""
+    """Share of the training set and of each batch that is poisoned; as many have
+    another image's trigger (role `cross`)."""
     epochs: int = Field(100, ge=1)
-    """Passes over the training images, with classifier and generator."""
+    """Passes over the training images with classifier and generator."""
     mask_epochs: int = Field(25, ge=1)
     """Passes before that, with the mask network alone."""
     batch_size: int = Field(128, ge=4)
@@ -61,59 +63,44 @@ class InputAware(Config):
     generator_lr: float = Field(0.01, gt=0)
     """Highest learning rate of the generator and the mask network (Adam)."""
     density: float = Field(0.032, gt=0, lt=1)
-    """Share of the pixels that a mask may cover without a penalty."""
+    """Share of the pixels that a mask may cover at no cost."""
     lambda_div: float = Field(1.0, ge=0)
     """Weight of the diversity loss, of masks and of patterns."""
     lambda_norm: float = Field(100.0, ge=0)
-    """Weight of the penalty for what a mask covers beyond `density`."""
+    """Weight of what a mask covers beyond its density."""
     width: int = Field(32, ge=4, le=256)
     """Channels of the first convolutions of generator and mask network."""
     precision: Literal["auto", "fp32"] = "auto"
-    """auto: bf16 where the hardware has it."""
+    """auto: training in bf16 where the hardware has it."""
     labels: Annotated[AllToOne | AllToAll, Field(discriminator="map")] = AllToOne()
-    """The label that a poisoned image is given."""
+    """What happens to the labels."""
 
-    def choose(self, y_N: Tensor, num_classes: int, rng: Generator) -> Tensor:
-        """Return rows drawn from every class that the label map allows."""
-        return draw(y_N, num_classes, self.rate, self.labels, rng)
-
-    def poison_and_train(
-        self, train: Split, num_classes: int, network: Network, rng: Generator
-    ) -> tuple[Poisoned, Victim]:
-        """Train the masks, then generator and victim together.
-
-        The finished generator poisons the chosen rows.
-        """
-        rows = self.choose(train.y_N, num_classes, rng)
-        allowed_N = torch.ones_like(train.y_N, dtype=torch.bool)
-        crossed = draw_cross(train.y_N, rows, self.rate, allowed_N, rng)
+    def poison(self, given: AttackInput, rng: Generator) -> Poisoned:
+        """Train masks, then generator and victim; poison rows with the finished generator."""
+        train = given.train
+        assert given.network is not None  # a plan gives it to an attack that controls training
+        rows = self.choose(train.y_N, given.num_classes, rng)
+        all_N = torch.ones_like(train.y_N, dtype=torch.bool)
+        crossed = draw_cross(train.y_N, rows, self.rate, all_N, rng)
 
         masker = new_auto_encoder(self.width, 1, rng)
         generator = new_auto_encoder(self.width, 3, rng)
-        victim = models.new_victim(train, num_classes, network, rng)
+        victim = models.new_victim(train, given.num_classes, given.network, rng)
         self._train_masker(masker, train, rng)
-        self._train_jointly(victim, generator, masker, train, num_classes, rng)
+        self._train_jointly(victim, generator, masker, train, given.num_classes, rng)
 
         state = {
             prefix + name: tensor.cpu().contiguous()
             for prefix, part in (("generator.", generator), ("masker.", masker))
             for name, tensor in part.state_dict().items()
         }
-        source_LCHW = train.x_NCHW[(crossed + 1) % len(train)]
-        x_LCHW = self._wear(train.x_NCHW[crossed], source_LCHW, state)
-        poisoned = overlay(
-            train, num_classes, rows, self.stamp, self.labels, state, cross=(crossed, x_LCHW)
-        )
-        return poisoned, victim.cpu().to(memory_format=torch.contiguous_format).eval()
+        x_LCHW = self._wear(train.x_NCHW[crossed], train.x_NCHW[(crossed + 1) % len(train)], state)
+        victim = victim.cpu().to(memory_format=torch.contiguous_format).eval()
+        return overlay(self, given, rows, state=state, cross=(crossed, x_LCHW), victim=victim)
 
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return copies of the images, each with the trigger that is made for it."""
         return self._wear(x_NCHW, x_NCHW, state)
-
-    @property
-    def label_map(self) -> LabelMap:
-        """The field `labels`."""
-        return self.labels
 
     @torch.no_grad()
     def _wear(self, x_NCHW: Tensor, source_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
