@@ -20,6 +20,7 @@ from raybd.detectors.asset.outer_loop import Offset, losses, offset
 from raybd.networks.resnet18 import Resnet18
 from raybd.networks.small_cnn import SmallCnn
 from raybd.training.models import new_victim
+from raybd.training.runtime import Runtime, running
 from raybd.types.data import Split
 from raybd.types.errors import UserError
 from raybd.types.models import Victim
@@ -173,6 +174,23 @@ def test_one_selected_row_is_skipped_and_leaves_no_nan() -> None:
     )
     assert started == 0
     assert all(torch.isfinite(value).all() for value in net.state_dict().values())
+
+
+def test_a_resumed_detector_ends_where_the_whole_one_does() -> None:
+    victim, suspects, clean = tiny()
+    asset = Asset(epochs=3, batch_size=32, steps=5, concentrate="batch")
+    kept: dict[str, bytes] = {}
+
+    def save(name: str, data: bytes) -> None:
+        kept.setdefault(name, data)  # the first checkpoint only: the one after epoch 1
+
+    with running(Runtime(save=save, every_seconds=0)):
+        whole = asset.score(victim, suspects, clean, stream())
+    with running(Runtime(load=kept.get)):
+        resumed = asset.score(victim, suspects, clean, stream())
+    assert list(kept) == ["asset"]
+    assert torch.equal(resumed.score_N, whole.score_N)
+    assert resumed.facts == whole.facts
 
 
 @pytest.mark.parametrize(

@@ -186,3 +186,21 @@ def test_an_encoder_with_a_backdoor_needs_a_smaller_mask_than_its_clean_twin(
     assert control.facts["cosine"] > 0.98
     assert found.facts["pl1"] < 0.1
     assert found.facts["pl1"] < 0.8 * control.facts["pl1"]
+
+
+def test_a_resumed_search_ends_where_the_whole_one_does() -> None:
+    kept: dict[str, bytes] = {}
+
+    def save(name: str, data: bytes) -> None:
+        kept.setdefault(name, data)  # the first checkpoint only: the one after epoch 1
+
+    def found() -> Suspicion:
+        return scanned(bare(Cornered(30.0)), epochs=12, patience=1, stop_after=3)
+
+    with running(Runtime(save=save, every_seconds=0)):
+        whole = found()
+    with running(Runtime(load=kept.get)):
+        resumed = found()
+    assert list(kept) == ["decree"]
+    assert resumed.facts == whole.facts
+    assert all(torch.equal(resumed.tensors[name], part) for name, part in whole.tensors.items())

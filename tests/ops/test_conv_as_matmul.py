@@ -1,11 +1,14 @@
-"""Convolutions as matrix products: torch's own numbers, for every kernel, stride and border, and never where they do not fit."""
+"""Convolutions as matrix products: torch's own numbers, and only where they are faster."""
+
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybd.ops.conv_as_matmul import DeepByMatmul, _ByMatmul
+from raybd.ops import conv_as_matmul
+from raybd.ops.conv_as_matmul import MatmulConvolutions, convolve
 from raybd.training import precision
 from raybd.training.precision import bf16
 
@@ -29,7 +32,7 @@ def _gradients(x_BCHW: Tensor, layer: nn.Conv2d, g_BCHW: Tensor, way: str) -> li
     layer.zero_grad()
     with torch.autocast("cpu", torch.bfloat16, enabled=way != "fp32"):
         if way == "ours":
-            with DeepByMatmul():
+            with MatmulConvolutions():
                 y_BCHW = layer(x_BCHW)
         else:
             y_BCHW = layer(x_BCHW)
@@ -44,6 +47,18 @@ def _gradients(x_BCHW: Tensor, layer: nn.Conv2d, g_BCHW: Tensor, way: str) -> li
         part.detach().float().clone()
         for part in (y_BCHW, x_BCHW.grad, layer.weight.grad, layer.bias.grad)
     ]
+
+
+def seen_by_convolve(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Return a list that gets, for each convolution that is a product, whether it is throughout."""
+    seen: list[bool] = []
+
+    def convolve_and_note(*given: Any) -> Tensor:
+        seen.append(given[-1])
+        return convolve(*given)
+
+    monkeypatch.setattr(conv_as_matmul, "convolve", convolve_and_note)
+    return seen
 
 
 @pytest.mark.parametrize(("n", "channels", "side", "out", "kernel", "stride", "padding"), SHAPES)
@@ -61,10 +76,7 @@ def test_as_near_to_fp32_as_torch_in_bf16(
     layer = nn.Conv2d(channels, out, kernel, stride, padding).to(memory_format=torch.channels_last)
     x_BCHW = torch.randn(n, channels, side, side).contiguous(memory_format=torch.channels_last)
     g_BCHW = torch.randn_like(layer(x_BCHW))
-    taken, apply = [], _ByMatmul.apply
-    monkeypatch.setattr(
-        _ByMatmul, "apply", lambda *given: (taken.append(given[-1]), apply(*given))[1]
-    )
+    taken = seen_by_convolve(monkeypatch)
     exact, ours, torchs = (
         _gradients(x_BCHW, layer, g_BCHW, way) for way in ("fp32", "ours", "bf16")
     )
@@ -93,8 +105,7 @@ def test_gradients_and_their_gradients(
     bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
 
     def convolved(x_BCHW: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        y_BCHW: Tensor = _ByMatmul.apply(x_BCHW, weight, bias, stride, padding, throughout)
-        return y_BCHW
+        return convolve(x_BCHW, weight, bias, stride, padding, throughout)
 
     torch.testing.assert_close(
         convolved(x_BCHW, weight, bias), F.conv2d(x_BCHW, weight, bias, stride, padding)
@@ -116,18 +127,17 @@ def test_gradients_and_their_gradients(
 def test_torch_keeps_what_it_does_as_fast(
     layer: nn.Conv2d, side: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_ByMatmul, "apply", None)
+    monkeypatch.setattr(conv_as_matmul, "convolve", None)
     x_BCHW = torch.randn(4, 64, side, side)
     for enabled in (True, False):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             expected = layer(x_BCHW)
-            with DeepByMatmul():
+            with MatmulConvolutions():
                 assert torch.equal(layer(x_BCHW), expected)
 
 
 def test_only_on_a_processor_that_gains(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken, apply = [], _ByMatmul.apply
-    monkeypatch.setattr(_ByMatmul, "apply", lambda *given: (taken.append(1), apply(*given))[1])
+    taken = seen_by_convolve(monkeypatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     layer, x_BCHW, cpu = (
         nn.Conv2d(64, 64, 3, padding=1),
@@ -139,7 +149,7 @@ def test_only_on_a_processor_that_gains(monkeypatch: pytest.MonkeyPatch) -> None
         capabilities: set[str], wanted: bool = True, compiled: bool = False
     ) -> tuple[torch.dtype, int]:
         taken.clear()
-        monkeypatch.setattr(precision, "_capable", lambda of: of in capabilities)
+        monkeypatch.setattr(precision, "cpu_has", lambda of: of in capabilities)
         with bf16(cpu, wanted, compiled):
             return layer(x_BCHW).dtype, len(taken)
 

@@ -1,4 +1,4 @@
-"""The training loop: the same numbers on one worker and on two, resume, augmentation, and the stop on a loss that is not finite."""
+"""`fit`: the same numbers on one worker and on two, resume, schedules, frozen parts, hooks."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,36 +8,25 @@ import torch
 
 from raybd.networks.pixels import Pixels
 from raybd.networks.small_cnn import SmallCnn
-from raybd.training import augmentation, models, recipe
 from raybd.training.inference import infer
 from raybd.training.loop import fit
 from raybd.training.models import new_victim
 from raybd.training.recipe import Recipe
-from raybd.training.runtime import Runtime, running
-from raybd.types.data import Split
+from raybd.training.runtime import Runtime, judged_by, running
 from raybd.types.errors import UserError
 from raybd.types.models import Victim
 from tests.groups import in_group
+from tests.some_images import same_weights, some_images
+from tests.threads import threads
 
 
 @pytest.fixture(autouse=True)
 def _two_threads() -> Iterator[None]:
-    """With a single thread torch sums batch statistics in another order, which is no matter of workers."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    with threads(2):
+        yield
 
 
 EXACT = Recipe(epochs=3, batch_size=33, lr=0.05, precision="fp32", augment="crop_flip", clip=1.0)
-
-
-def some_images(n: int = 100) -> Split:
-    rng = torch.Generator().manual_seed(0)
-    y_N = torch.arange(n) % 4
-    x_NCHW = torch.randint(0, 128, (n, 3, 16, 16), generator=rng, dtype=torch.uint8)
-    x_NCHW[:, 0] += (y_N * 40).to(torch.uint8)[:, None, None]
-    return Split(x_NCHW, y_N)
 
 
 def train(recipe: Recipe, runtime: Runtime | None = None) -> Victim:
@@ -59,7 +48,7 @@ def train_and_tell(recipe: Recipe) -> tuple[list[float], dict[str, Any], torch.T
 
 
 def test_two_workers_give_the_losses_and_weights_of_one() -> None:
-    """Tolerance: 1e-4 relative, from sums in another order; the batch of 33 does not even divide."""
+    """Tolerance: 1e-4 relative, from sums in another order; the batch of 33 does not divide."""
     losses, weights, outputs = train_and_tell(EXACT)
     (first, first_weights, first_outputs), (_, second_weights, second_outputs) = in_group(
         train_and_tell, EXACT
@@ -73,7 +62,7 @@ def test_two_workers_give_the_losses_and_weights_of_one() -> None:
 
 
 def test_the_gradient_of_two_workers_is_that_of_one() -> None:
-    """One plain step of SGD with rate 1 moves the weights by the gradient; tolerance 1e-5 absolute."""
+    """A step of SGD with rate 1 moves the weights by the gradient; tolerance 1e-5 absolute."""
     step = Recipe(
         epochs=1,
         batch_size=100,
@@ -102,13 +91,9 @@ def test_a_resumed_training_ends_where_the_whole_one_does() -> None:
 
     whole = train(EXACT, Runtime(save=save, every_seconds=0))
     resumed = train(EXACT, Runtime(load=kept.get, report=lambda facts: seen.append(facts["epoch"])))
-    assert seen == [
-        1,
-        2,
-        3,
-    ]  # what was reported before is reported again, so that a history is whole
-    for name, value in whole.state_dict().items():
-        assert torch.equal(resumed.state_dict()[name], value), name
+    # What was reported before is reported again, so that a history is whole.
+    assert seen == [1, 2, 3]
+    assert same_weights(whole, resumed)
 
 
 def test_checkpoints_wait_for_their_time() -> None:
@@ -119,10 +104,7 @@ def test_checkpoints_wait_for_their_time() -> None:
 
 def test_the_same_seed_gives_the_same_victim() -> None:
     first, again = train(EXACT), train(EXACT)
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True)
-    )
+    assert same_weights(first, again)
 
 
 def test_global_randomness_plays_no_part() -> None:
@@ -131,10 +113,7 @@ def test_global_randomness_plays_no_part() -> None:
     torch.manual_seed(2)
     other = train(EXACT)
     torch.manual_seed(1)
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(first.state_dict().values(), other.state_dict().values(), strict=True)
-    )
+    assert same_weights(first, other)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
@@ -181,57 +160,51 @@ def test_where_nothing_can_be_compiled_training_goes_on_silently(
     monkeypatch.setattr(config.cpp, "cxx", ("/no/such/compiler",))
     monkeypatch.setattr(config, "force_disable_caches", True)
     plain, uncompiled = train(EXACT), train(EXACT, Runtime(compile=True))
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(plain.state_dict().values(), uncompiled.state_dict().values(), strict=True)
-    )
+    assert same_weights(plain, uncompiled)
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_the_learning_rate_follows_its_schedule() -> None:
-    cosine = Recipe(warmup=0.2)
-    assert [round(recipe.lr_factor(cosine, at), 3) for at in (0.1, 0.2, 0.6, 1.0)] == [
-        0.5,
-        1.0,
-        0.5,
-        0.0,
-    ]
-    step = Recipe(schedule="step", milestones=(0.5, 0.75), gamma=0.1)
-    assert [round(recipe.lr_factor(step, at), 3) for at in (0.4, 0.5, 0.8)] == [1.0, 0.1, 0.01]
+def test_frozen_parts_keep_their_weights_and_their_statistics() -> None:
+    split, rng = some_images(), torch.Generator().manual_seed(7)
+    victim = new_victim(split, 4, SmallCnn(width=8), rng)
+    before = {name: value.clone() for name, value in victim.encoder.state_dict().items()}
+    head_before = {name: value.clone() for name, value in victim.named_parameters()}
+    fit(victim, split, EXACT, rng, frozen=[victim.encoder])
+    for name, value in victim.encoder.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    changed = {
+        name for name, value in victim.named_parameters() if (value != head_before[name]).any()
+    }
+    assert changed == {"head.weight", "head.bias"}
+    assert all(parameter.requires_grad for parameter in victim.parameters())
 
 
-def test_images_are_flipped_and_cropped_each_by_its_own_draw() -> None:
-    x = torch.arange(2 * 64, dtype=torch.uint8).view(2, 1, 8, 8) + 1
-    flipped = augmentation.apply(x, torch.tensor([[0, 0], [0, 0], [0, 1]]))
-    assert torch.equal(flipped[0], x[0])
-    assert torch.equal(flipped[1], x[1].flip(-1))
-    moved = augmentation.apply(x, torch.tensor([[1, 0], [-1, 0], [0, 0]]))
-    assert torch.equal(moved[0, 0, :-1, 1:], x[0, 0, 1:, :-1])
-    assert (moved[0, 0, -1] == 0).all()
-    assert (moved[0, 0, :, 0] == 0).all()
-    assert torch.equal(moved[1], x[1])
+def test_after_step_is_called_once_for_each_step() -> None:
+    steps: list[int] = []
+    split, rng = some_images(), torch.Generator().manual_seed(7)
+    victim = new_victim(split, 4, SmallCnn(width=8), rng)
+    fit(victim, split, EXACT, rng, after_step=lambda: steps.append(1))
+    assert len(steps) == 9  # 3 epochs of 3 batches of 33 images
 
 
-def test_flips_are_fair_and_crops_stay_within_an_eighth() -> None:
-    draw = augmentation.draw("crop_flip", 4000, 32, torch.Generator().manual_seed(0))
-    assert draw is not None
-    assert (draw[:2].min(), draw[:2].max()) == (-4, 4)
-    assert 0.45 < float(draw[2].float().mean()) < 0.55
-    only_flips = augmentation.draw("flip", 100, 32, torch.Generator().manual_seed(0))
-    assert only_flips is not None
-    assert (only_flips[:2] == 0).all()
+def test_scores_computed_between_epochs_change_nothing() -> None:
+    """They leave the network in eval mode, from which the next epoch has to wake it."""
+    told: list[Any] = []
+    split, rng = some_images(), torch.Generator().manual_seed(7)
+    victim = new_victim(split, 4, SmallCnn(width=8), rng)
 
+    def judge(score_N: torch.Tensor) -> dict[str, float]:
+        return {"auroc": float(score_N.mean())}
 
-def test_channel_moments_are_those_of_the_pixels() -> None:
-    x = some_images().x_NCHW
-    mean, deviation = models.channel_moments(x)
-    pixels = x.double() / 255
-    assert torch.allclose(mean.double(), pixels.mean((0, 2, 3)), atol=1e-6)
-    assert torch.allclose(deviation.double(), pixels.std((0, 2, 3), correction=0), atol=1e-5)
-
-
-def test_a_crop_alone_never_mirrors() -> None:
-    draw = augmentation.draw("crop", 200, 32, torch.Generator().manual_seed(0))
-    assert draw is not None
-    assert int(draw[2].sum()) == 0
-    assert draw[:2].min() == -4 and draw[:2].max() == 4
+    with running(Runtime(report=told.append, watched=True)), judged_by(judge):
+        fit(
+            victim,
+            split,
+            EXACT,
+            rng,
+            intermediate_scores=lambda: infer(victim, split.x_NCHW)[:, 0],
+            intermediate_facts=lambda: {"own": 1.0},
+        )
+    assert same_weights(victim, train(EXACT))
+    assert [facts["epoch"] for facts in told] == [1, 2, 3]
+    assert all("auroc" in facts and facts["own"] == 1.0 for facts in told)
