@@ -279,19 +279,20 @@ def submit(
             "submit wants an experiment or sweep file, or --follow JOB",
             "For instance: raybd submit configs/quickstart.yaml",
         )
-    from raybd.engine.cluster.submit import Jobs, ask
+    from raybd.engine.cluster.submit.jobs import Jobs
+    from raybd.engine.cluster.submit.request import job_request
 
-    asked = ask(config, store, set_ or (), env or ()) if config else None
+    asked = job_request(config, store, set_ or (), env or ()) if config else None
     jobs = Jobs(address)
     job = jobs.submit(asked, limit_mb, _say) if asked else str(follow)
     if no_wait:
         typer.echo(job)
         return
-    _hint(jobs.to_follow(job))
+    _hint(jobs.follow_command(job))
     try:
         code = jobs.follow(job, _say, lambda text: typer.echo(text, nl=False))
     except KeyboardInterrupt:
-        _say(f"detached; job {job} goes on. To stop it:", f"  {jobs.to_stop(job)}")
+        _say(f"detached; job {job} goes on. To stop it:", f"  {jobs.stop_command(job)}")
         raise
     _hint("")
     raise typer.Exit(code)
@@ -303,7 +304,7 @@ def doctor(
 ) -> None:
     """Check this machine, the cluster and the store; each problem in one line with its hint."""
     from raybd.cli.tables import findings_table
-    from raybd.engine.cluster.doctor import examine
+    from raybd.engine.cluster.doctor.report import examine
 
     findings = examine(store, address)
     if as_json:
