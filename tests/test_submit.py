@@ -8,7 +8,11 @@ from types import SimpleNamespace
 import pytest
 from ray.job_submission import JobStatus
 
-from raybd.engine.cluster import submit
+from raybd.engine.cluster.submit.exit_code import exit_code
+from raybd.engine.cluster.submit.job_log import JobLog
+from raybd.engine.cluster.submit.jobs import Jobs
+from raybd.engine.cluster.submit.package import LIMIT_MB, job_package
+from raybd.engine.cluster.submit.request import job_request
 from raybd.results.store import Store
 from raybd.types.errors import UserError
 from tests.clusters import cluster
@@ -31,7 +35,7 @@ def config(tmp_path: Path) -> Path:
 
 def test_a_package_holds_the_code_the_config_and_the_users_own_methods(config: Path) -> None:
     said: list[str] = []
-    with submit.package(submit.ask(config, "/shared/r"), submit.LIMIT_MB, said.append) as folder:
+    with job_package(job_request(config, "/shared/r"), LIMIT_MB, said.append) as folder:
         held = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert {
         "tiny.yaml",
@@ -47,20 +51,20 @@ def test_a_package_above_the_limit_is_refused_with_its_largest_file(config: Path
     config.write_text(CONFIG + "#" * 3_000_000)
     with (
         pytest.raises(UserError, match=r"largest files: tiny.yaml \(3.0 MB\)"),
-        submit.package(submit.ask(config, None), 2, print),
+        job_package(job_request(config, None), 2, print),
     ):
         pass
 
 
 def test_the_id_depends_on_what_is_asked_and_where_it_goes(config: Path) -> None:
-    asked = submit.ask(config, "/shared/r")
-    assert asked.id == submit.ask(config, "/shared/r").id
+    asked = job_request(config, "/shared/r")
+    assert asked.id == job_request(config, "/shared/r").id
     assert (
         len(
             {
                 asked.id,
-                submit.ask(config, "/other").id,
-                submit.ask(config, "/shared/r", ["attacks.0.rate=0.2"]).id,
+                job_request(config, "/other").id,
+                job_request(config, "/shared/r", ["attacks.0.rate=0.2"]).id,
             }
         )
         == 3
@@ -71,7 +75,7 @@ def test_a_relative_store_is_refused(config: Path) -> None:
     with pytest.raises(
         UserError, match="store 'results' is relative, and inside a Ray job it would vanish"
     ):
-        submit.ask(config, "results")
+        job_request(config, "results")
 
 
 @pytest.mark.parametrize(
@@ -79,17 +83,17 @@ def test_a_relative_store_is_refused(config: Path) -> None:
 )
 def test_an_address_that_takes_no_jobs_is_exit_code_3(address: str) -> None:
     with pytest.raises(UserError) as error:
-        submit.Jobs(address)
+        Jobs(address)
     assert error.value.exit_code == 3
 
 
 def test_each_part_of_a_log_is_shown_once_over_several_connections() -> None:
     shown: list[str] = []
-    log = submit._Log(shown.append)
+    log = JobLog(shown.append)
     for connection in (["one\n", "two\n"], ["one\ntw"], ["one\ntwo\nthr", "ee\n"]):
-        log.begin()
+        log.reconnected()
         for text in connection:
-            log.take(text)
+            log.receive(text)
     assert "".join(shown) == "one\ntwo\nthree\n"
 
 
@@ -106,7 +110,7 @@ def test_each_part_of_a_log_is_shown_once_over_several_connections() -> None:
 )
 def test_the_exit_code_is_that_of_the_run(status: JobStatus, driver: int | None, code: int) -> None:
     info = SimpleNamespace(status=status, driver_exit_code=driver, message="")
-    assert submit._exit_code(info, lambda _: None) == code
+    assert exit_code(info, lambda _: None) == code
 
 
 @pytest.mark.ray
