@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from raybd.metrics.catalogue import DETECTION, QUALITY
 from raybd.plan.experiment import Cell
 from raybd.plan.graph import Stage
 from raybd.results.provenance import commit, versions
-from raybd.results.schemas import DETECTION, QUALITY
 from raybd.results.store import Store
 from raybd.types.data import SAMPLE_ROLES
 

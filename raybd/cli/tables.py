@@ -7,27 +7,12 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from raybd.metrics.catalogue import ON_CONSOLE, ON_CONSOLE_WHERE_KNOWN
 from raybd.plan.experiment import Experiment
 from raybd.plan.todo import Plan
 from raybd.sweeps.sweep import DEFAULT, Sweep
 from raybd.sweeps.trials import best_of, rank_correlation, ranked, searched_rows, trials_left
 
-_COLUMNS = (
-    ("clean acc", "clean_accuracy"),
-    ("attack succ", "attack_success"),
-    ("AUROC", "auroc"),
-    ("TPR", "tpr"),
-    ("FPR", "fpr"),
-    ("defended acc", "defended_clean_accuracy"),
-    ("defended attack", "defended_attack_success"),
-)
-_OF_SOME = (
-    ("on twin", "twin_attack_success"),
-    ("AUROC on twin", "control_auroc"),
-    ("scan", "model_score"),
-    ("scan of twin", "control_model_score"),
-)
-"""Columns that stand only where a row has the number."""
 _NAMES = ("dataset", "attack", "trainer", "defense", "seed")
 
 
@@ -43,11 +28,15 @@ def cells_table(rows: Sequence[Mapping[str, Any]], most: int = 200) -> Table:
     for name in varied:
         table.add_column(name, no_wrap=True)
     columns = [
-        *_COLUMNS,
-        *(some for some in _OF_SOME if any(row.get(some[1]) is not None for row in rows)),
+        *ON_CONSOLE,
+        *(
+            measure
+            for measure in ON_CONSOLE_WHERE_KNOWN
+            if any(row.get(measure.name) is not None for row in rows)
+        ),
     ]
-    for title, _ in columns:
-        table.add_column(title, justify="right", no_wrap=True)
+    for measure in columns:
+        table.add_column(measure.console_title, justify="right", no_wrap=True)
     table.add_column("status", overflow="fold")
     shown = (
         sorted(rows, key=lambda row: row["status"] != "failed")[:most] if len(rows) > most else rows
@@ -55,7 +44,7 @@ def cells_table(rows: Sequence[Mapping[str, Any]], most: int = 200) -> Table:
     if len(shown) < len(rows):
         table.caption = f"{len(shown)} of {len(rows)} cells, failed ones first; all of them: --json, or raybd.load_cells(STORE)"
     for row in shown:
-        numbers = [_number(row.get(column)) for _, column in columns]
+        numbers = [_number(row.get(measure.name)) for measure in columns]
         table.add_row(*(str(row[name]) for name in varied), *numbers, _status(row))
     return table
 

@@ -19,20 +19,13 @@ from typing import Any, Literal, cast
 from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from raybd.canaries import canaries
+from raybd.metrics.catalogue import NEEDING_CANARIES, NEEDING_SEVERAL_RUNS
 from raybd.plan import file as experiment_file
 from raybd.registry import METHOD_ROLES, Role, did_you_mean, method_class, role_of
-from raybd.results.schemas import MOST_OBJECTIVES
-from raybd.sweeps.sweep import (
-    DIRECTIONS,
-    Direction,
-    Objective,
-    Pruning,
-    Range,
-    Sweep,
-    entry_at,
-    fields_of,
-)
+from raybd.results.schemas import MAX_OBJECTIVES
+from raybd.sweeps.objectives import DIRECTIONS, Direction, Objective
+from raybd.sweeps.space import Range, entry_at, fields_of
+from raybd.sweeps.sweep import Pruning, Sweep
 from raybd.types.config import Config
 from raybd.types.errors import UserError
 
@@ -52,7 +45,7 @@ class _SweepFile(Config):
     experiment: dict[str, Any]
     search: dict[str, Any] = Field(min_length=1)
     objectives: tuple[str | dict[str, Direction], ...] = Field(
-        min_length=1, max_length=MOST_OBJECTIVES
+        min_length=1, max_length=MAX_OBJECTIVES
     )
     trials: int = Field(20, ge=1)
     seed: int = 0
@@ -162,15 +155,17 @@ def _objective(asked: str | Mapping[str, Direction], at: str) -> Objective:
 def _planted(experiment: Mapping[str, Any], objectives: Sequence[Objective]) -> dict[str, Any]:
     """The canaries of the trials, where an objective wants them."""
     wanted, given = {objective.name for objective in objectives}, experiment.get("canaries") or {}
-    if wanted.isdisjoint(canaries.OBJECTIVES):
+    if wanted.isdisjoint(NEEDING_CANARIES):
         return {}
-    return {"canaries": {**({} if wanted.isdisjoint(canaries.REPEATED) else {"runs": 3}), **given}}
+    return {
+        "canaries": {**({} if wanted.isdisjoint(NEEDING_SEVERAL_RUNS) else {"runs": 3}), **given}
+    }
 
 
 def _refuse_unseen_canaries(sweep: Sweep, where: str) -> None:
     """Canaries stand in the training set: what is searched must score that, or be what the victim is trained by."""
     wanted = next(
-        (objective.name for objective in sweep.objectives if objective.name in canaries.OBJECTIVES),
+        (objective.name for objective in sweep.objectives if objective.name in NEEDING_CANARIES),
         None,
     )
     for defense in sweep.base().defenses if wanted else ():

@@ -7,7 +7,9 @@ from typing import Any, cast
 
 from raybd.registry import did_you_mean
 from raybd.results.store import Store
-from raybd.sweeps.sweep import DEFAULT, DIRECTIONS, Params, Row, Searched, Sweep
+from raybd.sweeps.objectives import DIRECTIONS, HasObjectives
+from raybd.sweeps.space import Params
+from raybd.sweeps.sweep import DEFAULT, Row, Sweep
 
 
 def measured(
@@ -70,14 +72,14 @@ def sweep_facts(sweep: Sweep, rows: Mapping[str, Row]) -> dict[str, Any]:
     }
 
 
-def ranked(sweep: Searched, rows: Sequence[Row]) -> list[Row]:
+def ranked(sweep: HasObjectives, rows: Sequence[Row]) -> list[Row]:
     """The finished trials, best in the first objective first."""
     return sorted(
         (row for row in rows if row["state"] == "complete"), key=lambda row: _losses(sweep, row)
     )
 
 
-def best_of(sweep: Searched, rows: Sequence[Row]) -> list[Row]:
+def best_of(sweep: HasObjectives, rows: Sequence[Row]) -> list[Row]:
     """The best trial; of several objectives the Pareto front: the trials that no other one beats in all, in that order."""
     done = ranked(sweep, rows)
     if len(sweep.objectives) == 1:
@@ -109,7 +111,7 @@ def rank_correlation(rows: Sequence[Row], column: str) -> float | None:
     return float(spearmanr([a for a, _ in pairs], [b for _, b in pairs]).statistic)
 
 
-def _losses(sweep: Searched, row: Row) -> tuple[float, ...]:
+def _losses(sweep: HasObjectives, row: Row) -> tuple[float, ...]:
     signs = [1.0 if objective.direction == "minimize" else -1.0 for objective in sweep.objectives]
     return tuple(sign * row[f"objective_{i}"] for i, sign in enumerate(signs))
 

@@ -24,7 +24,8 @@ from raybd.plan.graph import Stage
 from raybd.results.provenance import commit, versions
 from raybd.results.store import Store
 from raybd.stages import all as stages
-from raybd.sweeps.sweep import Params, Row, Sweep, as_json
+from raybd.sweeps.space import Params
+from raybd.sweeps.sweep import Row, Sweep, as_json
 from raybd.sweeps.trials import measured
 from raybd.types.data import Dataset
 from raybd.types.errors import Infeasible, UserError

@@ -9,134 +9,11 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 from raybd.cells.row import WEAK_ATTACK
+from raybd.metrics.catalogue import REPORTED
+from raybd.metrics.measure import Measure
 
 Cell = Mapping[str, Any]
 """One row of the cells table; what is missing is None."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A column of numbers."""
-
-    name: str
-    title: str
-    group: Literal[
-        "victim",
-        "clean twin",
-        "detection",
-        "same on clean twin",
-        "outside trigger",
-        "scan",
-        "defended",
-    ]
-    help: str
-    good: Literal["high", "low"] | None = None
-    """Which end is good for a defender; none: a fact about the victim, not coloured."""
-    worst: float = 0.0
-    """The value that is worth nothing."""
-
-
-METRICS = (
-    Metric("clean_accuracy", "clean accuracy", "victim", "Clean accuracy of the victim"),
-    Metric("attack_success", "attack success", "victim", "Attack success on the victim"),
-    Metric("robust_accuracy", "robust accuracy", "victim", "Robust accuracy of the victim"),
-    Metric(
-        "twin_clean_accuracy",
-        "clean accuracy",
-        "clean twin",
-        "Clean accuracy where the encoder was not attacked",
-    ),
-    Metric(
-        "twin_attack_success",
-        "attack success",
-        "clean twin",
-        "What the trigger does where the encoder was not attacked",
-    ),
-    Metric("auroc", "AUROC", "detection", "Area under the ROC curve", "high", 0.5),
-    Metric(
-        "tpr",
-        "TPR",
-        "detection",
-        "Share of poison that is flagged, at the detector's own threshold",
-        "high",
-    ),
-    Metric(
-        "fpr",
-        "FPR",
-        "detection",
-        "Share of clean samples that is flagged, at the detector's own threshold",
-        "low",
-    ),
-    Metric(
-        "tpr_at_fpr_1",
-        "TPR@1%",
-        "detection",
-        "Share of poison found where 1 % of clean samples is flagged",
-        "high",
-    ),
-    Metric(
-        "control_auroc",
-        "AUROC",
-        "same on clean twin",
-        "AUROC of the detector on the clean twin: of the trigger alone",
-    ),
-    Metric(
-        "auroc_over_control",
-        "gap",
-        "same on clean twin",
-        "AUROC on the victim less that on its twin: what the backdoor adds",
-    ),
-    Metric(
-        "auroc_outside_trigger",
-        "AUROC",
-        "outside trigger",
-        "AUROC where what the trigger covers does not count",
-    ),
-    Metric(
-        "control_auroc_outside_trigger",
-        "on twin",
-        "outside trigger",
-        "The same on the clean twin; .5 is what an innocent one has",
-    ),
-    Metric("model_score", "suspicion", "scan", "A scanner's one suspicion of the whole model"),
-    Metric(
-        "model_threshold", "threshold", "scan", "Above it the scanner calls the model backdoored"
-    ),
-    Metric(
-        "control_model_score",
-        "of clean twin",
-        "scan",
-        "The same scanner's suspicion of the clean twin",
-    ),
-    Metric(
-        "defended_clean_accuracy",
-        "clean accuracy",
-        "defended",
-        "Clean accuracy after the defense; no answer is wrong",
-        "high",
-    ),
-    Metric(
-        "defended_accuracy_on_kept",
-        "on kept",
-        "defended",
-        "Clean accuracy on the inputs that were not refused",
-        "high",
-    ),
-    Metric(
-        "defended_attack_success",
-        "attack success",
-        "defended",
-        "Attack success after the defense",
-        "low",
-    ),
-    Metric(
-        "defended_robust_accuracy",
-        "robust accuracy",
-        "defended",
-        "Robust accuracy after the defense",
-        "high",
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -256,10 +133,10 @@ class Table:
     rows: tuple[Row, ...]
 
     @property
-    def metrics(self) -> tuple[Metric, ...]:
+    def metrics(self) -> tuple[Measure, ...]:
         """The columns; one in which no row has a number is left out."""
         return tuple(
-            metric for metric in METRICS if any(row.number(metric.name).n for row in self.rows)
+            measure for measure in REPORTED if any(row.number(measure.name).n for row in self.rows)
         )
 
     @cached_property
@@ -328,12 +205,12 @@ def scored_stage(cell: Cell) -> str:
     return {"trainer": "defended", "scanner": "scan"}.get(str(cell["defense_role"]), "score")
 
 
-def tint(metric: Metric, mean: float | None) -> tuple[Literal["good", "bad"], int] | None:
-    """Colour and strength in percent: none halfway between the worst and the best value."""
-    if metric.good is None or mean is None:
+def tint(measure: Measure, mean: float | None) -> tuple[Literal["good", "bad"], int] | None:
+    """Return the color of a cell and its strength in percent; 0 is halfway from worst to best."""
+    if measure.worst is None or mean is None:
         return None
-    goodness = (mean - metric.worst) / (1 - metric.worst)
-    signed = 2 * min(max(goodness if metric.good == "high" else 1 - goodness, 0), 1) - 1
+    goodness = (mean - measure.worst) / (measure.best - measure.worst)
+    signed = 2 * min(max(goodness, 0), 1) - 1
     return ("good" if signed >= 0 else "bad"), round(abs(signed) * 100)
 
 

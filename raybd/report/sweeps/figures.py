@@ -10,7 +10,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from raybd.report.sweeps.page import Found, values
 from raybd.report.sweeps.parallel_axes import parallel, short
-from raybd.sweeps.sweep import Params
+from raybd.sweeps.space import Params
 from raybd.sweeps.trials import rank_correlation
 
 AMONG_BEST = 5

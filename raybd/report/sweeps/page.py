@@ -10,10 +10,13 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
+from raybd.metrics.catalogue import COST
 from raybd.report.cells.tables import Row as TableRow
 from raybd.report.cells.tables import Table, count
 from raybd.results.store import Store
-from raybd.sweeps.sweep import DEFAULT, DIRECTIONS, FREE_COLUMNS, Objective, Params, Row
+from raybd.sweeps.objectives import DIRECTIONS, Objective
+from raybd.sweeps.space import Params
+from raybd.sweeps.sweep import DEFAULT, Row
 from raybd.sweeps.trials import best_of, ranked
 
 STATES = ("complete", "pruned", "failed", "infeasible")
@@ -138,7 +141,7 @@ class Found:
         return [
             i
             for i, found in enumerate(self.objectives)
-            if not found.oracle and found.name not in FREE_COLUMNS
+            if not found.oracle and found.name not in COST
         ]
 
     @property

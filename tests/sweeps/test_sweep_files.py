@@ -12,7 +12,7 @@ from raybd.sweeps.sweep import Sweep, make_sampler
 from raybd.sweeps.trials import best_of, measured, rank_correlation, trials_left
 from raybd.types.errors import UserError
 
-SWEEPS = sorted((Path(__file__).parents[1] / "configs" / "sweeps").glob("*.yaml"))
+SWEEPS = sorted((Path(__file__).parents[2] / "configs" / "sweeps").glob("*.yaml"))
 RAW: dict[str, Any] = {
     "name": "search",
     "experiment": {
@@ -133,6 +133,7 @@ def test_directions_and_oracles_are_known_by_name() -> None:
         ("mine", "minimize", False),
     ]
     assert parse_sweep(changed(objectives=["defended_attack_success"])).oracle
+    assert parse_sweep(changed(objectives=[{"control_auroc": "minimize"}])).oracle
     assert not parse_sweep(RAW).oracle
 
 
@@ -263,7 +264,9 @@ BAD = [
 
 
 @pytest.mark.parametrize(("values", "what", "hint"), BAD, ids=lambda value: str(value)[:30])
-def test_a_bad_sweep_is_named_with_its_mend(values: dict[str, Any], what: str, hint: str) -> None:
+def test_a_bad_sweep_file_is_named_with_what_to_do(
+    values: dict[str, Any], what: str, hint: str
+) -> None:
     with pytest.raises(UserError) as caught:
         parse_sweep(changed(**values), "file.yaml")
     assert what in caught.value.what

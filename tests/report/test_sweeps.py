@@ -20,7 +20,7 @@ from raybd.results.store import Store
 from raybd.sweeps.file import parse_sweep
 from raybd.sweeps.sweep import Sweep
 from raybd.types.errors import UserError
-from tests.test_report import BLANK, HOSTILE, Page, page
+from tests.report.test_report import BLANK, HOSTILE, Page, page
 
 RAW: dict[str, Any] = {
     "name": "tuned",

@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 from raybd.metrics import detection
+from raybd.metrics.catalogue import BY_NAME
 from raybd.report.cells.figures import ROC_POINTS, histogram, roc, threshold
 from raybd.report.cells.gallery import LARGEST, data_uris, difference
-from raybd.report.cells.tables import METRICS, tables, tint
+from raybd.report.cells.tables import tables, tint
 from raybd.report.site import write_report
 from raybd.results.schemas import CELLS, SCORES
 from raybd.results.store import Store
@@ -557,15 +558,13 @@ def test_numbers_of_a_victim_without_a_backdoor_are_marked(store: Store) -> None
 
 
 def test_colours_point_the_way_that_is_good_for_a_defender() -> None:
-    by_name = {metric.name: metric for metric in METRICS}
-    assert tint(by_name["auroc"], 1.0) == ("good", 100) and tint(by_name["auroc"], 0.5) == (
-        "bad",
-        100,
-    ) == tint(by_name["auroc"], 0.2)
-    assert tint(by_name["fpr"], 0.0) == ("good", 100) and tint(
-        by_name["defended_attack_success"], 1.0
-    ) == ("bad", 100)
-    assert tint(by_name["attack_success"], 1.0) is None and tint(by_name["tpr"], None) is None
+    assert tint(BY_NAME["auroc"], 1.0) == ("good", 100)
+    assert tint(BY_NAME["auroc"], 0.5) == ("bad", 100) == tint(BY_NAME["auroc"], 0.2)
+    assert tint(BY_NAME["fpr"], 0.0) == ("good", 100)
+    assert tint(BY_NAME["fpr"], 0.75) == ("bad", 50)
+    assert tint(BY_NAME["defended_attack_success"], 1.0) == ("bad", 100)
+    assert tint(BY_NAME["attack_success"], 1.0) is None
+    assert tint(BY_NAME["tpr"], None) is None
 
 
 def test_damaged_and_missing_parts_leave_a_page_that_says_so(store: Store) -> None:
