@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from raybd.cli.tables import plan_table
+from raybd.cli.plan_table import plan_table
 from raybd.plan.file import load
 from raybd.plan.todo import make_plan
 from raybd.results.store import Store

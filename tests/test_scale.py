@@ -11,7 +11,7 @@ from rich.console import Console
 
 from benchmarks.grid import experiment
 from benchmarks.scores import _columns
-from raybd.cli.tables import cells_table
+from raybd.cli.cells_table import cells_table
 from raybd.engine.grid.dependencies import DependencyTracker
 from raybd.engine.grid.ready_queue import ReadyQueue
 from raybd.engine.grid.tasks import _record_all

@@ -1,4 +1,4 @@
-"""The commands without a cluster: what they print, their exit codes, and the two lines of every error."""
+"""`raybd run` without a cluster: what it prints, exit codes, and the two lines of every error."""
 
 import json
 import sys
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raybd.cli import commands
-from raybd.registry import METHOD_ROLES, names
+from tests.cli.in_process import raybd
 
 TINY = """
 name: tiny
@@ -23,15 +22,6 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
     return path
-
-
-def raybd(monkeypatch: pytest.MonkeyPatch, *args: object) -> int:
-    """Run a command in this process; its exit code."""
-    monkeypatch.setattr(sys, "argv", ["raybd", *map(str, args)])
-    with pytest.raises(SystemExit) as stop:
-        commands.main()
-    assert isinstance(stop.value.code, int)
-    return stop.value.code
 
 
 def test_a_dry_run_says_what_would_be_done(
@@ -153,41 +143,6 @@ def test_wrong_usage_is_exit_code_2(
     assert raybd(monkeypatch, "run") == 2
     assert "Missing argument" in capsys.readouterr().err
     assert raybd(monkeypatch, "run", "x.yaml", "--no-such-option") == 2
-
-
-def test_list_names_every_method_with_its_first_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert raybd(monkeypatch, "list", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert {(method["role"], method["kind"]) for method in found} == {
-        (role, name) for role in METHOD_ROLES for name in names(role)
-    }
-    assert all(method["summary"] for method in found)
-    assert raybd(monkeypatch, "list", "detector") == 0
-    assert "strip" in capsys.readouterr().out
-    assert raybd(monkeypatch, "list", "detecters") == 2
-    assert "Did you mean 'detectors'?" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("role", "kind"), [(role, name) for role in METHOD_ROLES for name in names(role)]
-)
-def test_show_prints_every_field_with_its_default(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], role: str, kind: str
-) -> None:
-    from raybd.registry import method_class
-
-    assert raybd(monkeypatch, "show", f"{role}/{kind}") == 0
-    out = capsys.readouterr().out
-    assert all(name in out for name in method_class(role, kind).model_fields)  # type: ignore[arg-type]
-
-
-def test_show_of_an_unknown_method_offers_the_nearest(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert raybd(monkeypatch, "show", "spektral") == 2
-    assert "Did you mean 'spectral'?" in capsys.readouterr().err
 
 
 def test_a_report_of_an_empty_store_says_what_to_do(
