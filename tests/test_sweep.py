@@ -16,7 +16,7 @@ import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from raybd.report.sweeps.page import find_sweeps
+from raybd.report.sweeps.find import find_sweeps
 from raybd.results.store import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]

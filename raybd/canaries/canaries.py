@@ -1,8 +1,8 @@
 """Canaries: what a defender plants into a training set to measure detectors without ground truth.
 
 Pan, Zeng, Lyu, Lin and Jia 2023, arXiv 2302.11408, tune ASSET with poison that they know. A
-defender knows no poison but what was planted by the defender. A canary is a copy of a trusted image
-with a private trigger (triggers.py) and a wrong label; it takes the part of poison. The same images,
+defender only knows the poison that the defender made. A canary is a copy of a trusted image with a
+private trigger (triggers.py) and a wrong label; it takes the part of poison. The same images,
 unchanged, take the part of clean samples. Rows are drawn without knowledge of what is poison.
 """
 
@@ -44,8 +44,8 @@ class Planted:
 class Canaries(Config):
     """How many canaries are planted into a training set, and in how many groups.
 
-    Each group has a trigger and a wrong label of its own. Each trusted image that is used is planted
-    twice, as a canary and unchanged, so that only the trigger and the label differ.
+    Each group has a trigger and a wrong label of its own. Each trusted image that is used is
+    planted twice, as a canary and unchanged, so that only the trigger and the label differ.
     """
 
     rate: float = Field(0.05, gt=0, lt=1)
@@ -57,8 +57,8 @@ class Canaries(Config):
     triggers: int = Field(1, ge=1)
     """Groups of canaries. A victim does not learn a trigger that only a few images have."""
     runs: int = Field(1, ge=1)
-    """Runs of the detector, each with its own random stream. With 2 or more, the rows that they flag
-    are compared."""
+    """Runs of the detector, each with its own random stream. With 2 or more, the rows that they
+    flag are compared."""
 
     def plant(self, train: Split, clean: Split, num_classes: int, rng: Generator) -> Planted:
         """Draw rows, images, triggers and labels. Raises UserError if there are too few images."""

@@ -41,7 +41,7 @@ class Measure:
     report_place: int = 0
     """Moves it behind the measures of its group that have a lower number."""
     worst: float | None = None
-    """The report colors its cells, from this value (bad) to the best one. None: no color."""
+    """The report colours its cells, from this value (bad) to the best one. None: no colour."""
     console: Literal["always", "where known"] | None = None
     """Whether it is a column of the console's table; `where known`: if a row has the number."""
     console_title: str = ""

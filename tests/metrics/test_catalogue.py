@@ -118,7 +118,7 @@ def test_the_console_shows_few_measures_and_names_each_of_them() -> None:
     }
 
 
-def test_every_colored_measure_says_which_end_is_better() -> None:
+def test_every_coloured_measure_says_which_end_is_better() -> None:
     assert all(measure.better for measure in MEASURES if measure.worst is not None)
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from raybd.metrics import detection
 from raybd.metrics.catalogue import BY_NAME
-from raybd.report.cells.figures import ROC_POINTS, histogram, roc, threshold
-from raybd.report.cells.gallery import LARGEST, data_uris, difference
+from raybd.report.cells.curves import ROC_POINTS, histogram, roc, threshold
+from raybd.report.cells.gallery import MAX_SIDE, data_uris, difference
 from raybd.report.cells.tables import tables, tint
 from raybd.report.site import write_report
 from raybd.results.schemas import CELLS, SCORES
@@ -493,7 +493,7 @@ def test_large_and_gray_images_are_shown_too() -> None:
             )
         )
     )
-    assert max(large.size) == LARGEST
+    assert max(large.size) == MAX_SIDE
 
 
 def test_an_image_is_stored_once_however_often_it_is_shown(store: Store) -> None:

@@ -14,8 +14,9 @@ from optuna.trial import TrialState
 from scipy.stats import spearmanr
 
 from raybd.report.site import write_report
-from raybd.report.sweeps.figures import ENOUGH, importance
-from raybd.report.sweeps.page import Found, find_sweeps
+from raybd.report.sweeps.drawing import MIN_TRIALS, importance
+from raybd.report.sweeps.find import find_sweeps
+from raybd.report.sweeps.stored import StoredSweep
 from raybd.results.store import Store
 from raybd.sweeps.file import parse_sweep
 from raybd.sweeps.sweep import Sweep
@@ -158,7 +159,7 @@ def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "results"))
 
 
-def sweep_of(store: Store) -> Found:
+def sweep_of(store: Store) -> StoredSweep:
     (found,), _ = find_sweeps(store)
     return found
 
@@ -247,7 +248,7 @@ def test_the_best_so_far_never_gets_worse_and_ends_at_the_best(store: Store) -> 
 def test_each_objective_says_which_way_is_better_and_whether_it_is_an_oracles(store: Store) -> None:
     run(store, objectives=["auroc", "seconds"])
     said = text(store)
-    assert re.search(r"wanted: auroc ↑ ?oracle higher is better, seconds ↓ lower is better", said)
+    assert re.search(r"objectives: auroc ↑ ?oracle higher is better, seconds ↓ lower is better", said)
     assert [objective["oracle"] for objective in page(store).data["sweeps"][0]["objectives"]] == [
         True,
         False,
@@ -297,9 +298,9 @@ def test_the_parameter_that_matters_is_the_most_important(store: Store) -> None:
 
 
 def test_too_few_trials_say_nothing_of_importance(store: Store) -> None:
-    run(store, trials=ENOUGH - 1)
+    run(store, trials=MIN_TRIALS - 1)
     assert importance(sweep_of(store)) == {
-        "missing": "it takes at least 15 finished trials to tell, and there are 14"
+        "missing": "it takes at least 15 finished trials, and there are 14"
     }
 
 
@@ -371,7 +372,7 @@ def tables_of(store: Store) -> Any:
 
 def test_a_comparison_that_is_not_there_is_said_to_be_missing(store: Store) -> None:
     run(store)
-    assert "tuned_best is not in the store: the sweep has not come to its end" in text(store)
+    assert "tuned_best is not in the store, because the sweep was not finished" in text(store)
 
 
 def test_what_is_searched_stands_there_with_its_condition_and_default(store: Store) -> None:
@@ -429,7 +430,7 @@ def test_an_unknown_direction_leaves_a_table_and_says_so(store: Store) -> None:
         store.write_trial("tuned", {**blank, "trial": Path(trial).stem})
     store.remove("sweeps/tuned")
     found = page(store)
-    assert "Which way the objectives are better is not known" in found.text
+    assert "it is not known which way the objectives are better" in found.text
     assert found.data["sweeps"] == [{}]
     assert len(sweep_of(store).table()) == 24
 
@@ -482,7 +483,7 @@ def test_values_that_can_not_be_read_leave_the_trial(store: Store) -> None:
 
 def test_a_study_without_trials_and_a_sweep_of_failures_are_pages_too(store: Store) -> None:
     run(store, trials=0)
-    assert "No trial has come to a result" in text(store)
+    assert "No trial has a result" in text(store)
     store.remove("trials")
     assert "trials/sweep=tuned holds no trial" in text(store)
     store.remove("sweeps")

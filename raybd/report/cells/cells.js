@@ -1,33 +1,4 @@
-"use strict";
-// Sorting, filtering, and drawing what a <details> holds when it is opened first. Text is set as text, never as HTML.
-const data = JSON.parse(document.getElementById("data").textContent);
-const ROLES = ["clean", "poison", "cross"];
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
-const config = { displayModeBar: false, displaylogo: false, responsive: true };
-
-function make(tag, className, text, parent) {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  if (text !== undefined && text !== null) element.textContent = text;
-  if (parent) parent.append(element);
-  return element;
-}
-
-// Plotly reads some tags in its texts: names come from experiment files, so they lose what could be one.
-const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
-
-function axis(title, more) {
-  return Object.assign({ title: { text: title, standoff: 8, font: { size: 12 } }, color: colour("dim"), gridcolor: colour("line"), zeroline: false, automargin: true }, more);
-}
-
-function layout(more) {
-  return Object.assign({
-    margin: { l: 52, r: 12, t: 26, b: 42 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
-    font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("ink") },
-    legend: { orientation: "h", x: 0, y: 1.12, bgcolor: "rgba(0,0,0,0)" },
-  }, more);
-}
-
+// Draws a cell, an attack, and the victims before and after a defense.
 function drawHistogram(place, cell) {
   const { low, width, counts, tails } = cell.histogram;
   const roles = ROLES.filter((role) => counts[role]);
@@ -79,7 +50,7 @@ function drawSeen(article, cell) {
   const names = Object.keys(cell.seen);
   if (!names.length) return;
   const captions = cell.seen_captions;
-  make("h4", "", captions.length ? "What the detector sees: images without the trigger, and with it" : "What the scanner found", article);
+  make("h4", "", captions.length ? "What the detector sees: images without and with the trigger" : "What the scanner found", article);
   if (captions.length) legend(article, ROLES.filter((role) => captions.some((caption) => caption[0] === role)));
   const strip = make("div", "strip", null, article);
   for (const name of names) {
@@ -97,7 +68,7 @@ function drawCell(article) {
   const cell = data.cells[article.dataset.cell];
   for (const text of cell.missing) make("p", "missing", text, article);
   if (cell.histogram) {
-    make("p", "dim", `threshold ${cell.threshold.text}` + (cell.threshold.varies && cell.roc ? "; the point of its verdicts need not lie on the ROC curve" : ""), article);
+    make("p", "dim", `threshold ${cell.threshold.text}` + (cell.threshold.varies && cell.roc ? "; with a threshold per sample, the point need not be on the ROC curve" : ""), article);
     const plots = make("div", "plots", null, article);
     drawHistogram(make("div", "plot", null, plots), cell);
     if (cell.roc) drawRoc(make("div", "plot", null, plots), cell);
@@ -105,7 +76,7 @@ function drawCell(article) {
   }
   drawSeen(article, cell);
   if (!cell.captions.length) return;
-  make("h4", "", "Most suspicious", article);
+  make("h4", "", "Most suspicious images", article);
   legend(article, ROLES.filter((role) => cell.captions.some((caption) => caption[0] === role)));
   const gallery = make("div", "gallery", null, article);
   cell.captions.forEach(([role, score, flagged, label, trueLabel, index], i) => {
@@ -160,64 +131,3 @@ function drawDefended(place) {
     yaxis: axis("", { tickvals: at, ticktext: labels, range: [-0.6, rows.length - 0.4], color: colour("ink") }),
   }), config);
 }
-
-function draw(details) {
-  if (details.dataset.drawn || !details.open) return;
-  details.dataset.drawn = "yes";
-  details.querySelectorAll(".cell").forEach(drawCell);
-  details.querySelectorAll(".attack").forEach(drawAttack);
-  details.querySelectorAll(".defended-plot").forEach(drawDefended);
-  details.querySelectorAll(".sweep-plots").forEach(drawSweep);
-}
-
-function sortBy(header) {
-  const table = header.closest("table");
-  const column = header.cellIndex;
-  const direction = header.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
-  table.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
-  header.setAttribute("aria-sort", direction);
-  const width = header.parentElement.cells.length;
-  const value = (body) => {
-    const cells = body.rows[0].cells;
-    if (cells.length < width && column > 4 && column < width - 1) return ""; // a reason stands in place of all its numbers
-    const cell = cells[cells.length < width && column === width - 1 ? cells.length - 1 : column];
-    return cell.dataset.v ?? cell.textContent.trim().toLowerCase();
-  };
-  const isNumber = header.classList.contains("number");
-  const sign = direction === "ascending" ? 1 : -1;
-  const compare = (a, b) => {
-    const [x, y] = [value(a), value(b)];
-    if (!isNumber) return sign * x.localeCompare(y, "en", { numeric: true });
-    if (x === "" || y === "") return (x === "") - (y === ""); // what is missing stands last, whatever the direction
-    return sign * (Number(x) - Number(y));
-  };
-  table.append(...[...table.tBodies].sort(compare));
-}
-
-function filterRows(text) {
-  const words = text.toLowerCase().split(/\s+/).filter(Boolean);
-  const holds = (element) => words.every((word) => element.textContent.toLowerCase().includes(word));
-  document.querySelectorAll("tbody").forEach((body) => { body.hidden = !holds(body); });
-  document.querySelectorAll("details.filtered").forEach((details) => { details.hidden = !holds(details.querySelector("summary")); });
-}
-
-function openTarget() {
-  const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  const details = target && target.closest("details");
-  if (!details) return;
-  details.open = true;
-  draw(details);
-  target.scrollIntoView();
-}
-
-document.querySelectorAll("details.drawn").forEach((details) => { details.addEventListener("toggle", () => draw(details)); draw(details); });
-document.querySelectorAll("thead button").forEach((button) => button.addEventListener("click", () => sortBy(button.closest("th"))));
-document.querySelectorAll("button.seeds").forEach((button) => button.addEventListener("click", () => {
-  const shown = button.getAttribute("aria-expanded") !== "true";
-  button.setAttribute("aria-expanded", String(shown));
-  button.closest("tbody").querySelectorAll("tr.seed").forEach((row) => { row.hidden = !shown; });
-}));
-document.getElementById("filter").addEventListener("input", (event) => filterRows(event.target.value));
-window.addEventListener("hashchange", openTarget);
-openTarget();
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => location.reload());

@@ -1,5 +1,4 @@
-"use strict";
-// What is drawn of a sweep. Helpers stand in script.js, which follows in the same element.
+// Draws a sweep.
 const STATES = { failed: ["x-thin", "alarm"], infeasible: ["triangle-up-open", "caution"], pruned: ["triangle-down-open", "cross"] };
 const BANDS = 6;
 
@@ -8,7 +7,7 @@ const wanted = (objective) => `${plain(objective.name)} ${arrow(objective)}${obj
 const better = (objective) => `${objective.direction === "maximize" ? "higher" : "lower"} is better`;
 const digits = (value) => (value === null ? "\u2013" : String(Number(value.toPrecision(4))));
 
-// Trials, all in one: what they came to stands in the text of each point.
+// The text of a trial's point: its objectives, and its AUROC.
 function told(sweep, i) {
   const parts = sweep.objectives.map((objective, k) => `${plain(objective.name)} ${digits(sweep.value[k][i])}`);
   if (sweep.auroc[i] !== null && !sweep.objectives.some((objective) => objective.name === "auroc")) parts.push(`AUROC ${digits(sweep.auroc[i])}`);
@@ -30,7 +29,7 @@ function defaultPoint(x, y) {
   return { x: [x], y: [y], mode: "markers", name: "default", marker: { symbol: "diamond-open", size: 11, color: colour("ink"), line: { width: 2 } }, hovertemplate: `default<br>%{x:.4g}, %{y:.4g}<extra></extra>`, cliponaxis: false };
 }
 
-// A legend of its own: the best point has another colour than the trace it lies in.
+// Plotly's legend can't show the best point, which has another colour than its trace.
 function key(parent, sweep, lines, others) {
   const place = make("div", "legend", null, parent);
   const several = sweep.objectives.length > 1;
@@ -96,7 +95,7 @@ function drawImportance(grid, sweep) {
   }));
   const plot = make("div", "plot", null, place);
   plot.style.height = `${Math.max(260, 70 + names.length * (8 + 9 * traces.length))}px`;
-  if (found.params.some(([, n]) => n < found.n)) make("p", "dim", "(n of N): under a condition; only n of the finished trials have it.", place);
+  if (found.params.some(([, n]) => n < found.n)) make("p", "dim", "(n of N): the parameter has a condition, and only n of the N finished trials have it.", place);
   return () => Plotly.newPlot(plot, traces, layout({
     margin: { l: 52, r: 12, t: 24, b: 42 }, showlegend: true, legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)" },
     bargap: 0.3, xaxis: axis("share", { rangemode: "tozero" }), yaxis: axis("", { tickvals: names.map((_, i) => i), ticktext: names, autorange: "reversed", color: colour("ink"), showgrid: false }),
@@ -105,7 +104,7 @@ function drawImportance(grid, sweep) {
 
 function drawOracle(grid, sweep, i, correlation) {
   const objective = sweep.objectives[i];
-  const rho = correlation === null ? "No rank correlation: it takes three trials that differ." : `Rank correlation (Spearman) over the trials: ${correlation.toFixed(2)}${objective.direction === "minimize" ? "; lower is wanted, so \u22121 would be perfect" : "; 1 would be perfect"}.`;
+  const rho = correlation === null ? "No rank correlation: it takes at least three trials with different values." : `Rank correlation (Spearman) over the trials: ${correlation.toFixed(2)}${objective.direction === "minimize" ? "; lower is better, so \u22121 would be perfect" : "; 1 would be perfect"}.`;
   const place = panel(grid, `${objective.name} ${arrow(objective)} beside the oracle AUROC`, rho);
   key(place, sweep, false, false);
   const traces = [points(sweep, sweep.value[i], sweep.auroc)];
@@ -117,7 +116,7 @@ function drawOracle(grid, sweep, i, correlation) {
 function drawPareto(grid, sweep, i, j) {
   const several = sweep.objectives.length > 2;
   const [x, y] = [sweep.objectives[i], sweep.objectives[j]];
-  const place = panel(grid, `Pareto front: ${x.name} and ${y.name}`, `${x.name}: ${better(x)}; ${y.name}: ${better(y)}. ${sweep.best.length} trials on the front${several ? " of all objectives" : ""}: none is better in everything.`);
+  const place = panel(grid, `Pareto front: ${x.name} and ${y.name}`, `${x.name}: ${better(x)}; ${y.name}: ${better(y)}. ${sweep.best.length} trials on the front${several ? " of all objectives" : ""}: no other trial is better in all of them.`);
   key(place, sweep, false, false);
   const front = sweep.best.slice().sort((a, b) => sweep.value[i][a] - sweep.value[i][b]);
   const line = { x: front.map((k) => sweep.value[i][k]), y: front.map((k) => sweep.value[j][k]), mode: "lines", hoverinfo: "skip", line: { color: colour("poison"), width: 1.5, shape: x.direction === "maximize" ? "vh" : "hv" } };
@@ -130,7 +129,7 @@ function drawPareto(grid, sweep, i, j) {
 function drawParallel(place, sweep) {
   const { axes, order } = sweep.parallel;
   make("h4", "", "Parallel axes", place);
-  make("p", "dim", `Each line is a finished trial, the stronger the better in ${sweep.objectives[0].name}; on the axes of the objectives better is up. "Not used": the trial does not have the parameter. Point at a line to follow it.`, place);
+  make("p", "dim", `Each line is a finished trial, drawn stronger the better its ${sweep.objectives[0].name} is. On the axes of the objectives, better is up. "Not used": the trial does not have the parameter. Point at a line to highlight it.`, place);
   key(place, sweep, true, false);
   const scroll = make("div", "sweep-wide", null, place);
   const plot = make("div", "", null, scroll);
@@ -176,7 +175,7 @@ function drawSweep(place) {
   const grid = make("div", "sweep-grid", null, place);
   const known = sweep.auroc.some((value) => value !== null);
   const pairs = sweep.objectives.flatMap((_, i) => sweep.objectives.map((__, j) => [i, j])).filter(([i, j]) => i < j);
-  const drawn = [ // each draws when all panels stand: a plot takes the width that it finds
+  const drawn = [ // drawn when all panels exist, because a plot takes the width that it finds
     ...sweep.objectives.map((_, i) => drawHistory(grid, sweep, i)),
     ...pairs.map(([i, j]) => drawPareto(grid, sweep, i, j)),
     ...Object.entries(sweep.correlation).filter(() => known).map(([i, correlation]) => drawOracle(grid, sweep, Number(i), correlation)),
