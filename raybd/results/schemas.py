@@ -1,4 +1,4 @@
-"""The columns of the store's tables, and how their files are encoded. Part of the public contract."""
+"""The columns of the store's tables, a public contract, and how their files are encoded."""
 
 from typing import Any
 
@@ -108,9 +108,9 @@ TRIALS = pa.schema(
 )
 """The columns of the trials table; `sweep` is the name of the folder.
 
-state: complete, pruned (stopped early, `error` says why), failed or infeasible. Trial `default` has
-the values of the sweep's own file. params and objectives are JSON. auroc is the mean over the cells,
-whatever the objectives are.
+state: complete, pruned (stopped early, `error` says why), failed or infeasible. Trial `default`
+has the values of the sweep's own file. params and objectives are JSON. auroc is the mean over the
+cells, whatever the objectives are.
 """
 
 

@@ -10,7 +10,7 @@ from raybd.plan import file as experiment_file
 from raybd.plan.experiment import Cell, Experiment
 from raybd.plan.graph import content_hash
 from raybd.sweeps.objectives import Objective
-from raybd.sweeps.space import Params, Range, entry_around, entry_at, fields_of, set_values
+from raybd.sweeps.ranges import Params, Range, entry_around, entry_at, fields_of, set_values
 from raybd.types.errors import UserError
 
 if TYPE_CHECKING:

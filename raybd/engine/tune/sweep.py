@@ -41,7 +41,7 @@ from raybd.engine.tune.trial import HALFWAY, PROGRESS, Job, evaluate, run_trial,
 from raybd.plan.experiment import Experiment
 from raybd.plan.todo import make_plan
 from raybd.results.store import Store
-from raybd.sweeps.space import Params
+from raybd.sweeps.ranges import Params
 from raybd.sweeps.sweep import DEFAULT, Row, Sweep, as_json, make_sampler
 from raybd.sweeps.trials import best_params, trial_rows, trials_left
 from raybd.types.errors import UserError

@@ -24,7 +24,7 @@ from raybd.plan.graph import Stage
 from raybd.results.provenance import commit, versions
 from raybd.results.store import Store
 from raybd.stages import all as stages
-from raybd.sweeps.space import Params
+from raybd.sweeps.ranges import Params
 from raybd.sweeps.sweep import Row, Sweep, as_json
 from raybd.sweeps.trials import measured
 from raybd.types.data import Dataset

@@ -11,7 +11,7 @@ import optuna
 from raybd.metrics.catalogue import COST
 from raybd.report.cells.tables import Table, TableRow, count
 from raybd.sweeps.objectives import Objective
-from raybd.sweeps.space import Params
+from raybd.sweeps.ranges import Params
 from raybd.sweeps.sweep import DEFAULT, Row
 from raybd.sweeps.trials import best_of, ranked
 
