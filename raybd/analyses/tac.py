@@ -82,4 +82,5 @@ def _units(victim: Victim, x_MCHW: Tensor, name: str) -> Tensor:
     """Activations as images x units x positions; a vector has one position."""
     split = Split(x_MCHW, torch.zeros(len(x_MCHW), dtype=torch.int64))
     out = activations(victim, split, [name])[name]
-    return out.unsqueeze(2) if out.dim() == 2 else by_position(out)
+    units_NCT: Tensor = out.unsqueeze(2) if out.dim() == 2 else by_position(out)
+    return units_NCT
