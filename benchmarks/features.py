@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from benchmarks.rounds import alternate, show
+from raybd.cells.run import run_stage
+from raybd.cells.stage import Stage
 from raybd.plan.file import parse
-from raybd.plan.graph import Stage
 from raybd.results.store import Store
-from raybd.stages.all import run_stage
+from raybd.stages.score import Score
 from raybd.types.data import Dataset, Split
 
 DETECTORS: list[dict[str, Any]] = [
@@ -47,16 +48,16 @@ def main() -> None:
         "trainers": [trainer],
     }
     shared = [
-        cell.last
+        cast(Score, cell.last)
         for cell in parse({**file, "detectors": DETECTORS, "removal": False}).cells()
         if cell.defense
     ]
-    alone = [replace(stage, needs=stage.needs[:1]) for stage in shared]
+    alone = [replace(stage, features=None) for stage in shared]
     with TemporaryDirectory() as folder:
         store = Store(folder)
-        for stage in shared[0].need("victim").path():
+        for stage in shared[0].victim.path():
             run_stage(stage, store, dataset)
-        once = [shared[0].need("features"), *shared]
+        once = [cast(Stage, shared[0].features), *shared]
         taken = alternate(
             {
                 "each for itself": partial(anew, alone, store, dataset),

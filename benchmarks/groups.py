@@ -18,16 +18,16 @@ from typing import Any, cast
 import ray
 import torch
 
+from raybd.cells import run as stages
+from raybd.cells.resources import Resources
+from raybd.cells.stage import Stage
 from raybd.engine.cluster.connect import ClusterResources, connected, gpus_of
 from raybd.engine.grid.datasets import load_dataset, pack
 from raybd.engine.grid.status_actor import new_status_actor
 from raybd.engine.grid.tasks import run_alone, run_group
 from raybd.plan import file as experiment_file
-from raybd.plan.experiment import Resources
-from raybd.plan.graph import Stage
 from raybd.results.provenance import commit, device_name, versions
 from raybd.results.store import Store
-from raybd.stages import all as stages
 from raybd.types.data import Dataset, Split
 from raybd.types.methods import DatasetMethod
 
@@ -65,7 +65,7 @@ def _throughput(
     for turn in range(rounds):
         for name, resources in zip(speeds, (_ALONE, _TOGETHER), strict=True):
             store = Store(f"{folder}/{turn}{resources.workers}")
-            stages.run_stage(victim.need("poison"), store, _digits(victim))
+            stages.run_stage(victim.poison_stage, store, _digits(victim))
             _run(victim, store, data, resources, have)
             history = store.manifest("victim", victim.key)["history"]
             speeds[name] += [facts["images_per_second"] for facts in history[1:]]

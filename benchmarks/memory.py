@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from benchmarks.rounds import where
+from raybd.cells.run import run_stage
+from raybd.cells.stage import Stage
 from raybd.plan.file import parse
-from raybd.plan.graph import Stage
 from raybd.results.provenance import peak_memory_bytes
 from raybd.results.store import Store
-from raybd.stages.all import run_stage
 from raybd.types.data import Dataset, Split
 
 CLASSES = 200

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 
 from benchmarks.rounds import where
+from raybd.cells.run import run_stage
 from raybd.distributed import group
 from raybd.plan.file import parse
 from raybd.results.store import Store
-from raybd.stages.all import run_stage
 from raybd.types.data import Dataset, Split
 
 CLASSES = 10

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.rounds import alternate, show
-from raybd.plan.experiment import Cell
+from raybd.cells.cell import Cell
+from raybd.cells.run import run_stage
+from raybd.cells.stage import random_stream
 from raybd.plan.file import parse
-from raybd.plan.graph import random_stream
 from raybd.results.store import Store
-from raybd.stages.all import run_stage
 from raybd.types.data import CROSS, Dataset, Poisoned
-from raybd.types.methods import DataAttack
+from raybd.types.methods import Attack, AttackInput
 
 Pixels = NDArray[np.uint8]
 Wear = Callable[[Pixels, bool], Pixels]
@@ -45,7 +45,7 @@ def main() -> None:
     dataset: Dataset = cast(Any, next(iter(cells.values())).dataset.config).load()
     ways: dict[str, Callable[[], object]] = {}
     for name, cell in cells.items():
-        attack = cast(DataAttack, cell.attack.config)
+        attack = cast(Attack, cell.attack.config)
         poisoned = tensors(attack, dataset)
         ways |= {
             f"{name}: raybd": partial(tensors, attack, dataset),
@@ -70,17 +70,19 @@ def cell_of(attack: str) -> Cell:
     ).cells()[0]
 
 
-def tensors(attack: DataAttack, dataset: Dataset) -> Poisoned:
+def tensors(attack: Attack, dataset: Dataset) -> Poisoned:
     """raybd's way: the poison, and the trigger on the test images."""
-    poisoned = attack.poison(dataset.train, dataset.num_classes, random_stream("poison", 0))
-    poisoned.trigger(dataset.test.x_NCHW[poisoned.labels.counted(dataset.test.y_N)])
+    given = AttackInput(train=dataset.train, num_classes=dataset.num_classes)
+    poisoned = attack.poison(given, random_stream("poison", 0))
+    counted = dataset.test.select(poisoned.labels.counted(dataset.test.y_N))
+    poisoned.with_trigger(counted.x_NCHW, counted.y_N, dataset.num_classes)
     return poisoned
 
 
 def stage(cell: Cell, dataset: Dataset) -> None:
     """The poison stage of a cell, into an empty store."""
     with TemporaryDirectory() as folder:
-        run_stage(cell.victim.need("poison"), Store(folder), dataset)
+        run_stage(cell.victim.poison_stage, Store(folder), dataset)
 
 
 def field(dataset: Dataset, poisoned: Poisoned, wear: Wear) -> None:

@@ -38,7 +38,7 @@ from raybd.training.precision import has_bf16
 from raybd.training.recipe import Recipe
 from raybd.training.runtime import Runtime, running
 from raybd.types.data import Split
-from raybd.types.methods import DataAttack
+from raybd.types.methods import Attack, AttackInput
 from raybd.types.models import Network, Victim
 
 Way = Callable[[Split, Network, Recipe, int], tuple[float, nn.Module]]
@@ -85,7 +85,7 @@ def main() -> None:
             epochs=asked.epochs or 8, batch_size=asked.batch, lr=0.1, warmup=0.2, augment="flip"
         )
         attack = cast(
-            DataAttack, method_class("attacks", asked.attack).model_validate({"rate": asked.rate})
+            Attack, method_class("attacks", asked.attack).model_validate({"rate": asked.rate})
         )
         for name in asked.network or ["small_resnet"]:
             _compare_accuracy(
@@ -154,7 +154,7 @@ def _ratio(seen: list[float], base: list[float]) -> float:
 
 def _compare_accuracy(
     name: str,
-    attack: DataAttack,
+    attack: Attack,
     ways: dict[str, Way],
     images: int | None,
     recipe: Recipe,
@@ -167,9 +167,8 @@ def _compare_accuracy(
         fact: {way: [] for way in ways} for fact in ("speed", *_FACTS)
     }
     for seed in range(seeds):
-        poisoned = attack.poison(
-            dataset.train, dataset.num_classes, torch.Generator().manual_seed(seed)
-        )
+        given = AttackInput(train=dataset.train, num_classes=dataset.num_classes)
+        poisoned = attack.poison(given, torch.Generator().manual_seed(seed))
         split = poisoned.over(dataset.train)
         for title, way in ways.items():
             asked = (

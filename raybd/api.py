@@ -96,7 +96,7 @@ def execute(
     from raybd.cells.row import record_failure
     from raybd.plan.todo import make_plan
 
-    store.probe()
+    store.check_writable()
     plan = plan or make_plan(experiment, store)
     store.write_experiment(experiment.name, experiment.describe())
     if not plan.todo:
@@ -130,7 +130,7 @@ def execute_sweep(
 
     Return the rows of its comparison: the defaults and the best values on all attacks.
     """
-    store.probe()
+    store.check_writable()
     done = _finished(sweep, store)
     if done is not None:
         return done

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-REPO = Path(__file__).parents[1]
+from tests.paths import REPO
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+from raybd.stages.planting import without_planted
 
 from raybd.canaries.canaries import CANARY, VALIDATION
 from raybd.cells import pools
+from raybd.cells import run as stages
+from raybd.cells.cell import Cell
 from raybd.cells.row import record_trial
-from raybd.plan.experiment import Cell, Experiment
+from raybd.cells.stage import random_stream
+from raybd.plan.experiment import Experiment
 from raybd.plan.file import parse
-from raybd.plan.graph import overlay_of, random_stream
+from raybd.plan.graph import overlay_of
 from raybd.results.store import Store
-from raybd.stages import all as stages
-from raybd.stages.planting import without_planted
 from raybd.types.data import Dataset, Split
 from raybd.types.verdicts import Suspicion
 

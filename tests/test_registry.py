@@ -9,6 +9,7 @@ import pytest
 
 from raybd.registry import METHOD_ROLES, Role, method_class, names, summary
 from raybd.types.errors import UserError
+from tests.paths import REPO
 
 METHODS = [(role, kind) for role in METHOD_ROLES for kind in names(role)]
 
@@ -39,7 +40,7 @@ def test_two_methods_in_one_file_are_refused(
 def test_imports_go_one_way_and_only_the_engine_knows_ray() -> None:
     done = subprocess.run(
         [Path(sys.executable).parent / "lint-imports"],
-        cwd=Path(__file__).parents[1],
+        cwd=REPO,
         capture_output=True,
         text=True,
         check=False,
@@ -59,7 +60,7 @@ COMMANDS = [
 def _after(code: str) -> tuple[set[str], float]:
     """Which modules are loaded once this has run in a process of its own, and the CPU seconds that it took."""
     code += "\nimport json, sys, time; sys.stderr.write(json.dumps([sorted(sys.modules), time.process_time()]))"
-    root = Path(__file__).parents[1]
+    root = REPO
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""A victim held against the test images, clean and with the trigger."""
+"""How a victim does on the test images, clean and with the trigger."""
 
 from torch import Tensor
 
@@ -8,45 +8,56 @@ from raybd.types.data import Dataset, Poisoned
 from raybd.types.errors import UserError
 from raybd.types.models import Victim
 
-_NO_ANSWER = -1
+NO_ANSWER = -1
+"""The class that a refused input is given: it is never right and never what the attacker wants."""
 
 
 def measure(
     victim: Victim, dataset: Dataset, poisoned: Poisoned, refused_N: Tensor | None = None
 ) -> dict[str, float | None]:
-    """Clean accuracy on all test images; attack success and robust accuracy on those that count, with the trigger.
+    """Return clean accuracy, attack success, robust accuracy, and the number of counted images.
 
-    Refused inputs (a mask over all test images and, behind them, the triggered ones) get no answer: that is never right, and no
-    success of the attack. How often the answers to clean images are right is said too, then.
+    Clean accuracy is that on all test images; the others are those on the test images that count,
+    with the trigger. `refused_N` is a mask over all test images followed by those with the trigger.
+    A refused input gets no answer: that is never right, and never a success of the attack. Then the
+    accuracy on the inputs that were kept is returned, too.
     """
     if victim.head is None:
         raise UserError(
             "the victim is an encoder without a head, so it predicts nothing",
-            "Make it the encoder of a probe: {kind: linear_probe, network: ..., encoder: {trainer: {kind: simclr}}}.",
+            "Make it the encoder of a probe: "
+            "{kind: linear_probe, network: ..., encoder: {trainer: {kind: simclr}}}.",
             exit_code=1,
         )
-    test, labels = dataset.test, poisoned.labels
-    counted = labels.counted(test.y_N)
-    true_y, n = test.y_N[counted], len(test)
-    clean = classification.predictions(inference.infer(victim, test.x_NCHW))
+    test = dataset.test
+    n = len(test)
     facts: dict[str, float | None] = {}
+
+    clean_N = classification.predictions(inference.infer(victim, test.x_NCHW))
     if refused_N is not None:
-        kept = ~refused_N[:n]
+        kept_N = ~refused_N[:n]
         facts["accuracy_on_kept"] = (
-            classification.clean_accuracy(clean[kept], test.y_N[kept]) if kept.any() else None
+            classification.clean_accuracy(clean_N[kept_N], test.y_N[kept_N])
+            if kept_N.any()
+            else None
         )
-        clean[refused_N[:n]] = _NO_ANSWER
-    facts["clean_accuracy"] = classification.clean_accuracy(clean, test.y_N)
-    if not counted.any():
+        clean_N[refused_N[:n]] = NO_ANSWER
+    facts["clean_accuracy"] = classification.clean_accuracy(clean_N, test.y_N)
+
+    counted_N = poisoned.labels.counted(test.y_N)
+    facts["counted_n"] = int(counted_N.sum())
+    if not counted_N.any():
         return {**facts, "attack_success": None, "robust_accuracy": None}
-    triggered = classification.predictions(
-        inference.infer(victim, poisoned.trigger(test.x_NCHW[counted]))
-    )
+
+    counted = test.select(counted_N)
+    x_MCHW = poisoned.with_trigger(counted.x_NCHW, counted.y_N, dataset.num_classes)
+    triggered_M = classification.predictions(inference.infer(victim, x_MCHW))
     if refused_N is not None:
-        triggered[refused_N[n:]] = _NO_ANSWER
-    wanted = labels.wanted(true_y, dataset.num_classes)
+        triggered_M[refused_N[n:]] = NO_ANSWER
+
+    wanted_M = poisoned.labels.wanted(counted.y_N, dataset.num_classes)
     return {
         **facts,
-        "attack_success": classification.attack_success(triggered, wanted),
-        "robust_accuracy": classification.robust_accuracy(triggered, true_y),
+        "attack_success": classification.attack_success(triggered_M, wanted_M),
+        "robust_accuracy": classification.robust_accuracy(triggered_M, counted.y_N),
     }

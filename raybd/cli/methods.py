@@ -6,7 +6,7 @@ import typer
 
 from raybd.cli import options
 from raybd.cli.output import print_json, table_console
-from raybd.registry import METHOD_ROLES, Role, did_you_mean, method_class, names, summary
+from raybd.registry import METHOD_ROLES, Role, did_you_mean, method_class, names, singular, summary
 from raybd.types.errors import UserError
 
 
@@ -59,8 +59,8 @@ def show(
 
 def _role_named(word: str) -> Role:
     """Return the role that a user means: `detector`, `detectors`, `training-defenses`."""
-    plural = word.replace("-", "_").removesuffix("s") + "s"
-    found = next((role for role in METHOD_ROLES if role == plural), None)
-    if found is None:
-        raise UserError(f"unknown role {word!r}", did_you_mean(plural, METHOD_ROLES))
-    return found
+    asked = word.replace("-", "_")
+    for role in METHOD_ROLES:
+        if asked in (role, singular(role).replace(" ", "_")):
+            return role
+    raise UserError(f"unknown role {word!r}", did_you_mean(asked, METHOD_ROLES))

@@ -8,19 +8,23 @@ from pydantic import Field
 from torch import nn
 
 from raybd.networks._imagenet import Resize, imagenet_weights, smallest_size
-from raybd.types.config import Config
+from raybd.types.models import Network
 
 
-class ConvnextTiny(Config):
+class ConvnextTiny(Network):
     """Eighteen blocks of depthwise 7 x 7 convolutions; 28 million parameters."""
 
     pretrained: bool = False
     """Start from torchvision's ImageNet weights."""
     input_size: int | None = Field(None, ge=32, le=512)
-    """Side that every image is resized to inside the network, in pixels; none keeps its own. Weights were made at 224."""
+    """Side that every image is resized to inside the network, in pixels. None keeps the image's
+    own. The weights were trained at 224."""
 
     def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
-        """Encoder (mean over the image, normalised) and head; images of 32 pixels or more, or any with `input_size`."""
+        """Return encoder (mean over the image, normalised) and head.
+
+        Takes images of 32 pixels or more; of any size with `input_size`. Raises UserError below.
+        """
         from torchvision.models import ConvNeXt_Tiny_Weights, convnext_tiny
 
         smallest_size("convnext_tiny", self.input_size or image_size, 32)

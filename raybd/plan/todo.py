@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from raybd.plan.experiment import Cell, Experiment
-from raybd.plan.graph import Stage
-from raybd.results.store import Damaged, Store
+from raybd.cells.cell import Cell
+from raybd.cells.stage import Stage
+from raybd.plan.experiment import Experiment
+from raybd.results.artifacts import Damaged
+from raybd.results.store import Store
 
 _SAMPLE = 500
 """About so many artefacts of each stage are asked how long they took."""

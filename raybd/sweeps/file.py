@@ -23,6 +23,8 @@ from pydantic import Field, ValidationError
 
 from raybd.metrics.catalogue import NEEDING_CANARIES, NEEDING_SEVERAL_RUNS
 from raybd.plan import file as experiment_file
+from raybd.plan import yaml_file
+from raybd.plan.validation import user_error
 from raybd.registry import Role, did_you_mean, method_class, role_of
 from raybd.results.schemas import MAX_OBJECTIVES
 from raybd.sweeps.objectives import DIRECTIONS, Direction, Objective
@@ -31,6 +33,7 @@ from raybd.sweeps.search_space import ranges_of
 from raybd.sweeps.sweep import Pruning, Sweep
 from raybd.types.config import Config
 from raybd.types.errors import UserError
+from raybd.types.methods import Detector
 
 RUNS_TO_COMPARE = 3
 """Runs of the detector in each trial, if an objective compares runs and the file sets no number."""
@@ -65,13 +68,13 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     Raises UserError that names the file and the field.
     """
     expected = "a sweep file, like configs/sweeps/dede_small.yaml"
-    return parse_sweep(experiment_file.read(path, overrides, expected), str(path))
+    return parse_sweep(yaml_file.read(path, overrides, expected), str(path))
 
 
 def is_sweep(path: Path) -> bool:
     """Whether a file is a sweep file, not an experiment file. An unreadable file is not."""
     try:
-        return "search" in experiment_file.read(path, (), "")
+        return "search" in yaml_file.read(path, (), "")
     except UserError:
         return False
 
@@ -81,7 +84,7 @@ def parse_sweep(raw: Mapping[str, Any], where: str = "sweep") -> Sweep:
     try:
         file = _SweepFile.model_validate(raw)
     except ValidationError as error:
-        raise experiment_file.user_error(error, where, _SweepFile) from error
+        raise user_error(error, where, _SweepFile) from error
 
     objectives = tuple(
         _objective(asked, f"{where}: objectives[{i}]") for i, asked in enumerate(file.objectives)
@@ -172,7 +175,7 @@ def _check_pruning(sweep: Sweep, where: str) -> None:
     for place in sweep.places:
         role = cast(Role, place.split(".")[0])
         kind = entry_around(sweep.raw, place)["kind"]
-        reported = method_class(role_of(role, kind), kind).halfway
+        reported = method_class(role_of(role, kind), kind).intermediate_metrics
         if first not in reported:
             says = f"it reports {', '.join(reported)}" if reported else "it reports nothing"
             raise UserError(
@@ -190,9 +193,9 @@ def _check_canaries(sweep: Sweep, where: str) -> None:
     if not needing:
         return
     for defense in sweep.base().defenses:
-        scores_no_training_image = (
-            defense.role in ("scanners", "repairs")
-            or getattr(defense.config, "pool", None) == "test"
+        config = defense.config
+        scores_no_training_image = defense.role in ("scanners", "repairs") or (
+            isinstance(config, Detector) and config.scored_pool == "test"
         )
         if scores_no_training_image and defense.name in sweep.searched:
             raise UserError(

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from raybd.cells.cell import Cell
+from raybd.cells.stage import content_hash
 from raybd.plan import file as experiment_file
-from raybd.plan.experiment import Cell, Experiment
-from raybd.plan.graph import content_hash
+from raybd.plan.experiment import Experiment
 from raybd.sweeps.objectives import Objective
 from raybd.sweeps.ranges import Params, Range, entry_around, entry_at, fields_of, set_values
 from raybd.types.errors import UserError
@@ -22,7 +23,7 @@ Row = dict[str, Any]
 
 DEFAULT = "default"
 """The trial with the values of the sweep's own file."""
-_DEFENDING_ROLES = {"detectors", "scanners", "repairs", "trainers"}
+_DEFENDING_ROLES = {"detectors", "scanners", "repairs", "trainers", "training_defenses"}
 """Lists whose entries play a part only in the cells that name them."""
 
 
@@ -138,8 +139,8 @@ class Sweep:
             method.config
             for method in (*asked.defenses, *(training.trainer for training in asked.trainings))
         ]
-        reasons = (method.refused(side) for method in methods if hasattr(method, "refused"))
-        return next((str(reason) for reason in reasons if reason), None)
+        reasons = (method.refused(side) for method in methods)
+        return next((reason for reason in reasons if reason), None)
 
     def cells_of(self, experiment: Experiment) -> tuple[Cell, ...]:
         """Return the feasible cells whose results the searched fields can change."""

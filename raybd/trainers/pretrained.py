@@ -7,12 +7,12 @@ Differs: images are normalised as the weights want it where the network says how
 from torch import Generator
 
 from raybd.trainers._published import published
-from raybd.types.config import Config
 from raybd.types.data import Split
+from raybd.types.methods import Trainer
 from raybd.types.models import Network, Victim
 
 
-class Pretrained(Config):
+class Pretrained(Trainer):
     """An encoder of a network with `pretrained` weights; images and labels play no part but for the moments."""
 
     def train(self, split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:

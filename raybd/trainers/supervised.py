@@ -11,10 +11,11 @@ from raybd.training.loop import fit
 from raybd.training.models import new_victim
 from raybd.training.recipe import Recipe
 from raybd.types.data import Split
+from raybd.types.methods import Trainer
 from raybd.types.models import Network, Victim
 
 
-class Supervised(Recipe):
+class Supervised(Recipe, Trainer):
     """Train a classifier from scratch (or from the network's own pretrained weights)."""
 
     def train(self, split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:

@@ -14,10 +14,11 @@ from raybd.training.models import new_victim
 from raybd.training.recipe import Recipe
 from raybd.types.data import Split
 from raybd.types.errors import UserError
+from raybd.types.methods import TransferTrainer
 from raybd.types.models import Network, Victim
 
 
-class Transfer(Recipe):
+class Transfer(Recipe, TransferTrainer):
     """Fine-tune a pretrained encoder: that of the victim which `source` names, or else the network's own weights."""
 
     layers: Literal["all", "head"] = "all"

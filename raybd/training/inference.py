@@ -41,3 +41,8 @@ def infer(
 def embeddings(victim: Victim, split: Split) -> Tensor:
     """z_ND of a split's images: as they came with it from a stage before, or computed now."""
     return infer(victim, split.x_NCHW, victim.embed) if split.z_ND is None else split.z_ND
+
+
+def logits(victim: Victim, split: Split) -> Tensor:
+    """Return logits_NK of a split's images: as an earlier stage computed them, or computed now."""
+    return infer(victim, split.x_NCHW) if split.logits_NK is None else split.logits_NK

@@ -23,10 +23,11 @@ from raybd.training.views import Views
 from raybd.types.config import searched
 from raybd.types.data import Split
 from raybd.types.errors import UserError
+from raybd.types.methods import Trainer
 from raybd.types.models import Network, Victim
 
 
-class SelfSupervised(Recipe):
+class SelfSupervised(Recipe, Trainer):
     """How an encoder is trained without a head. Defaults: lightly's CIFAR-10 benchmark at batch 128."""
 
     epochs: int = Field(200, ge=1, json_schema_extra=searched(low=100, high=1000, log=True))

@@ -4,12 +4,12 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from raybd.types.errors import Infeasible as Infeasible
-from raybd.types.errors import UserError as UserError
-
 
 class Config(BaseModel):
-    """What to run: frozen, hashable, JSON. A method is one subclass whose fields are its hyperparameters."""
+    """What to run: frozen, hashable, JSON.
+
+    A method is one subclass whose fields are its hyperparameters.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True
@@ -17,10 +17,17 @@ class Config(BaseModel):
 
     version: ClassVar[int] = 1
     """Part of every stage key: raise it when a change of the code changes the numbers."""
-    halfway: ClassVar[tuple[str, ...]] = ()
-    """What can be told of it after each epoch, so that a sweep may stop it early."""
+    intermediate_metrics: ClassVar[tuple[str, ...]] = ()
+    """Metrics that are available after each epoch, so that a sweep may stop a trial early."""
+
+    def refused(self, side: int) -> str | None:
+        """Return why these values cannot be used on images of this side, in pixels, if so."""
+        return None
 
 
 def searched(**space: Any) -> dict[str, Any]:
-    """The `json_schema_extra` of a field that a sweep may search: choices=[...], or low=, high= and log=True."""
+    """Return the `json_schema_extra` of a field that a sweep may search.
+
+    Give choices=[...], or low=, high= and log=True.
+    """
     return {"search": space}

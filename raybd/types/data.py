@@ -1,31 +1,27 @@
 """Images, labels, data sets and poison: the data that flows between the stages.
 
-Shapes stand in the names: N samples, M changed samples, B batch, C channels, H height, W width, K classes, D embedding width.
-Images outside of networks are uint8, 0..255; labels are int64.
+Shapes are part of the names: N samples, M changed samples, B batch, C channels, H height, W width,
+K classes, D embedding width. Images outside of networks are uint8, 0..255; labels are int64.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from raybd.types.errors import Infeasible as Infeasible
-from raybd.types.errors import UserError as UserError
+if TYPE_CHECKING:
+    from raybd.types.models import Victim
 
 Pool = Literal["train", "test"]
 """What a detector scores: the whole training set, or a stream of test inputs."""
-
-
 CLEAN, POISON, CROSS = 0, 1, 2
-
-
-_STAMPED_AT_ONCE = 500
-
-
 SAMPLE_ROLES = ("clean", "poison", "cross")
-"""Truth about a sample. `cross`: changed like poison, but with its true label (WaNet's noise samples); a negative for detectors."""
+"""Truth about a sample. `cross`: changed, but without a backdoor (noise samples of WaNet, flipped
+labels); detectors should not flag it."""
+STAMPED_AT_ONCE = 500
+"""Images that get the trigger at the same time: triggers compute in float, which fills memory."""
 
 
 @dataclass(frozen=True)
@@ -35,22 +31,32 @@ class Split:
     x_NCHW: Tensor
     y_N: Tensor
     class_names: tuple[str, ...] = ()
-    """What the labels are called, for methods that read; empty where nobody said."""
+    """Names of the labels, for methods that read them; empty if unknown."""
     z_ND: Tensor | None = None
-    """The images as the victim embeds them, where a stage before has computed that; `fit.embeddings` reads it."""
+    """The victim's embeddings of the images, if an earlier stage computed them."""
+    logits_NK: Tensor | None = None
+    """The victim's logits of the images, if an earlier stage computed them."""
 
     def __len__(self) -> int:
         return len(self.y_N)
 
     def select(self, rows: Tensor) -> "Split":
-        """A copy of some rows (indices or a mask)."""
-        z_ND = None if self.z_ND is None else self.z_ND[rows]
-        return replace(self, x_NCHW=self.x_NCHW[rows], y_N=self.y_N[rows], z_ND=z_ND)
+        """Return a copy of some rows (indices or a mask)."""
+        return replace(
+            self,
+            x_NCHW=self.x_NCHW[rows],
+            y_N=self.y_N[rows],
+            z_ND=None if self.z_ND is None else self.z_ND[rows],
+            logits_NK=None if self.logits_NK is None else self.logits_NK[rows],
+        )
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three disjoint parts. `clean` is what the defender trusts: held out of the training images, never taken from test."""
+    """Three disjoint parts.
+
+    `clean` is what the defender trusts: held out of the training images, never taken from test.
+    """
 
     class_names: tuple[str, ...]
     train: Split
@@ -64,7 +70,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as it lies on disk: its labels at once, its images on demand."""
+    """A data set as it is stored: its labels at once, its images on demand."""
 
     class_names: tuple[str, ...]
     train_y_N: Tensor
@@ -72,64 +78,77 @@ class Source:
     read: Callable[[Pool, Tensor], Tensor]
     """(part, rows) -> x_NCHW of these rows, uint8."""
     fingerprint: str
-    """Hash of the content; where the data lies plays no part."""
+    """Hash of the content; the place of the files plays no part."""
 
 
 class LabelMap(Protocol):
-    """Which images may be poisoned, what label they are given, and on which test images success is counted."""
+    """Which images may be poisoned, their new label, and the test images that count."""
 
     def relabel(self, y_N: Tensor, num_classes: int) -> Tensor:
-        """The label that a poisoned training image is given."""
+        """Return the label that each poisoned training image is given."""
 
     def wanted(self, y_N: Tensor, num_classes: int) -> Tensor:
-        """The label that the attacker wants for a triggered test image."""
+        """Return the label that the attacker wants for each test image with the trigger."""
 
     def eligible(self, y_N: Tensor) -> Tensor:
-        """Mask of the training images that may be poisoned."""
+        """Return a mask of the training images that may be poisoned."""
 
     def counted(self, y_N: Tensor) -> Tensor:
-        """Mask of the test images on which attack success is measured."""
+        """Return a mask of the test images on which attack success is measured."""
 
 
 class Stamp(Protocol):
     """Puts the trigger on images."""
 
-    def __call__(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
-        """Copies of the images with the trigger, uint8; `state` is what the trigger needs beyond the attack's config."""
+    def __call__(self, x_NCHW: Tensor, wanted_N: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+        """Return copies of the images with the trigger that asks for the wanted labels, uint8.
+
+        `state` is what the trigger needs beyond the attack's fields.
+        """
 
 
-def stamped(stamp: Stamp, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
-    """Copies of the images with the trigger. A part at a time: triggers compute in float, which would fill memory."""
+def stamped(stamp: Stamp, x_NCHW: Tensor, wanted_N: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+    """Return copies of the images with the trigger, computed part by part to save memory."""
     x_NCHW = x_NCHW.clone()
-    for part_BCHW in x_NCHW.split(_STAMPED_AT_ONCE):
-        part_BCHW.copy_(stamp(part_BCHW, state))
+    parts = zip(x_NCHW.split(STAMPED_AT_ONCE), wanted_N.split(STAMPED_AT_ONCE), strict=True)
+
+    for part_BCHW, wanted_B in parts:
+        part_BCHW.copy_(stamp(part_BCHW, wanted_B, state))
     return x_NCHW
 
 
 @dataclass(frozen=True)
 class Poisoned:
-    """An overlay over a clean training split: the changed rows, their images, labels and roles, and the trigger."""
+    """An overlay over a clean training split: rows, images, labels and roles, and the trigger."""
 
     index_M: Tensor
     x_MCHW: Tensor
     y_M: Tensor
     role_M: Tensor
-    trigger: Callable[[Tensor], Tensor]
-    """x_NCHW -> x_NCHW with the trigger, uint8; what the attacker does at test time."""
+    trigger: Callable[[Tensor, Tensor], Tensor]
+    """(x_NCHW, wanted_N) -> x_NCHW with the trigger, uint8: what the attacker does at test time."""
     labels: LabelMap
     state: Mapping[str, Tensor] = field(default_factory=dict)
-    """Tensors that the trigger needs beyond the attack's config (a pattern, a warping grid); stored with the overlay."""
+    """What the trigger needs beyond the attack's fields (a pattern, a warping grid)."""
+    victim: "Victim | None" = None
+    """The victim that the attacker hands out, if the attack controls training or an encoder."""
 
     def over(self, train: Split) -> Split:
-        """The training split as the victim sees it."""
+        """Return the training split as the victim sees it."""
         if not len(self.index_M):
             return train
-        x_NCHW, y_N = train.x_NCHW.clone(), train.y_N.clone()
-        x_NCHW[self.index_M], y_N[self.index_M] = self.x_MCHW, self.y_M
+        x_NCHW = train.x_NCHW.clone()
+        y_N = train.y_N.clone()
+        x_NCHW[self.index_M] = self.x_MCHW
+        y_N[self.index_M] = self.y_M
         return replace(train, x_NCHW=x_NCHW, y_N=y_N)
 
     def role_N(self, n: int) -> Tensor:
-        """The truth about each of the n training images, int8."""
+        """Return the truth about each of the n training images, int8."""
         role_N = torch.zeros(n, dtype=torch.int8)
         role_N[self.index_M] = self.role_M
         return role_N
+
+    def with_trigger(self, x_NCHW: Tensor, y_N: Tensor, num_classes: int) -> Tensor:
+        """Return the images, of true labels `y_N`, with the trigger as the attacker stamps them."""
+        return self.trigger(x_NCHW, self.labels.wanted(y_N, num_classes))

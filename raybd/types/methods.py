@@ -1,142 +1,260 @@
-"""The protocol of each role: what a method of that role has to offer."""
+"""The roles: what a method of each role offers, and what it declares about itself.
 
+A method derives from the class of its role and overrides what differs from the defaults. The
+classes have no fields, so that a key holds a method's own fields alone.
+"""
+
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
+from raybd.types.config import Config
 from raybd.types.data import Dataset, LabelMap, Poisoned, Pool, Source, Split
-from raybd.types.errors import Infeasible as Infeasible
-from raybd.types.errors import UserError as UserError
 from raybd.types.models import Network, Victim
 from raybd.types.verdicts import Defended, Suspicion
 
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-class DatasetMethod(Protocol):
-    """A data set: datasets/NAME.py."""
+ThreatModel = Literal["none", "data", "training", "encoder"]
+"""What an attacker controls: nothing (the benign control), training data, training, an encoder."""
+RateBasis = Literal["of_dataset", "of_class"]
+"""Whether a poison rate is a share of the training set, or of the target class."""
+Feature = Literal["embedding", "logits"]
+"""What a detector may read of all suspects; it is computed once for each victim."""
 
+
+class DatasetMethod(Config):
+    """A data set."""
+
+    @abstractmethod
     def source(self) -> Source:
-        """Open it. Raises UserError where it can't be had."""
+        """Open it. Raises UserError where it cannot be had."""
 
+    @abstractmethod
     def split(self, source: Source) -> dict[str, tuple[Pool, Tensor]]:
-        """Which rows of which part make up train, clean and test."""
+        """Return which rows of which part make up train, clean and test."""
 
+    @abstractmethod
     def load(self) -> Dataset:
         """Read and split it."""
 
 
-class Attack(Protocol):
-    """An attack: attacks/NAME.py. It has one of the three verbs of the protocols below."""
+@dataclass(frozen=True)
+class AttackInput:
+    """What an attack is given; what it did not ask for is None, or empty."""
 
-    def choose(self, y_N: Tensor, num_classes: int, rng: Generator) -> Tensor:
-        """The rows to poison, ascending. Raises Infeasible. Needs labels only, so a plan calls it before anything is scheduled."""
+    train: Split
+    """The clean training set."""
+    num_classes: int
+    twin: Victim | None = None
+    """The clean twin, if `needs_twin`: a victim of the same recipe, trained without poison."""
+    network: Network | None = None
+    """The architecture of the victim, if the attack controls training."""
+    recipe: Config | None = None
+    """The trainer of the victim, if the attack `follows_recipe`."""
+    retrain: Callable[[Split, Generator], Victim] | None = None
+    """Trains a victim of the same recipe on another training set, if the attack `retrains`."""
+    side_data: Split | None = None
+    """Images of another data set, if the attack reads `side_data` and the experiment names one."""
+    prepared: Mapping[str, Tensor] = field(default_factory=dict)
+    """What `prepare` returned; it is computed once for all poison rates and label maps."""
 
-    def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
-        """Copies of the images with the trigger, uint8."""
+
+class Attack(Config):
+    """An attack on training data, on training, or on an encoder."""
+
+    threat_model: ClassVar[ThreatModel] = "data"
+    """`data`: only images and labels change. `training`: `poison` returns the victim, too.
+    `encoder`: `poison` turns the clean encoder (its twin) into a backdoored one and returns it."""
+    rate_basis: ClassVar[RateBasis | None] = "of_dataset"
+    """What the field `rate` is a share of; None: the attack has no rate."""
+    needs_twin: ClassVar[bool] = False
+    """Whether it needs the clean twin."""
+    retrains: ClassVar[bool] = False
+    """Whether it trains victims while it looks for its poison."""
+    follows_recipe: ClassVar[bool] = False
+    """Whether an attack that controls training trains as the experiment's trainer would."""
+    reads_side_data: ClassVar[bool] = False
+    """Whether an entry may name another data set, side_data: {kind: ...}."""
+    prepared_from: ClassVar[tuple[str, ...]] = ()
+    """The fields that `prepare` depends on; empty: there is nothing to prepare."""
+    has_trigger: ClassVar[bool] = True
+    """False for a control that changes labels or images and installs no backdoor."""
 
     @property
+    @abstractmethod
     def label_map(self) -> LabelMap:
         """What happens to the labels."""
 
+    @property
+    def poison_rate(self) -> float | None:
+        """Share of the training set, or of the target class, that is poisoned; None: no rate."""
+        return None
 
-class DataAttack(Attack, Protocol):
-    """An attack that changes data and needs nothing else."""
+    @abstractmethod
+    def choose(self, y_N: Tensor, num_classes: int, rng: Generator) -> Tensor:
+        """Return the rows to poison, ascending. Raises Infeasible.
 
-    def poison(self, train: Split, num_classes: int, rng: Generator) -> Poisoned:
-        """Poison a share of the training images."""
+        It needs labels only, so that a plan can call it before anything is scheduled.
+        """
 
+    def prepare(self, given: AttackInput, rng: Generator) -> dict[str, Tensor]:
+        """Compute what depends on neither poison rate nor label map; see `prepared_from`."""
+        return {}
 
-@runtime_checkable
-class TwinAttack(Attack, Protocol):
-    """An attack that changes data with the help of the clean twin: a victim of the same recipe, trained without poison."""
+    @abstractmethod
+    def poison(self, given: AttackInput, rng: Generator) -> Poisoned:
+        """Poison the training set. An attack that controls training returns its victim in it."""
 
-    def poison_with_twin(
-        self, train: Split, num_classes: int, twin: Victim, rng: Generator
-    ) -> Poisoned:
-        """Poison a share of the training images."""
+    @abstractmethod
+    def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+        """Return copies of the images with the trigger, uint8."""
 
-
-@runtime_checkable
-class TrainingAttack(Attack, Protocol):
-    """An attack that controls training."""
-
-    def poison_and_train(
-        self, train: Split, num_classes: int, network: Network, rng: Generator
-    ) -> tuple[Poisoned, Victim]:
-        """The victim that the attacker hands out, and its poison as an overlay, which defenses and retraining get to see."""
-
-
-@runtime_checkable
-class EncoderAttack(Attack, Protocol):
-    """An attack that turns a clean encoder into a backdoored one."""
-
-    def infect(
-        self, encoder: Victim, train: Split, num_classes: int, rng: Generator
-    ) -> tuple[Poisoned, Victim]:
-        """The encoder that the attacker hands out, and its trigger, as an overlay that changes no training image."""
+    def stamp_toward(self, x_NCHW: Tensor, wanted_N: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+        """Return copies with the trigger that asks for the wanted labels; by default, `stamp`."""
+        return self.stamp(x_NCHW, state)
 
 
-class Trainer(Protocol):
-    """A way to train a victim: trainers/NAME.py."""
+class Trainer(Config):
+    """A way to train a victim."""
 
+    def reshape(self, victim: Victim, state: Mapping[str, Tensor]) -> None:
+        """Give a victim that was just built the modules that `state` has weights for.
+
+        Only for a trainer that hands out other modules than its network builds.
+        """
+
+    @abstractmethod
     def train(self, split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
         """Train a victim on a (poisoned) split."""
 
 
-@runtime_checkable
-class TransferTrainer(Protocol):
-    """A trainer that goes on from a network that is trained already: fine-tuning, or a probe.
+class TransferTrainer(Trainer):
+    """A trainer that starts from a trained network: fine-tuning, or a probe."""
 
-    One whose heads are not linear has `head_for(state)` too: an empty head of the shape of its stored tensors.
-    """
-
+    @abstractmethod
     def train_from(
-        self, start: Victim | None, split: Split, num_classes: int, network: Network, rng: Generator
+        self,
+        start: Victim | None,
+        split: Split,
+        num_classes: int,
+        network: Network,
+        rng: Generator,
     ) -> Victim:
-        """Train on a (poisoned) split from `start`, or from the network's own pretrained weights where it is None."""
+        """Train on a (poisoned) split from `start`; None: from the network's pretrained weights."""
+
+    def train(self, split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
+        """Train from the network's pretrained weights."""
+        return self.train_from(None, split, num_classes, network, rng)
 
 
-@runtime_checkable
-class DefendingTrainer(Protocol):
-    """A trainer that is itself a defense."""
+class Defense(Config):
+    """What all defenses declare."""
 
+    def cannot(self, encoder: nn.Module, num_classes: int) -> str | None:
+        """Return why the defense cannot be applied to such a network, if so.
+
+        The encoder has no weights (it lies on the meta device): a plan asks before anything runs.
+        """
+        return None
+
+
+class TrainingDefense(Defense):
+    """A training that is a defense: a clean model from a poisoned training set."""
+
+    def reshape(self, victim: Victim, state: Mapping[str, Tensor]) -> None:
+        """See `Trainer.reshape`."""
+
+    @abstractmethod
     def defend(
         self, split: Split, num_classes: int, network: Network, clean: Split, rng: Generator
     ) -> Defended:
         """Train a clean model on a poisoned split."""
 
 
-class Detector(Protocol):
-    """A way to find poisoned or triggered samples: detectors/NAME.py.
+class Detector(Defense):
+    """A way to find poisoned or triggered samples."""
 
-    One that asks `fit.embeddings` for all suspects says `embeds = True`: they are then computed once for each victim.
-    """
+    pools: ClassVar[tuple[Pool, ...]] = ("train",)
+    """What it can score: the training set, a stream of test inputs, or both. A detector of both
+    has a field `pool`."""
 
     @property
-    def pool(self) -> Pool:
-        """What it scores."""
+    def scored_pool(self) -> Pool:
+        """What it scores: the field `pool`, or the only one that it can."""
+        chosen: Pool = dict(self).get("pool", self.pools[0])
+        return chosen
+
+    @property
+    def reads(self) -> frozenset[Feature]:
+        """What it reads of all suspects (`Split.z_ND`, `Split.logits_NK`)."""
+        return frozenset()
+
+    @abstractmethod
+    def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
+        """Score every suspect. In the test pool their labels are the victim's own predictions."""
+
+
+class StreamDetector(Detector):
+    """A detector that learns from victim and trusted images, and can then score any stream."""
+
+    @abstractmethod
+    def learn(self, victim: Victim, clean: Split, rng: Generator) -> Callable[[Split], Suspicion]:
+        """Return what scores a stream."""
 
     def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
-        """Score every suspect. In the test pool the suspects' labels are the victim's own predictions."""
+        """Learn, then score the suspects."""
+        return self.learn(victim, clean, rng)(suspects)
 
 
-@runtime_checkable
-class StreamDetector(Protocol):
-    """A detector that learns from the victim and from trusted images alone, and can then score any stream of inputs."""
+class Scanner(Defense):
+    """A way to tell whether a whole model hides a backdoor."""
 
-    def learn(self, victim: Victim, clean: Split, rng: Generator) -> Callable[[Split], Suspicion]:
-        """What scores a stream. `score` is this, called once with the suspects."""
-
-
-class Scanner(Protocol):
-    """A way to tell whether a whole model hides a backdoor: scanners/NAME.py."""
-
+    @abstractmethod
     def scan(self, victim: Victim, clean: Split, rng: Generator) -> Suspicion:
-        """Suspicion of the model: one score, one threshold. Pictures show what was found, one image each; there are no `rows`."""
+        """Return one score and one threshold for the model. Pictures show what was found."""
 
 
-class Repair(Protocol):
-    """A way to make a poisoned victim clean: repairs/NAME.py."""
+class Repair(Defense):
+    """A way to make a poisoned victim clean."""
 
-    def repair(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Victim:
-        """A repaired copy of the victim; the suspects are its (poisoned) training split."""
+    def reshape(self, victim: Victim, state: Mapping[str, Tensor]) -> None:
+        """See `Trainer.reshape`."""
+
+    @abstractmethod
+    def repair(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Defended:
+        """Return a repaired copy; the suspects are the victim's (poisoned) training set."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The test images on which attack success counts, without and with the trigger, row by row."""
+
+    x_MCHW: Tensor
+    worn_MCHW: Tensor
+    """The same images with the trigger."""
+    y_M: Tensor
+    """Their true labels."""
+    wanted_M: Tensor
+    """The labels that the attacker wants."""
+
+    def __len__(self) -> int:
+        return len(self.y_M)
+
+
+class Analysis(Config):
+    """A tool that looks at a victim and returns a table, from which a picture can be drawn.
+
+    It knows the truth, trains nothing, and changes no number of a cell.
+    """
+
+    needs_trigger: ClassVar[bool] = False
+    """Whether it compares images without and with the trigger; there are none without an attack."""
+
+    @abstractmethod
+    def analyse(self, victim: Victim, clean: Split, pairs: Pairs, rng: Generator) -> "pa.Table":
+        """Return a table of any number of rows; the stage adds which victim it is about."""

@@ -5,40 +5,45 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from raybd.types.errors import Infeasible as Infeasible
-from raybd.types.errors import UserError as UserError
 from raybd.types.models import Victim
 
-HALFWAY = ("auroc", "average_precision", "separation", "canary_auroc", "canary")
-"""What scores are worth is told of detectors that pass them to `runtime.halfway`."""
+INTERMEDIATE_METRICS = ("auroc", "average_precision", "separation", "canary_auroc", "canary")
+"""Metrics available after each epoch for detectors that report intermediate scores."""
 
 
 @dataclass(frozen=True)
 class Suspicion:
-    """A detector's verdict: flagged is score > threshold."""
+    """The verdict of a detector or scanner: flagged is score > threshold."""
 
     score_N: Tensor
     """float32; higher = more suspicious."""
     threshold_N: Tensor
     """float32, one per sample, found without any ground truth."""
     oracle: bool = False
-    """True where the threshold or the score used knowledge that a defender lacks."""
+    """True if the threshold or the score used knowledge that a defender lacks."""
     warning: str | None = None
     """Why this verdict should not be trusted, found without any ground truth."""
     facts: Mapping[str, float] = field(default_factory=dict)
-    """Numbers that the method has about itself, found without any ground truth."""
+    """Numbers that the method reports about itself, found without any ground truth. A verdict on
+    a class k is called `index[k]`."""
     parts_NHW: Tensor | None = None
-    """How the score is made up over the image, on a grid of any size; it sums to the score."""
+    """The share of each position of the image in the score, on a grid of any size; sums to it."""
     pictures: Mapping[str, Tensor] = field(default_factory=dict)
-    """What the method saw of a few images, uint8, each n x C x H x W; under `rows` which of the suspects they are."""
+    """What the method saw of a few images, uint8, each n x C x H x W; `rows` says which."""
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    """What a scanner found, like a recovered trigger; stored with the scan."""
 
 
 @dataclass(frozen=True)
 class Defended:
-    """What a training that is a defense leaves behind."""
+    """What a repair or a training defense hands out."""
 
     victim: Victim
     verdict: Suspicion | None = None
-    """Suspicion of each training image, where the method has one."""
+    """Suspicion of each training image, if the method has one."""
     warning: str | None = None
     """Why its result should not be trusted, found without any ground truth."""
+    facts: Mapping[str, float] = field(default_factory=dict)
+    """Numbers that the method reports about itself, like the number of pruned channels."""
+    oracle: bool = False
+    """True if the method used knowledge that a defender lacks."""

@@ -27,6 +27,8 @@ def test_list_names_every_method_with_its_first_line(
     assert "strip" in capsys.readouterr().out
     assert raybd(monkeypatch, "list", "detecters") == 2
     assert "Did you mean 'detectors'?" in capsys.readouterr().err
+    assert raybd(monkeypatch, "list", "analysis") == 0
+    assert "tac" in capsys.readouterr().out
     assert raybd(monkeypatch, "list", "training-defense") == 0
     assert "cbd" in capsys.readouterr().out
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raybd.plan.experiment import Resources
-from raybd.results.store import in_job
+from raybd.cells.resources import Resources
+from raybd.results.store import in_ray_job
 from raybd.types.errors import UserError
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -175,7 +175,7 @@ def _unreachable(address: str, why: str) -> UserError:
 
 def _environment() -> dict[str, Any] | None:
     """Workers elsewhere look for data where this process does. A job carries its own environment, which must not be changed."""
-    if in_job():
+    if in_ray_job():
         return None
     return {
         "env_vars": {name: value for name, value in os.environ.items() if name.startswith("RAYBD_")}

@@ -288,7 +288,7 @@ def _say(error: BaseException) -> str:
 def _store(url: str) -> Iterator[Finding]:
     def probe() -> Finding:
         store = open_store(url)
-        store.probe()
+        store.check_writable()
         return Finding("store", True, f"{store.url} can be written and read")
 
     finding = _guarded("store", probe)

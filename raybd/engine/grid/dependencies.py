@@ -3,8 +3,8 @@
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-from raybd.plan.experiment import Cell
-from raybd.plan.graph import Stage
+from raybd.cells.cell import Cell
+from raybd.cells.stage import Stage
 
 
 @dataclass
@@ -21,7 +21,11 @@ class DependencyTracker:
 
     def __post_init__(self) -> None:
         self.users.update(stage.data for stage in self.stages.values())
-        needs = {key: {need.key for need in stage.needs} for key, stage in self.stages.items()}
+        needs = {
+            # All that it stands on, directly or not: what was damaged is computed again first.
+            key: {upstream.key for upstream in stage.path()} - {key}
+            for key, stage in self.stages.items()
+        }
         needs |= {id_: {stage.key for stage in cell.stages()} for id_, cell in self.cells.items()}
         for name, needed in needs.items():
             self.unmet[name] = needed & self.stages.keys()

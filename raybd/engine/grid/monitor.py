@@ -9,10 +9,11 @@ import ray
 from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayError
 
+from raybd.cells.resources import Resources
+from raybd.cells.stage import Stage
 from raybd.engine.cluster.connect import ClusterResources, cluster_resources, gpus_of, unplaceable
 from raybd.engine.grid.status_actor import new_status_actor
-from raybd.plan.experiment import Experiment, Resources
-from raybd.plan.graph import Stage
+from raybd.plan.experiment import Experiment
 
 _LOOK_SECONDS = 0.5
 _COUNT_SECONDS = 3.0

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from raybd.plan.experiment import Cell
-from raybd.plan.graph import Stage
+from raybd.cells.cell import Cell
+from raybd.cells.stage import Stage
 from raybd.plan.todo import Plan
 
 log = logging.getLogger("raybd.progress")
@@ -122,7 +122,7 @@ class Progress:
         """A stage raised."""
         self._end(stage)
         self._console.print(
-            f"failed: {_title(stage)}: {error.splitlines()[0]}",
+            f"failed: {_title(stage)}: {error}",
             style="red",
             markup=False,
             highlight=False,
@@ -177,10 +177,8 @@ class Progress:
 
 
 def _title(stage: Stage) -> str:
-    attack = stage.need("poison").method.name
-    what = "" if stage.name == "poison" else f" {stage.method.name}"
-    basis = f" after {stage.need('score').method.name}" if stage.name == "removal" else ""
-    return f"{stage.name}{what}{basis}: {attack} on {stage.dataset.name}, seed {stage.seed}"
+    attack = stage.poison_stage.method.name
+    return f"{stage.title}: {attack} on {stage.dataset.name}, seed {stage.seed}"
 
 
 def _note(facts: Mapping[str, Any]) -> str:

@@ -10,7 +10,10 @@ from typing import Any
 
 import ray
 
-from raybd.cells.row import describe_error, record_failure
+from raybd.cells.cell import Cell
+from raybd.cells.outcome import outcome_of
+from raybd.cells.row import record_failure
+from raybd.cells.stage import Stage
 from raybd.engine.cluster.connect import ClusterResources, gpus_of
 from raybd.engine.cluster.doctor import check_store_everywhere
 from raybd.engine.grid.datasets import load_dataset
@@ -20,12 +23,10 @@ from raybd.engine.grid.progress import Gauges, Progress
 from raybd.engine.grid.ready_queue import ReadyQueue
 from raybd.engine.grid.run_log import RunLog
 from raybd.engine.grid.tasks import CRASH_RETRIES, record_cell, run_alone, run_group, why_lost
-from raybd.plan.experiment import Cell, Experiment
-from raybd.plan.graph import Stage
+from raybd.plan.experiment import Experiment
 from raybd.plan.todo import Plan
 from raybd.results.provenance import commit, versions
 from raybd.results.store import Store
-from raybd.types.errors import Infeasible
 
 _POLL_SECONDS = 0.5
 _CELLS_IN_FLIGHT = 16
@@ -74,7 +75,7 @@ class _Run:
         try:
             return self._run()
         except BaseException as error:
-            end = describe_error(error)
+            end = outcome_of(error).text
             raise
         finally:
             self.run_log.note(
@@ -239,20 +240,20 @@ class _Run:
             self._forget_data(self.graph.take(name))
 
     def _fail(self, name: str, error: BaseException, traceback: str) -> None:
-        status = "infeasible" if isinstance(error, Infeasible) else "failed"
+        outcome = outcome_of(error)
         if name in self.graph.cells:
             lost = [self.graph.cells.pop(name)]
         else:
-            self.progress.failed(self.graph.stages[name], describe_error(error))
+            self.progress.failed(self.graph.stages[name], outcome.text)
             stage = self.graph.take(name)
             lost = self.graph.give_up(name)
             self._forget_data(stage)
         self.run_log.note(
-            "failed", key=name, error=describe_error(error), cells=[str(cell) for cell in lost]
+            outcome.status, key=name, error=outcome.text, cells=[str(cell) for cell in lost]
         )
         for cell in lost:
             self._finish(
-                cell, record_failure(cell, self.store, status, describe_error(error), traceback)
+                cell, record_failure(cell, self.store, outcome.status, outcome.text, traceback)
             )
 
     def _finish(self, cell: Cell, row: Mapping[str, Any]) -> None:

@@ -6,14 +6,15 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
+from raybd.cells import run as stages
+from raybd.cells.cell import Cell
+from raybd.cells.resources import Resources
 from raybd.cells.row import record
+from raybd.cells.stage import Stage
 from raybd.distributed import group
 from raybd.engine.grid.datasets import unpack
 from raybd.engine.grid.status_actor import stage_began
-from raybd.plan.experiment import Cell, Resources
-from raybd.plan.graph import Stage
 from raybd.results.store import Store
-from raybd.stages import all as stages
 
 CRASH_RETRIES = 2
 

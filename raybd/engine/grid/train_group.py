@@ -9,13 +9,13 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
+from raybd.cells import run as stages
+from raybd.cells.resources import Resources
+from raybd.cells.stage import Stage
 from raybd.distributed import group
 from raybd.engine.grid.datasets import unpack
 from raybd.engine.grid.status_actor import stage_began
-from raybd.plan.experiment import Resources
-from raybd.plan.graph import Stage
 from raybd.results.store import Store
-from raybd.stages import all as stages
 
 _RESTARTS = 2
 _SCRATCH = "train"

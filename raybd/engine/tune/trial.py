@@ -13,29 +13,29 @@ from typing import Any, cast
 import ray
 from ray import tune
 
-from raybd.cells.row import describe_error, record_trial
+from raybd.cells import run as stages
+from raybd.cells.outcome import outcome_of
+from raybd.cells.row import record_trial
+from raybd.cells.stage import Stage
 from raybd.distributed import group
 from raybd.engine.cluster.connect import ClusterResources, gpus_of
 from raybd.engine.grid.datasets import load_dataset, unpack
 from raybd.engine.grid.status_actor import new_status_actor
 from raybd.engine.grid.tasks import run_group
 from raybd.plan.experiment import Experiment
-from raybd.plan.graph import Stage
 from raybd.results.provenance import commit, versions
 from raybd.results.store import Store
-from raybd.stages import all as stages
 from raybd.sweeps.ranges import Params
 from raybd.sweeps.sweep import Row, Sweep, as_json
 from raybd.sweeps.trials import measured
 from raybd.types.data import Dataset
-from raybd.types.errors import Infeasible, UserError
+from raybd.types.errors import UserError
 from raybd.types.methods import DatasetMethod
 
 HALFWAY, PROGRESS = "halfway", "progress"
 """The state of a trial that tells Tune how good it is so far, and the share of it that is done, in percent."""
 _NEVER = -1
 """The progress of a trial that measured nothing: no other is held against it."""
-_JUDGED = ("score", "scan", "defended")
 _POLL_SECONDS = 0.5
 
 
@@ -59,6 +59,12 @@ def evaluate(
     row = trial_row(sweep, params, trial)
     try:
         asked = sweep.experiment(params, f"{sweep.name}-{trial}")
+    except UserError as error:  # the methods refuse this combination of values
+        row |= {"state": "infeasible", "error": error.what}
+        store.write_trial(sweep.name, row)
+        return row
+
+    try:
         cells = sweep.cells_of(asked)
         run(asked, list({stage.key: stage for cell in cells for stage in cell.stages()}.values()))
         said = [record_trial(cell, store, sweep.name, trial) for cell in cells]
@@ -74,13 +80,9 @@ def evaluate(
             name: sum(cell_row[name] for cell_row, _ in said) for name in ("seconds", "gpu_seconds")
         }
         row |= {"state": "complete", "cells": [cell.id for cell in cells]}
-    except (UserError, Infeasible) as error:
-        row |= {
-            "state": "infeasible",
-            "error": error.what if isinstance(error, UserError) else str(error),
-        }
     except Exception as error:
-        row |= {"state": "failed", "error": describe_error(error)}
+        outcome = outcome_of(error)
+        row |= {"state": outcome.status, "error": outcome.text}
         store.write(f"errors/{sweep.name}-{trial}.txt", traceback.format_exc().encode())
     store.write_trial(sweep.name, row)
     return row
@@ -127,7 +129,7 @@ class _Runner:
     def run(self, experiment: Experiment, path: Sequence[Stage]) -> None:
         """Run what is not in the store."""
         left = [stage for stage in path if self.job.store.state(stage.name, stage.key) != "ok"]
-        judged = [stage.key for stage in left if stage.name in _JUDGED]
+        judged = [stage.key for stage in left if stage.suspicion is stage]
         for stage in left:
             at = judged.index(stage.key) if stage.key in judged else None
 

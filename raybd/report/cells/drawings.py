@@ -14,7 +14,8 @@ from raybd.report.cells.cell import Cell, scored_stage, stage_key
 from raybd.report.cells.curves import histogram, roc, threshold
 from raybd.report.cells.gallery import data_uris, difference
 from raybd.report.cells.tables import Table
-from raybd.results.store import Artifact, Damaged, Store
+from raybd.results.artifacts import Artifact, Damaged
+from raybd.results.store import Store
 from raybd.types.data import SAMPLE_ROLES
 
 COMPARED = ("clean_accuracy", "attack_success")

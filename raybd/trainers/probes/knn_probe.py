@@ -12,12 +12,13 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from raybd.trainers.probes._frozen import frozen
-from raybd.types.config import Config, searched
+from raybd.types.config import searched
 from raybd.types.data import Split
+from raybd.types.methods import TransferTrainer
 from raybd.types.models import Network, Victim
 
 
-class KnnProbe(Config):
+class KnnProbe(TransferTrainer):
     """Nearest neighbours under the encoder of the victim which `source` names, or of the network's own pretrained weights."""
 
     neighbours: int = Field(200, ge=1, json_schema_extra=searched(choices=[1, 5, 20, 200]))

@@ -15,12 +15,13 @@ from torch import Generator, Tensor, nn
 
 from raybd.distributed import group
 from raybd.trainers.probes._frozen import frozen
-from raybd.types.config import Config, searched
+from raybd.types.config import searched
 from raybd.types.data import Split
+from raybd.types.methods import TransferTrainer
 from raybd.types.models import Network, Victim
 
 
-class LinearProbe(Config):
+class LinearProbe(TransferTrainer):
     """Logistic regression on the embeddings of the victim which `source` names, or of the network's own pretrained weights."""
 
     version: ClassVar[int] = 2

@@ -19,10 +19,11 @@ from raybd.training.loop import fit
 from raybd.training.recipe import Recipe
 from raybd.types.config import searched
 from raybd.types.data import Split
+from raybd.types.methods import TransferTrainer
 from raybd.types.models import Network, Victim
 
 
-class MlpProbe(Recipe):
+class MlpProbe(Recipe, TransferTrainer):
     """A small network on the embeddings of the victim which `source` names, or of the network's own pretrained weights."""
 
     epochs: int = Field(500, ge=1, json_schema_extra=searched(low=50, high=500, log=True))

@@ -13,13 +13,13 @@ from torch import Generator, Tensor, nn
 
 from raybd.distributed import group
 from raybd.trainers._published import published
-from raybd.types.config import Config
 from raybd.types.data import Split
 from raybd.types.errors import UserError
+from raybd.types.methods import TransferTrainer
 from raybd.types.models import Captioned, Network, Templates, Victim
 
 
-class ZeroShot(Config):
+class ZeroShot(TransferTrainer):
     """The encoder that `encoder` or `source` names, or the network's own pretrained weights, under the texts of the classes."""
 
     templates: Templates = ("a photo of a {}.",)

@@ -18,10 +18,11 @@ from raybd.training.recipe import Recipe
 from raybd.types.config import searched
 from raybd.types.data import Split
 from raybd.types.errors import UserError
+from raybd.types.methods import Trainer
 from raybd.types.models import Captioned, Network, Templates, Victim
 
 
-class ClipContrast(Recipe):
+class ClipContrast(Recipe, Trainer):
     """Train both towers on images and the names of their classes."""
 
     epochs: int = Field(32, ge=1, json_schema_extra=searched(low=8, high=128, log=True))

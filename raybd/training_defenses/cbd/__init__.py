@@ -35,11 +35,12 @@ from raybd.training_defenses.cbd.first_network import (
 from raybd.types.config import searched
 from raybd.types.data import Split
 from raybd.types.errors import UserError
+from raybd.types.methods import TrainingDefense
 from raybd.types.models import Network, Victim
 from raybd.types.verdicts import Defended, Suspicion
 
 
-class CBD(Recipe):
+class CBD(Recipe, TrainingDefense):
     """Train a network whose losses are weighted down where a briefly trained one knows the image; needs no trusted images."""
 
     batch_size: int = Field(64, ge=2, json_schema_extra=searched(low=64, high=256, log=True))

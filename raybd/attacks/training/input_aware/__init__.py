@@ -1,8 +1,10 @@
-"""Input-aware (Dynamic): a generator makes another trigger for each image, and no image's trigger works on another one.
+"""Input-aware (Dynamic): a generator makes a trigger for each image that works on no other image.
 
-Nguyen and Tran 2020, arXiv 2010.08138, section on the proposed method (diversity loss, cross-trigger test, masks).
-Differs: every learning rate falls along a cosine; batches are flipped, not cropped; images are paired within a batch; at least one
-image for each worker and batch is poisoned; the overlay is made once, by the finished generator, on rows of its own draw.
+Nguyen and Tran 2020, arXiv 2010.08138, section on the proposed method (diversity loss,
+cross-trigger test, masks).
+Differs: every learning rate falls along a cosine; batches are flipped, not cropped; images are
+paired within a batch; at least one image for each worker and batch is poisoned; the overlay is made
+once, by the finished generator, on rows of its own draw.
 """
 
 from collections.abc import Mapping
@@ -23,22 +25,28 @@ from raybd.attacks.training.input_aware.generator import (
     wear,
 )
 from raybd.distributed import ddp, group
-from raybd.poisoning.drawing import draw, draw_cross
+from raybd.poisoning.attack import DataAttack
+from raybd.poisoning.drawing import draw_cross
 from raybd.poisoning.label_maps import AllToAll, AllToOne
 from raybd.poisoning.overlay import overlay
 from raybd.poisoning.pixels import to_pixels
 from raybd.training import models
-from raybd.types.config import Config
-from raybd.types.data import LabelMap, Poisoned, Split
-from raybd.types.models import Network, Victim
+from raybd.types.data import Poisoned, Split
+from raybd.types.methods import AttackInput, ThreatModel
+from raybd.types.models import Victim
 
 
-class InputAware(Config):
-    """Train a classifier together with a generator of triggers; images that wear another image's trigger keep their label."""
+class InputAware(DataAttack):
+    """Train a classifier together with a generator of triggers.
+
+    Images with the trigger of another image keep their label (role `cross`).
+    """
 
     version: ClassVar[int] = 2
+    threat_model: ClassVar[ThreatModel] = "training"
     rate: float = Field(0.1, gt=0, le=0.5)
-    """Share of the training set and of each batch that is poisoned; as many wear another image's trigger (role `cross`)."""
+    """Share of the training set and of each batch that is poisoned; as many have
+    another image's trigger (role `cross`)."""
     epochs: int = Field(100, ge=1)
     """Passes over the training images with classifier and generator."""
     mask_epochs: int = Field(25, ge=1)
@@ -62,45 +70,32 @@ class InputAware(Config):
     labels: Annotated[AllToOne | AllToAll, Field(discriminator="map")] = AllToOne()
     """What happens to the labels."""
 
-    def choose(self, y_N: Tensor, num_classes: int, rng: Generator) -> Tensor:
-        """Rows drawn from every class that the label map allows."""
-        return draw(y_N, num_classes, self.rate, self.labels, rng)
+    def poison(self, given: AttackInput, rng: Generator) -> Poisoned:
+        """Train masks, then generator and victim; poison rows with the finished generator."""
+        train = given.train
+        assert given.network is not None  # a plan gives it to an attack that controls training
+        rows = self.choose(train.y_N, given.num_classes, rng)
+        all_N = torch.ones_like(train.y_N, dtype=torch.bool)
+        crossed = draw_cross(train.y_N, rows, self.rate, all_N, rng)
 
-    def poison_and_train(
-        self, train: Split, num_classes: int, network: Network, rng: Generator
-    ) -> tuple[Poisoned, Victim]:
-        """Train masks, then generator and victim; let the finished generator poison the chosen rows."""
-        rows = self.choose(train.y_N, num_classes, rng)
-        crossed = draw_cross(
-            train.y_N, rows, self.rate, torch.ones_like(train.y_N, dtype=torch.bool), rng
-        )
-        masker, generator = (
-            new_auto_encoder(self.width, 1, rng),
-            new_auto_encoder(self.width, 3, rng),
-        )
-        victim = models.new_victim(train, num_classes, network, rng)
+        masker = new_auto_encoder(self.width, 1, rng)
+        generator = new_auto_encoder(self.width, 3, rng)
+        victim = models.new_victim(train, given.num_classes, given.network, rng)
         self._train_masker(masker, train, rng)
-        self._train_jointly(victim, generator, masker, train, num_classes, rng)
-        parts = (("generator.", generator), ("masker.", masker))
+        self._train_jointly(victim, generator, masker, train, given.num_classes, rng)
+
         state = {
             prefix + name: tensor.cpu().contiguous()
-            for prefix, part in parts
+            for prefix, part in (("generator.", generator), ("masker.", masker))
             for name, tensor in part.state_dict().items()
         }
         x_LCHW = self._wear(train.x_NCHW[crossed], train.x_NCHW[(crossed + 1) % len(train)], state)
-        poisoned = overlay(
-            train, num_classes, rows, self.stamp, self.labels, state, cross=(crossed, x_LCHW)
-        )
-        return poisoned, victim.cpu().to(memory_format=torch.contiguous_format).eval()
+        victim = victim.cpu().to(memory_format=torch.contiguous_format).eval()
+        return overlay(self, given, rows, state=state, cross=(crossed, x_LCHW), victim=victim)
 
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
-        """Copies of the images, each with the trigger that is made for it."""
+        """Return copies of the images, each with the trigger that is made for it."""
         return self._wear(x_NCHW, x_NCHW, state)
-
-    @property
-    def label_map(self) -> LabelMap:
-        """The field `labels`."""
-        return self.labels
 
     @torch.no_grad()
     def _wear(self, x_NCHW: Tensor, source_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:

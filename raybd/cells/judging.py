@@ -1,0 +1,132 @@
+"""The verdict of a detector compared with the truth, which no defense sees."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from raybd.canaries import canaries
+from raybd.cells.pools import Pool
+from raybd.metrics import detection, thresholds
+from raybd.types.data import CROSS, POISON, Dataset, Split
+from raybd.types.verdicts import Suspicion
+
+GALLERY = 16
+"""How many images of a stage are kept for the report."""
+PAIRS = 4
+"""How many images a detector's pictures show, each without and with the trigger."""
+SEPARATION_WEIGHT = 0.25
+"""Weight of the scores' separation in the objective `canary`."""
+
+
+def judge(
+    name: str, verdict: Suspicion, pool: Pool, back: Tensor | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Compare the verdict of a detector, of this name, with the truth about the pool.
+
+    Planted canaries are evaluated apart, and appear in no table. Rows are returned in the order
+    `back`, or in that of the pool. Raises ValueError for scores that are not finite.
+    """
+    back = torch.arange(len(pool.suspects)) if back is None else back
+    score_N = verdict.score_N.float().cpu()[back]
+    threshold_N = verdict.threshold_N.float().cpu().expand(len(score_N))[back]
+    infinite = int((~torch.isfinite(score_N)).sum())
+    if infinite:
+        raise ValueError(f"{name} returned {infinite} scores that are not finite")
+
+    flagged_N = score_N > threshold_N
+    role_N = pool.role_N[back]
+    own = torch.nonzero(role_N <= CROSS).flatten()
+    top = torch.argsort(score_N[own], descending=True, stable=True)[:GALLERY]
+    tensors = {
+        "score_N": score_N[own],
+        "threshold_N": threshold_N[own],
+        "index_N": pool.index_N[back[own]],
+        "label_N": pool.suspects.y_N[back[own]],
+        "true_label_N": pool.true_y_N[back[own]],
+        "role_N": role_N[own],
+        "gallery": pool.suspects.x_NCHW[back[own[top]]],
+        "gallery_row": top,
+    }
+
+    facts = {"separation": thresholds.separation(score_N[own])}
+    warnings = [verdict.warning]
+    if len(own) < len(score_N):  # canaries were planted
+        facts |= canaries.measured(score_N, flagged_N, role_N)
+        warnings.append(canaries.missed(facts, role_N))
+    return tensors, {
+        **detection.detection(score_N[own], flagged_N[own], role_N[own]),
+        "n_scores": len(own),
+        "n_flagged": int(flagged_N[own].sum()),
+        "oracle": verdict.oracle,
+        "warning": joined(warnings),
+        "facts": {**verdict.facts, **facts},
+    }
+
+
+def joined(warnings: list[str | None]) -> str | None:
+    """Return several warnings as one text; None if there is none."""
+    return "; ".join(text for text in warnings if text) or None
+
+
+def intermediate_metrics(score_N: Tensor, pool: Pool) -> dict[str, float]:
+    """Return the metrics of scores that a detector reports before it is finished.
+
+    `canary` has only those parts that need neither a threshold nor a further run.
+    """
+    score_N = score_N.float().cpu()
+    own_N = pool.role_N <= CROSS
+    unflagged = torch.zeros(len(score_N))
+
+    judged = detection.detection(score_N[own_N], unflagged[own_N], pool.role_N[own_N])
+    names = ("auroc", "average_precision")
+    found = {name: value for name in names if (value := judged[name]) is not None}
+    found["separation"] = thresholds.separation(score_N[own_N])
+    if not own_N.all():
+        measured = canaries.measured(score_N, unflagged, pool.role_N)
+        found["canary_auroc"] = measured["canary_auroc"]
+        found["canary"] = found["canary_auroc"] + SEPARATION_WEIGHT * found["separation"]
+    return found
+
+
+def shown_pairs(
+    learned: Callable[[Split], Suspicion], verdict: Suspicion, pool: Pool
+) -> dict[str, Tensor]:
+    """Return what a detector sees of a few images without the trigger, and of the same with it."""
+    if not verdict.pictures:
+        return {}
+    triggered = torch.nonzero(pool.role_N == POISON).flatten()[:PAIRS]
+    pairs = [torch.nonzero(pool.index_N == index).flatten() for index in pool.index_N[triggered]]
+    rows = torch.cat(pairs or [torch.arange(PAIRS)])
+    rows = rows[torch.argsort(pool.role_N[rows], stable=True)]
+
+    seen = learned(pool.suspects.select(rows))
+    at = torch.argsort(seen.pictures["rows"])
+    pictures = {
+        f"picture.{name}": tensor.cpu()[at]
+        for name, tensor in seen.pictures.items()
+        if name != "rows"
+    }
+    return {**pictures, "picture.role": pool.role_N[rows], "picture.score": seen.score_N.cpu()}
+
+
+def auroc_outside_trigger(verdict: Suspicion, pool: Pool, dataset: Dataset) -> float | None:
+    """Return the AUROC of the score's parts where the trigger changes no pixel.
+
+    This uses the truth: it analyses a detector and is no defense.
+    """
+    triggered = pool.role_N == POISON
+    if verdict.parts_NHW is None or not triggered.any():
+        return None
+    before_MCHW = dataset.test.x_NCHW[pool.index_N[triggered]]
+    after_MCHW = pool.suspects.x_NCHW[triggered]
+    touched_HW = (before_MCHW != after_MCHW).any(1).any(0).float()
+
+    grid = verdict.parts_NHW.shape[1:]
+    outside_HW = functional.adaptive_max_pool2d(touched_HW[None], grid)[0] == 0
+    if not outside_HW.any():
+        return None
+    score_N = (verdict.parts_NHW.cpu() * outside_HW).sum((1, 2))
+    return detection.detection(score_N, torch.zeros(len(score_N)), pool.role_N)["auroc"]

@@ -1,0 +1,99 @@
+"""Removal: drop what a detector flags of the training set, train again, measure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from raybd.cells.loading import load_poisoned, load_victim, shape_of, victim_tensors
+from raybd.cells.stage import Facts, Result, Stage, VictimStage
+from raybd.cells.victim_quality import measure
+from raybd.cells.wanted import Wanted
+from raybd.results.store import Store
+from raybd.stages.score import Score
+from raybd.stages.victim import Victim, defended_columns
+from raybd.types.data import Dataset
+from raybd.types.methods import Detector
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal(VictimStage):
+    """A victim of the same recipe, trained without the flagged images."""
+
+    name = "removal"
+    version = 2
+    score: Score
+
+    @classmethod
+    def for_cell(cls, wanted: Wanted) -> "Removal | None":
+        """Every detector of the training set has one, if the experiment wants it.
+
+        A probe has none: what is flagged was in the training set of its encoder.
+        """
+        score = Score.for_cell(wanted)
+        if score is None or not wanted.removal or wanted.victim.encoder_stage is not None:
+            return None
+        if cast(Detector, score.method.config).scored_pool == "test":
+            return None
+        victim = wanted.victim
+        return cls(
+            method=victim.method,
+            seed=score.seed,
+            dataset=score.dataset,
+            data=score.data,
+            network=victim.network,
+            score=score,
+        )
+
+    @property
+    def poison_stage(self) -> Stage:
+        """That of the victim."""
+        return self.score.poison_stage
+
+    @property
+    def overlay_stage(self) -> Stage:
+        """That of the victim."""
+        return self.score.overlay_stage
+
+    @property
+    def title(self) -> str:
+        """The trainer, and the detector whose flagged images it goes without."""
+        return f"{self.name} {self.method.name} after {self.score.method.name}"
+
+    @property
+    def suspicion(self) -> Stage:
+        """The detector's verdict."""
+        return self.score
+
+    @property
+    def costs(self) -> tuple[Stage, ...]:
+        """Detection and retraining."""
+        return (*self.score.costs, self)
+
+    def run(self, store: Store, dataset: Dataset) -> Result:
+        """Train on what was kept. Raises ValueError if that is nothing."""
+        score = store.load(self.score.name, self.score.key).tensors
+        keep_N = score["score_N"] <= score["threshold_N"]
+        poisoned = load_poisoned(self.overlay_stage, store)
+        undefended = cast(Victim, self.score.victim)
+
+        # What was planted goes in any case, so the victim stays only where nothing was planted.
+        if keep_N.all() and len(keep_N) == len(dataset.train):
+            victim = load_victim(undefended, store)
+        elif not keep_N.any():
+            raise ValueError(
+                "the detector flagged the whole training set; nothing is left to train on"
+            )
+        else:
+            split = undefended.training_split(poisoned, dataset).select(score["index_N"][keep_N])
+            victim = undefended.retrain(split, dataset.num_classes, store, self)
+
+        facts = {
+            **shape_of(dataset),
+            "n_removed": int((~keep_N).sum()),
+            **measure(victim, dataset, poisoned),
+        }
+        return Result(victim_tensors(victim), facts)
+
+    def columns(self, facts: Mapping[str, Any]) -> Facts:
+        """How well the new victim does."""
+        return defended_columns(facts)

@@ -1,0 +1,91 @@
+"""Repair: make the victim clean with trusted images, and measure the result."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from raybd.cells.loading import load_poisoned, load_victim, shape_of, victim_tensors
+from raybd.cells.stage import Facts, ResourceRole, Result, Stage, VictimStage, random_stream
+from raybd.cells.victim_quality import measure
+from raybd.cells.wanted import Wanted
+from raybd.registry import Method
+from raybd.results.store import Store
+from raybd.stages.victim import Victim, defended_columns
+from raybd.types.config import Config
+from raybd.types.data import Dataset
+from raybd.types.methods import Repair as RepairMethod
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repair(VictimStage):
+    """A repaired victim."""
+
+    name = "repair"
+    version = 2
+    victim: Victim
+
+    @classmethod
+    def for_cell(cls, wanted: Wanted) -> "Repair | None":
+        """Every cell with a repair has one."""
+        if wanted.defense is None or not wanted.defends_by("repairs"):
+            return None
+        victim = cast(Victim, wanted.victim)
+        return cls(
+            method=wanted.defense,
+            seed=victim.seed,
+            dataset=victim.dataset,
+            data=victim.data,
+            victim=victim,
+        )
+
+    @property
+    def poison_stage(self) -> Stage:
+        """That of the victim."""
+        return self.victim.poison_stage
+
+    @property
+    def overlay_stage(self) -> Stage:
+        """That of the victim."""
+        return self.victim.overlay_stage
+
+    @property
+    def encoder_stage(self) -> VictimStage | None:
+        """That of the victim."""
+        return self.victim.encoder_stage
+
+    @property
+    def victim_network(self) -> Method:
+        """That of the victim."""
+        return self.victim.victim_network
+
+    @property
+    def reshapers(self) -> tuple[Config, ...]:
+        """Trainer and repair, in this order."""
+        return (*self.victim.reshapers, self.method.config)
+
+    @property
+    def resource_role(self) -> ResourceRole:
+        """Repairs have resources of their own."""
+        return "repairs"
+
+    def run(self, store: Store, dataset: Dataset) -> Result:
+        """Repair the victim; the suspects are its training set."""
+        poisoned = load_poisoned(self.overlay_stage, store)
+        defended = cast(RepairMethod, self.method.config).repair(
+            load_victim(self.victim, store),
+            self.victim.training_split(poisoned, dataset),
+            dataset.clean,
+            random_stream(self.name, self.seed),
+        )
+        facts = {
+            **shape_of(dataset),
+            **measure(defended.victim, dataset, poisoned),
+            "oracle": defended.oracle,
+            "warning": defended.warning,
+            "facts": dict(defended.facts),
+        }
+        return Result(victim_tensors(defended.victim), facts)
+
+    def columns(self, facts: Mapping[str, Any]) -> Facts:
+        """How well the repaired victim does."""
+        return defended_columns(facts)

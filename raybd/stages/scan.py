@@ -1,0 +1,99 @@
+"""Scan: a scanner's suspicion of the whole model."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from raybd.cells.loading import load_victim
+from raybd.cells.stage import Facts, ResourceRole, Result, Stage, VictimStage, random_stream
+from raybd.cells.wanted import Wanted
+from raybd.results.store import Store
+from raybd.types.data import Dataset
+from raybd.types.methods import Scanner
+
+SCANNED = ("model_score", "model_threshold", "n_flagged")
+"""The columns that come from a scan."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan(Stage):
+    """One score for a victim, and what the scanner found: pictures and tensors."""
+
+    name = "scan"
+    victim: VictimStage
+
+    @classmethod
+    def for_cell(cls, wanted: Wanted) -> "Scan | None":
+        """Every cell with a scanner has one."""
+        return cls._of(wanted.victim, wanted) if wanted.defends_by("scanners") else None
+
+    @classmethod
+    def control_for_cell(cls, wanted: Wanted) -> "Scan | None":
+        """A scan of an encoder is compared with that of its clean twin."""
+        if not wanted.has_control or not wanted.defends_by("scanners"):
+            return None
+        return cls._of(wanted.twin, wanted)
+
+    @classmethod
+    def _of(cls, victim: VictimStage, wanted: Wanted) -> "Scan":
+        assert wanted.defense is not None
+        return cls(
+            method=wanted.defense,
+            seed=victim.seed,
+            dataset=victim.dataset,
+            data=victim.data,
+            victim=victim,
+        )
+
+    @property
+    def poison_stage(self) -> Stage:
+        """That of the victim."""
+        return self.victim.poison_stage
+
+    @property
+    def overlay_stage(self) -> Stage:
+        """That of the victim."""
+        return self.victim.overlay_stage
+
+    @property
+    def resource_role(self) -> ResourceRole:
+        """Scanners have resources of their own."""
+        return "scanners"
+
+    @property
+    def suspicion(self) -> Stage:
+        """Itself."""
+        return self
+
+    def run(self, store: Store, dataset: Dataset) -> Result:
+        """Scan the victim. Raises ValueError for a score that is not finite."""
+        scanner = cast(Scanner, self.method.config)
+        victim = load_victim(self.victim, store)
+        verdict = scanner.scan(victim, dataset.clean, random_stream(self.name, self.seed))
+
+        score = float(verdict.score_N)
+        threshold = float(verdict.threshold_N)
+        if not math.isfinite(score):
+            raise ValueError(f"{self.method.name} returned a score that is not finite")
+        found = {
+            **{f"picture.{name}": tensor.cpu() for name, tensor in verdict.pictures.items()},
+            **{f"found.{name}": tensor.cpu() for name, tensor in verdict.tensors.items()},
+        }
+        facts = {
+            "model_score": score,
+            "model_threshold": threshold,
+            "n_flagged": int(score > threshold),
+            "oracle": verdict.oracle,
+            "warning": verdict.warning,
+            "facts": dict(verdict.facts),
+        }
+        return Result(found, facts)
+
+    def columns(self, facts: Mapping[str, Any]) -> Facts:
+        """The suspicion of the model."""
+        return {name: facts[name] for name in SCANNED}
+
+    def control_columns(self, facts: Mapping[str, Any], row: Mapping[str, Any]) -> Facts:
+        """The suspicion of the clean twin."""
+        return {"control_model_score": facts["model_score"]}
