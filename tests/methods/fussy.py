@@ -1,4 +1,4 @@
-"""A detector for sweeps: it raises at high levels, refuses low ones, and says without labels how calm it is."""
+"""A detector for sweeps that raises at high levels, refuses low ones, and tells how calm it is."""
 
 import time
 from typing import Literal
