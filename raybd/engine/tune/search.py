@@ -15,7 +15,9 @@ from raybd.engine.grid.failures import process_died
 from raybd.engine.tune.runner import INTERMEDIATE, PROGRESS
 from raybd.engine.tune.study import Journal, trial_name
 from raybd.engine.tune.trial import TrialContext, trial_row
-from raybd.sweeps.sweep import Direction, Params, Sweep, as_json, make_sampler
+from raybd.sweeps.objectives import Direction
+from raybd.sweeps.ranges import Params
+from raybd.sweeps.sweep import Sweep, as_json, make_sampler
 from raybd.sweeps.trials import trial_rows, trials_left
 
 MAX_REFUSED_IN_A_ROW = 200

@@ -16,7 +16,8 @@ from raybd.engine.tune.runner import NO_PROGRESS, PROGRESS, StageRunner
 from raybd.plan.experiment import Experiment
 from raybd.results.provenance import commit, versions
 from raybd.results.store import Store
-from raybd.sweeps.sweep import Params, Row, Sweep, as_json
+from raybd.sweeps.ranges import Params
+from raybd.sweeps.sweep import Row, Sweep, as_json
 from raybd.sweeps.trials import measured
 
 
