@@ -6,13 +6,13 @@ from typing import Literal
 import torch
 from torch import Generator
 
-from raybd.types.config import Config
 from raybd.types.data import Split
+from raybd.types.methods import Detector
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
 
 
-class Moment(Config):
+class Moment(Detector):
     """Nobody is suspicious; the facts hold the wall-clock time."""
 
     pool: Literal["train"] = "train"

@@ -5,13 +5,13 @@ from typing import Literal
 import torch
 from torch import Generator
 
-from raybd.types.config import Config
 from raybd.types.data import Split
+from raybd.types.methods import Detector
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
 
 
-class Brightness(Config):
+class Brightness(Detector):
     """Score by the last pixel of an image."""
 
     pool: Literal["train"] = "train"

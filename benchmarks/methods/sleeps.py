@@ -7,13 +7,13 @@ import torch
 from pydantic import Field
 from torch import Generator
 
-from raybd.types.config import Config
 from raybd.types.data import Split
+from raybd.types.methods import Detector
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
 
 
-class Sleeps(Config):
+class Sleeps(Detector):
     """Sleeps, and finds all images alike."""
 
     pool: Literal["train"] = "train"
