@@ -1,4 +1,4 @@
-"""A repair that repairs nothing."""
+"""A repair that changes nothing."""
 
 from torch import Generator
 
@@ -12,7 +12,7 @@ class Untouched(Repair):
     """Hands back the victim."""
 
     variant: int = 0
-    """Tells one such repair from another."""
+    """Makes repairs different that are otherwise equal."""
 
     def repair(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Defended:
         """Return the same victim."""

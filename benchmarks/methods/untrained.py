@@ -12,5 +12,5 @@ class Untrained(Trainer):
     """Hands out the network as it was initialised."""
 
     def train(self, split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
-        """A victim that guesses."""
+        """Return a victim that guesses."""
         return new_victim(split, num_classes, network, rng).eval()
