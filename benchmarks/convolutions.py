@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.rounds import alternate, where
-from raybd.ops.conv_as_matmul import DeepByMatmul
+from raybd.ops.conv_as_matmul import MatmulConvolutions
 
 SHAPES = [
     # in, side, out, kernel, stride, where it comes from
@@ -49,7 +49,7 @@ def main() -> None:
             torch.bfloat16, memory_format=torch.channels_last
         )
         once = partial(_once, layer, x_BCHW.requires_grad_())
-        ways = {"torch": partial(once, nullcontext), "raybd": partial(once, DeepByMatmul)}
+        ways = {"torch": partial(once, nullcontext), "raybd": partial(once, MatmulConvolutions)}
         torchs, ours = (
             [one.clock for one in seen[1:]] for seen in alternate(ways, asked.rounds + 1).values()
         )

@@ -21,7 +21,8 @@ import torch
 from raybd.cells import run as stages
 from raybd.cells.resources import Resources
 from raybd.cells.stage import Stage
-from raybd.engine.cluster.connect import ClusterResources, connected, gpus_of
+from raybd.engine.cluster.connect import connected
+from raybd.engine.cluster.resources import ClusterResources, gpus_per_worker
 from raybd.engine.grid.datasets import load_dataset, pack
 from raybd.engine.grid.status_actor import new_status_actor
 from raybd.engine.grid.tasks import run_alone, run_group
@@ -122,7 +123,7 @@ def _run(
     stage: Stage, store: Store, data: Any, resources: Resources, have: ClusterResources
 ) -> float:
     """Run a stage as the grid does; seconds."""
-    gpus, board = gpus_of(resources, have), _board()
+    gpus, board = gpus_per_worker(resources, have), _board()
     began = time.monotonic()
     if resources.workers > 1:
         ray.get(run_group.remote(stage, store, [data], resources, gpus, board))

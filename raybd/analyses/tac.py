@@ -73,8 +73,9 @@ class TriggerActivatedChange(Analysis):
         return found
 
     def _change(self, change_MCT: Tensor) -> Tensor:
+        """Norm over the positions T and mean over the images M, in the order that the field says."""
         if self.norm == "l2":
-            return change_MCT.norm(dim=2).mean(0)
+            return torch.linalg.vector_norm(change_MCT, dim=2).mean(0)
         return change_MCT.abs().mean(0).sum(1)
 
 

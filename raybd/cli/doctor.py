@@ -11,7 +11,7 @@ from raybd.cli.output import print_json, table_console
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from raybd.engine.cluster.doctor import Finding
+    from raybd.engine.cluster.doctor.finding import Finding
 
 
 def doctor(
@@ -20,7 +20,7 @@ def doctor(
     as_json: options.Json = False,
 ) -> None:
     """Check this machine, the cluster and the store, and say what to do about each problem."""
-    from raybd.engine.cluster.doctor import examine
+    from raybd.engine.cluster.doctor.report import examine
 
     findings = examine(store, address)
     if as_json:

@@ -61,20 +61,21 @@ def submit(
             "For example: raybd submit configs/quickstart.yaml",
         )
 
-    from raybd.engine.cluster.submit import Jobs, ask
+    from raybd.engine.cluster.submit.jobs import Jobs
+    from raybd.engine.cluster.submit.request import job_request
 
-    asked = ask(config, store, set_ or (), env or ()) if config else None
+    asked = job_request(config, store, set_ or (), env or ()) if config else None
     jobs = Jobs(address)
     job = jobs.submit(asked, limit_mb, say) if asked else str(follow)
     if no_wait:
         typer.echo(job)
         return
 
-    INTERRUPTION.resume = jobs.to_follow(job)
+    INTERRUPTION.resume = jobs.follow_command(job)
     try:
         code = jobs.follow(job, say, lambda text: typer.echo(text, nl=False))
     except KeyboardInterrupt:
-        say(f"detached; job {job} goes on. To stop it:", f"  {jobs.to_stop(job)}")
+        say(f"detached; job {job} goes on. To stop it:", f"  {jobs.stop_command(job)}")
         raise
     # The job itself was interrupted if its exit code is 130: then the same command runs it again.
     INTERRUPTION.resume = ""

@@ -89,8 +89,8 @@ def finetune_on_pairs(
 
         caption_B = y_B.cpu() * each + torch.randint(each, (batch,), generator=rng)
         texts = [pairs.captions[at] for at in caption_B.tolist()]
-        z_BD = group.over_batch(model(x_BCHW), batch)
-        return group.of_batch(reader.contrast(z_BD, texts, y_B), batch)
+        z_BD = group.gather_batch(model(x_BCHW), batch)
+        return group.spread_loss(reader.contrast(z_BD, texts, y_B), batch)
 
     reader.reader().requires_grad_(trains_texts)
     fit(victim, pairs.train, recipe, rng, objective, name, norms(victim))

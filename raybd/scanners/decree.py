@@ -13,6 +13,7 @@ any backdoor: compare PL1 with that of the clean twin, over several seeds, befor
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +21,8 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from raybd.distributed import group
+from raybd.training.epochs import Epochs, Stream
 from raybd.training.inference import infer
-from raybd.training.runtime import report
 from raybd.types.config import searched
 from raybd.types.data import Split
 from raybd.types.errors import UserError
@@ -74,17 +75,15 @@ class Decree(Scanner):
             raise UserError(
                 f"decree: {len(clean)} clean images", "Give it at least two.", exit_code=1
             )
-        x_NCHW = clean.x_NCHW[torch.randperm(len(clean), generator=rng)[: self.images]]
+        images = clean.select(torch.randperm(len(clean), generator=rng)[: self.images])
         victim.to(group.device()).eval()
-        search = TriggerSearch(self, x_NCHW.shape[1:], rng)
-        for epoch in range(self.epochs):
-            cosine = self._epoch(search, victim, x_NCHW, epoch, rng)
-            if cosine > self.reached and search.idle > self.stop_after:
-                break
+        search = TriggerSearch(self, images.x_NCHW.shape[1:], rng)
+        self._search(search, victim, images, rng)
+
         collapsed = search.best is not None
         found = search.best or search.trigger()
         pl1 = found.share if collapsed else 1.0
-        z_ND = infer(victim, x_NCHW, lambda x_BCHW: victim.embed(found.stamp(x_BCHW)))
+        z_ND = infer(victim, images.x_NCHW, lambda x_BCHW: victim.embed(found.stamp(x_BCHW)))
         missed = (
             f"no trigger brought the cosine to {self.reached:g}: raise epochs, or lower reached"
         )
@@ -93,36 +92,30 @@ class Decree(Scanner):
             torch.tensor([1 - self.threshold]),
             warning=None if collapsed else missed,
             facts={"pl1": pl1, "cosine": self_cosine(z_ND).item(), "steps": float(search.steps)},
-            pictures=found.pictures(x_NCHW[:1]),
+            pictures=found.pictures(images.x_NCHW[:1]),
             tensors={
                 "mask": found.mask_HW.detach().cpu(),
                 "pattern": found.pattern_CHW.detach().cpu(),
             },
         )
 
-    def _epoch(
-        self, search: "TriggerSearch", victim: Victim, x_NCHW: Tensor, epoch: int, rng: Generator
-    ) -> float:
-        """One pass over the images; the mean cosine in it."""
-        batch = min(self.batch_size, len(x_NCHW))
-        mine, steps = group.shard(torch.arange(batch)), len(x_NCHW) // batch
-        lr = self.lr[sum(epoch >= milestone for milestone in self.milestones)]
-        rows_SB = torch.randperm(len(x_NCHW), generator=rng)[: steps * batch].view(steps, batch)
-        cosine = (
-            sum(search.step(victim, x_NCHW[rows_B[mine]], batch, lr) for rows_B in rows_SB) / steps
-        )
-        pl1 = search.best.share if search.best is not None else 1.0
-        report(
-            {
-                "name": "decree",
-                "epoch": epoch + 1,
-                "epochs": self.epochs,
-                "loss": -cosine,
-                "lr": lr,
-                "pl1": pl1,
-            }
-        )
-        return cosine
+    def _search(
+        self, search: "TriggerSearch", victim: Victim, images: Split, rng: Generator
+    ) -> None:
+        """Search until nothing smaller is found, or for all epochs."""
+        stream = Stream(images.x_NCHW, images.y_N, self.batch_size)
+        loop = Epochs("decree", self.epochs, stream, rng, {"search": search}, hint="Lower lr.")
+        for epoch in loop.remaining():
+            if search.ended:
+                break
+            lr = self.lr[sum(epoch >= milestone for milestone in self.milestones)]
+            cosines = [search.step(victim, batch.x_B, batch.size, lr) for batch in loop.batches()]
+            cosine = sum(cosines) / loop.steps
+
+            # Before the epoch is reported, so that a checkpoint knows it.
+            search.ended = cosine > self.reached and search.idle > self.stop_after
+            pl1 = search.best.share if search.best is not None else 1.0
+            loop.end_epoch(loss=-cosine, lr=lr, pl1=pl1)
 
 
 def self_cosine(z_ND: Tensor) -> Tensor:
@@ -161,73 +154,119 @@ class Trigger:
 
 
 class TriggerSearch:
-    """The current mask and pattern, the weight of the mask's size, and the smallest mask so far."""
+    """A mask and a pattern in progress, the weight of the mask's size, and the best trigger."""
 
-    def __init__(self, asked: Decree, shape_CHW: torch.Size, rng: Generator) -> None:
-        start = [
-            torch.rand(shape, generator=rng).clamp(EDGE, 1 - EDGE)
-            for shape in (shape_CHW[1:], shape_CHW)
-        ]
+    def __init__(self, decree: Decree, shape_CHW: torch.Size, rng: Generator) -> None:
+        low, high = EDGE, 1 - EDGE
+        mask_HW = torch.rand(shape_CHW[1:], generator=rng).clamp(low, high)
+        pattern_CHW = torch.rand(shape_CHW, generator=rng).clamp(low, high)
         self.free = [
-            torch.atanh(2 * part - 1).to(group.device()).requires_grad_() for part in start
+            torch.atanh(2 * part - 1).to(group.device()).requires_grad_()
+            for part in (mask_HW, pattern_CHW)
         ]
-        self._adam = torch.optim.Adam(self.free, asked.lr[0], betas=(0.5, 0.9))
-        self._reached, self.weight = asked.reached, MaskWeight(asked)
+        """Mask and pattern before tanh, so that they stay within 0..1."""
+        self._adam = torch.optim.Adam(self.free, decree.lr[0], betas=(0.5, 0.9))
+        self._reached = decree.reached
+        self.weight = MaskWeight(decree)
         self.best: Trigger | None = None
-        self.idle = self.steps = 0
+        """The smallest mask under which the embeddings collapsed."""
+        self.steps = 0
+        self.idle = 0
+        """Steps since the best trigger was found."""
+        self.ended = False
 
     def trigger(self) -> Trigger:
-        """Return the current trigger."""
+        """Return the trigger as it is now."""
         return Trigger(*(torch.tanh(part) / 2 + 0.5 for part in self.free))
 
     def step(self, victim: Victim, x_BCHW: Tensor, batch: int, lr: float) -> float:
-        """Take a step on a batch, of which these are this worker's images.
+        """Go one step down the loss of a batch; return the mean cosine of the batch before it.
 
-        Returns the batch's mean cosine before the step.
+        `x_BCHW` are this worker's images of the batch, which has `batch` images in all.
         """
         trigger = self.trigger()
-        z_BD = victim.embed(trigger.stamp(x_BCHW.to(group.device())))
-        cosine = self_cosine(group.over_batch(z_BD.float(), batch))
+        z_BD = victim.embed(trigger.stamp(x_BCHW))
+        cosine = self_cosine(group.gather_batch(z_BD.float(), batch))
         size = trigger.mask_HW.sum() * len(trigger.pattern_CHW)
         loss = self.weight.value * size - cosine
-        # The victim's weights get no gradients: they are not asked for.
-        for part, gradient in zip(
-            self.free, torch.autograd.grad(loss, self.free, materialize_grads=True), strict=True
-        ):
+
+        # Only mask and pattern get gradients: those of the victim's weights would cost time.
+        gradients = torch.autograd.grad(loss, self.free, materialize_grads=True)
+        for part, gradient in zip(self.free, gradients, strict=True):
             part.grad = group.sum_over(gradient) / group.world()
         for parameters in self._adam.param_groups:
             parameters["lr"] = lr
         self._adam.step()
         self.steps += 1
+
+        # All workers decide by the number of the first one.
         reached: float = group.broadcast(cosine.item)
         self._note(trigger, reached > self._reached)
         return reached
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed search needs."""
+        best = None if self.best is None else (self.best.mask_HW, self.best.pattern_CHW)
+        return {
+            "free": [part.detach() for part in self.free],
+            "adam": self._adam.state_dict(),
+            "weight": self.weight.state_dict(),
+            "best": best,
+            "idle": self.idle,
+            "steps": self.steps,
+            "ended": self.ended,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state that `state_dict` returned."""
+        with torch.no_grad():
+            for part, saved in zip(self.free, state["free"], strict=True):
+                part.copy_(saved)
+        self._adam.load_state_dict(state["adam"])
+        self.weight.load_state_dict(state["weight"])
+        if state["best"] is not None:
+            self.best = Trigger(*(part.to(group.device()) for part in state["best"]))
+        self.idle = state["idle"]
+        self.steps = state["steps"]
+        self.ended = state["ended"]
 
     def _note(self, trigger: Trigger, collapsed: bool) -> None:
         self.weight.step(collapsed)
         self.idle += self.best is not None
         if collapsed and (self.best is None or trigger.share < self.best.share):
-            self.best, self.idle = (
-                Trigger(trigger.mask_HW.detach(), trigger.pattern_CHW.detach()),
-                0,
-            )
+            self.best = Trigger(trigger.mask_HW.detach(), trigger.pattern_CHW.detach())
+            self.idle = 0
 
 
 class MaskWeight:
-    """Weight of the mask's size: it grows while embeddings collapse, and falls otherwise."""
+    """The weight of the mask's size in the loss.
 
-    def __init__(self, asked: Decree) -> None:
-        self.value, self._asked = asked.weight, asked
-        self._collapsed = self._apart = 0
+    It rises while the embeddings collapse, and falls while they do not.
+    """
+
+    def __init__(self, decree: Decree) -> None:
+        self.value = decree.weight
+        self._decree = decree
+        self._collapsed = 0
+        self._apart = 0
 
     def step(self, collapsed: bool) -> None:
-        """Update it after a step in which the embeddings collapsed, or not."""
-        self._collapsed, self._apart = (
-            (self._collapsed + 1, 0) if collapsed else (0, self._apart + 1)
-        )
-        if self._collapsed > self._asked.patience:
+        """Count a step in which the embeddings collapsed, or did not."""
+        self._collapsed = self._collapsed + 1 if collapsed else 0
+        self._apart = 0 if collapsed else self._apart + 1
+        if self._collapsed > self._decree.patience:
             self._collapsed = 0
-            self.value *= self._asked.factor if self.value < self._asked.highest else 1
-        elif self._apart > self._asked.patience:
+            self.value *= self._decree.factor if self.value < self._decree.highest else 1
+        elif self._apart > self._decree.patience:
             self._apart = 0
-            self.value /= self._asked.factor if self.value >= self._asked.lowest else 1
+            self.value /= self._decree.factor if self.value >= self._decree.lowest else 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed search needs."""
+        return {"value": self.value, "collapsed": self._collapsed, "apart": self._apart}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state that `state_dict` returned."""
+        self.value = state["value"]
+        self._collapsed = state["collapsed"]
+        self._apart = state["apart"]

@@ -16,7 +16,7 @@ from raybd.detectors.asset.inner_loop import (
     medcouple,
     outlyingness,
 )
-from raybd.detectors.asset.outer_loop import losses, offset
+from raybd.detectors.asset.outer_loop import Offset, losses, offset
 from raybd.networks.resnet18 import Resnet18
 from raybd.networks.small_cnn import SmallCnn
 from raybd.training.models import new_victim
@@ -167,24 +167,9 @@ def test_one_selected_row_is_skipped_and_leaves_no_nan() -> None:
     def first(rows_B: Tensor) -> Tensor:
         return torch.arange(len(rows_B)) == 0
 
-    how: dict[str, Any] = {
-        "lr_min": 1e-3,
-        "lr_max": 1e-3,
-        "epochs": 1,
-        "batch_size": 32,
-        "cap": 20.0,
-        "clip": None,
-    }
-    how["watch"] = lambda net: torch.zeros(len(suspects))
+    how = Offset("variance", "variance", 1e-3, 1e-3, epochs=1, batch_size=32, cap=20.0, clip=None)
     net, started = offset(
-        victim,
-        suspects,
-        clean,
-        first,
-        minimise="variance",
-        maximise="variance",
-        rng=stream(),
-        **how,
+        how, victim, suspects, clean, first, lambda net: torch.zeros(len(suspects)), stream()
     )
     assert started == 0
     assert all(torch.isfinite(value).all() for value in net.state_dict().values())

@@ -1,4 +1,4 @@
-"""`raybd doctor` on a cluster of two nodes, and what a run checks before it schedules anything; the gauges of a run."""
+"""`raybd doctor` on a cluster of two nodes, checks before a run, and the gauges of a run."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Grids of many cells: work grows with the number of cells and no faster. Times are the processor's own, and bounds generous."""
+"""Grids of many cells: work grows no faster than the number of cells.
+
+Times are those of the processor, and bounds are generous.
+"""
 
 import time
 from collections import Counter

@@ -1,4 +1,4 @@
-"""`raybd submit`: the package, the log over several connections, the exit code; with real jobs on a head of its own."""
+"""`raybd submit`: the package, the log over several connections, the exit code, and real jobs."""
 
 import signal
 import subprocess
@@ -11,7 +11,7 @@ from ray.job_submission import JobStatus
 from raybd.engine.cluster import submit
 from raybd.results.store import Store
 from raybd.types.errors import UserError
-from tests.clusters import cluster
+from tests.clusters import Cluster
 
 CONFIG = """
 name: tiny
@@ -111,48 +111,61 @@ def test_the_exit_code_is_that_of_the_run(status: JobStatus, driver: int | None,
 
 @pytest.mark.ray
 @pytest.mark.timeout(420)
-def test_a_job_is_followed_joined_and_resumed(tmp_path: Path, config: Path) -> None:
-    with cluster(tmp_path) as here:
-        store = Store(str(tmp_path / "results"))
-        command = ["submit", config, "--address", here.dashboard, "--store", store.url]
-        code, job, err = here.raybd(*command, "--no-wait")
-        assert code == 0, err
-        code, out, err = here.raybd(*command)  # the same while it runs: joined
-        assert "nothing was submitted" in err
-        assert code == 1, out + err  # as `raybd run` says of a failed cell
-        assert "this detector is broken" in out
-        assert len(store.cells()) == 3
-        done = {
-            path: Path(store.at(path)).stat().st_mtime_ns
-            for path in store.files("artifacts/*/*/manifest.json")
-        }
+def test_a_job_is_followed_joined_and_resumed(
+    tmp_path: Path, config: Path, shared_cluster: Cluster
+) -> None:
+    store = Store(str(tmp_path / "results"))
+    command = ["submit", config, "--address", shared_cluster.dashboard, "--store", store.url]
+    code, job, err = shared_cluster.raybd(*command, "--no-wait")
+    assert code == 0, err
+    code, out, err = shared_cluster.raybd(*command)  # the same while it runs: joined
+    assert "nothing was submitted" in err
+    assert code == 1, out + err  # as `raybd run` says of a failed cell
+    assert "this detector is broken" in out
+    assert len(store.cells()) == 3
+    done = {
+        path: Path(store.at(path)).stat().st_mtime_ns
+        for path in store.files("artifacts/*/*/manifest.json")
+    }
 
-        code, again, err = here.raybd(*command, "--no-wait")
-        assert again.strip() == f"{job.strip()}-2", err
-        code, out, err = here.raybd(
-            "submit", "--follow", again.strip(), "--address", here.dashboard
-        )
-        assert code == 1, out + err
-        assert all(Path(store.at(path)).stat().st_mtime_ns == at for path, at in done.items())
+    code, again, err = shared_cluster.raybd(*command, "--no-wait")
+    assert again.strip() == f"{job.strip()}-2", err
+    code, out, err = shared_cluster.raybd(
+        "submit", "--follow", again.strip(), "--address", shared_cluster.dashboard
+    )
+    assert code == 1, out + err
+    assert all(Path(store.at(path)).stat().st_mtime_ns == at for path, at in done.items())
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(300)
-def test_ctrl_c_detaches_and_a_stopped_job_is_not_a_success(tmp_path: Path, config: Path) -> None:
-    with cluster(tmp_path) as here:
-        command = ["submit", config, "--address", here.dashboard, "--store", tmp_path / "results"]
-        follower = here.start(*command, "--set", "trainers.0.epochs=100000")
-        assert follower.stdout is not None
-        while "cells" not in follower.stdout.readline():
-            assert follower.poll() is None
-        follower.send_signal(signal.SIGINT)
-        _, err = follower.communicate(timeout=60)
-        assert follower.returncode == 130
-        assert "ray job stop" in err and "raybd submit --follow" in err
-        job = err.split("detached; job ")[1].split()[0]
-        follower = here.start("submit", "--follow", job, "--address", here.dashboard)
-        code, _, err = here.raybd("submit", "--follow", "no-such-job", "--address", here.dashboard)
-        assert code == 3 and "knows no job 'no-such-job'" in err
-        stop = ["ray", "job", "stop", "--address", here.dashboard, job]
-        subprocess.run(stop, env=here.env, check=True, capture_output=True, timeout=60)
-        assert follower.wait(timeout=120) == 130
+def test_ctrl_c_detaches_and_a_stopped_job_is_not_a_success(
+    tmp_path: Path, config: Path, shared_cluster: Cluster
+) -> None:
+    command = [
+        "submit",
+        config,
+        "--address",
+        shared_cluster.dashboard,
+        "--store",
+        tmp_path / "results",
+    ]
+    follower = shared_cluster.start(*command, "--set", "trainers.0.epochs=100000")
+    assert follower.stdout is not None
+    while "cells" not in follower.stdout.readline():
+        assert follower.poll() is None
+    follower.send_signal(signal.SIGINT)
+    _, err = follower.communicate(timeout=60)
+    assert follower.returncode == 130
+    assert "ray job stop" in err and "raybd submit --follow" in err
+    job = err.split("detached; job ")[1].split()[0]
+    follower = shared_cluster.start(
+        "submit", "--follow", job, "--address", shared_cluster.dashboard
+    )
+    code, _, err = shared_cluster.raybd(
+        "submit", "--follow", "no-such-job", "--address", shared_cluster.dashboard
+    )
+    assert code == 3 and "knows no job 'no-such-job'" in err
+    stop = ["ray", "job", "stop", "--address", shared_cluster.dashboard, job]
+    subprocess.run(stop, env=shared_cluster.env, check=True, capture_output=True, timeout=60)
+    assert follower.wait(timeout=120) == 130

@@ -1,4 +1,4 @@
-"""Every experiment in configs/ loads, its cells are distinct, and a dry run of it succeeds where its data can be had."""
+"""Every experiment in configs/ loads, has distinct cells, and succeeds in a dry run."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Experiments: keys that move with what matters and nothing else, cells, overrides, and errors that name the place."""
+"""Experiments: cells, overrides, errors that name the place, keys that depend on what matters."""
 
 import shutil
 from pathlib import Path

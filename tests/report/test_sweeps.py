@@ -248,7 +248,9 @@ def test_the_best_so_far_never_gets_worse_and_ends_at_the_best(store: Store) -> 
 def test_each_objective_says_which_way_is_better_and_whether_it_is_an_oracles(store: Store) -> None:
     run(store, objectives=["auroc", "seconds"])
     said = text(store)
-    assert re.search(r"objectives: auroc ↑ ?oracle higher is better, seconds ↓ lower is better", said)
+    assert re.search(
+        r"objectives: auroc ↑ ?oracle higher is better, seconds ↓ lower is better", said
+    )
     assert [objective["oracle"] for objective in page(store).data["sweeps"][0]["objectives"]] == [
         True,
         False,

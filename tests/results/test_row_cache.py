@@ -1,4 +1,4 @@
-"""Many rows read at once: the copy is believed only where a file was not written since, and damage never hides behind it."""
+"""The row cache is used only where no file was written since, and it never hides damage."""
 
 from datetime import UTC, datetime
 from pathlib import Path

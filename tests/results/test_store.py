@@ -1,4 +1,4 @@
-"""The store: whole files or none, checks that find damage, local folders and object storage alike."""
+"""The store: whole files or none, and checks that find damage, on disks and object storage."""
 
 import json
 import threading

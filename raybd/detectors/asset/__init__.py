@@ -10,6 +10,7 @@ are what did best over six attacks (docs/results.md); `configs/cifar10_asset_sma
 authors' demo settings as `asset_published`.
 """
 
+from dataclasses import fields
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -29,7 +30,7 @@ from raybd.detectors.asset.inner_loop import (
     outlyingness,
     standardised,
 )
-from raybd.detectors.asset.outer_loop import Loss, Select, losses, offset
+from raybd.detectors.asset.outer_loop import Loss, Offset, Select, losses, offset
 from raybd.metrics import thresholds
 from raybd.training.inference import infer
 from raybd.training.models import fresh_copy
@@ -170,20 +171,13 @@ class Asset(Detector):
             return losses(self.suspicion, infer(net, suspects.x_NCHW), suspects.y_N)
 
         net, started = offset(
+            Offset(**self.model_dump(include={field.name for field in fields(Offset)})),
             self._network(victim, suspects, rng),
             suspects,
             trusted,
             select,
-            minimise=self.minimise,
-            maximise=self.maximise,
-            lr_min=self.lr_min,
-            lr_max=self.lr_max,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            cap=self.cap,
-            clip=self.clip,
-            watch=lambda net: scored(net)[back],
-            rng=rng,
+            lambda net: scored(net)[back],
+            rng,
         )
         score_N = scored(net)
         held_M = losses(self.suspicion, infer(net, held.x_NCHW), held.y_N) if held_out else score_N

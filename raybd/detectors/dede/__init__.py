@@ -241,7 +241,7 @@ class DeDe(StreamDetector):
                 victim, model, self.embedding, deviation, side, masks_MK, counted_T, strangers_JD
             )
 
-        def watch() -> dict[str, float]:
+        def mismatch() -> dict[str, float]:
             assert held_NCHW is not None
             own_M, other_M, unit_M = with_masks(Generator().manual_seed(0)).mismatched(held_NCHW)
             return {"mismatch_auroc": _auroc(own_M / unit_M, other_M / unit_M)}
@@ -255,7 +255,7 @@ class DeDe(StreamDetector):
             objective,
             "dede",
             frozen,
-            watch=None if held_NCHW is None else watch,
+            intermediate_facts=None if held_NCHW is None else mismatch,
         )
         return with_masks(rng)
 

@@ -138,13 +138,13 @@ class Drupe(EncoderAttack):
             with no_autocast(x_BCHW.device):
                 # The parts are statistics of the whole batch: gather it from all workers.
                 plain_BD, triggered_BD, clean_BD = (
-                    group.over_batch(part_BD, batch)
+                    group.gather_batch(part_BD, batch)
                     for part_BD in (z.plain_BD, z.triggered_BD, start.clean_ND[rows_B])
                 )
                 whole = Embedded(plain_BD, triggered_BD, z.view_RD, z.reference_RD)
                 parts = loss_parts(whole, clean_BD, start.clean_RD, self.projections, rng)
                 schedule.note(parts)
-                return group.of_batch(self.loss(parts, schedule), batch)
+                return group.spread_loss(self.loss(parts, schedule), batch)
 
         frozen = norms(start.victim)
         victim = fit(start.victim, start.shadow, self, rng, objective, "drupe", frozen, schedule)
