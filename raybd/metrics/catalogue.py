@@ -226,6 +226,13 @@ MEASURES: tuple[Measure, ...] = (
         console_title="scan of twin",
     ),
     Measure(
+        "counted_n",
+        "test set",
+        "counted",
+        "Number of triggered test images that attack success counts",
+        column_type="int64",
+    ),
+    Measure(
         "n_scores",
         "counts",
         "scored",

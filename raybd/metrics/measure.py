@@ -11,6 +11,7 @@ Group = Literal[
     "same on clean twin",
     "outside trigger",
     "scan",
+    "test set",
     "counts",
     "cost",
     "method fact",

@@ -55,6 +55,8 @@ _NAMES = (
     "warning",
 )
 _COUNTED: tuple[Group, ...] = ("counts", "cost")
+_ADDED: tuple[Group, ...] = ("test set",)
+"""Groups that were added later: their columns come last, so that all others keep their places."""
 
 
 def _columns_of(*groups: Group) -> list[tuple[str, pa.DataType]]:
@@ -71,7 +73,7 @@ CELLS = pa.schema(
         *((name, pa.string()) for name in _NAMES),
         ("rate", pa.float64()),
         ("seed", pa.int64()),
-        *_columns_of(*(group for group in GROUPS if group not in _COUNTED)),
+        *_columns_of(*(group for group in GROUPS if group not in (*_COUNTED, *_ADDED))),
         ("oracle", pa.bool_()),
         *_columns_of(*_COUNTED),
         ("device", pa.string()),
@@ -80,6 +82,9 @@ CELLS = pa.schema(
         ("versions", pa.string()),
         ("commit", pa.string()),
         ("finished_at", pa.timestamp("us", tz="UTC")),
+        ("rate_basis", pa.string()),
+        ("threat_model", pa.string()),
+        *_columns_of(*_ADDED),
     ],
     metadata=_metadata,
 )

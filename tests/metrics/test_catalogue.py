@@ -63,6 +63,9 @@ COLUMNS = [
     ("versions", "string"),
     ("commit", "string"),
     ("finished_at", "timestamp[us, tz=UTC]"),
+    ("rate_basis", "string"),
+    ("threat_model", "string"),
+    ("counted_n", "int64"),
 ]
 """The public contract of the cells table. A new measure adds a line here."""
 

@@ -1,12 +1,13 @@
 """Accuracy and attack success: hand-computed values, and empty sets of images."""
 
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raybd.metrics import classification
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a machine may be busy
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=50))
 def test_attack_success_and_robust_accuracy_never_exceed_one_together(
     pairs: list[tuple[int, int]],

@@ -159,7 +159,7 @@ def detect(
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """What two seeds of a small experiment leave behind, shaped as stages.py writes it, with one failed and one infeasible cell."""
+    """What two seeds of a small experiment leave behind; one cell failed, one is infeasible."""
     store = Store(str(tmp_path / "results"))
     store.write_experiment("quick", {"name": "quick", "note": HOSTILE})
     for seed, clean, success in ((0, 0.9, 0.98), (1, 0.8, 0.99)):
@@ -211,7 +211,7 @@ def store(tmp_path: Path) -> Store:
 
 
 class Page(HTMLParser):
-    """Elements, texts and addresses of a page as a browser would see them, without what its scripts hold."""
+    """Elements, texts and addresses of a page as a browser sees them, without its scripts."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the page shows of a sweep: real studies and rows as the engine leaves them, whole and damaged."""
+"""What the page shows of a sweep: studies and rows as the engine writes them, also damaged."""
 
 import json
 import math
@@ -86,7 +86,7 @@ def row(
 
 
 def run(store: Store, trials: int = 20, told: bool = True, **changed: Any) -> optuna.Study:
-    """A sweep as the engine leaves it; the last three trials came to nothing, each in another way."""
+    """A sweep as the engine leaves it; the last three trials failed, each in another way."""
     sweep = parse_sweep({**RAW, **changed})
     path = Path(store.at(f"sweeps/{sweep.name}/study.journal"))
     path.parent.mkdir(parents=True)
@@ -118,7 +118,8 @@ def run(store: Store, trials: int = 20, told: bool = True, **changed: Any) -> op
             row(sweep, f"{trials + at:04d}", sweep.suggest(trial), None, state=state, error=error),
         )
         study.tell(trial, state=TrialState[told_as])
-    optuna.copy_study(  # a journal waits for the disk at each of its lines: this writes one for each trial
+    # A journal waits for the disk at each of its lines. Copying writes one line for each trial.
+    optuna.copy_study(
         from_study_name=sweep.name,
         from_storage=storage,
         to_storage=JournalStorage(JournalFileBackend(str(path))),
@@ -425,11 +426,10 @@ def test_without_its_study_a_sweep_is_shown_by_its_rows(store: Store, damage: st
 
 def test_an_unknown_direction_leaves_a_table_and_says_so(store: Store) -> None:
     run(store, objectives=[{"held_out_error": "minimize"}])
-    for trial in store.files("trials/*/*.parquet"):
-        old = store.trials().set_index("trial").loc[Path(trial).stem].to_dict()
-        blank = {name: None if value != value else value for name, value in old.items()}
-        blank["objectives"] = (blank["objectives"] or "").replace("held_out_error", "mine") or None
-        store.write_trial("tuned", {**blank, "trial": Path(trial).stem})
+    frame = store.trials()
+    for old in frame.astype(object).where(frame.notna(), None).to_dict("records"):
+        renamed = (old["objectives"] or "").replace("held_out_error", "mine") or None
+        store.write_trial("tuned", {**old, "objectives": renamed})
     store.remove("sweeps/tuned")
     found = page(store)
     assert "it is not known which way the objectives are better" in found.text

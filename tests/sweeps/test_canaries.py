@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from raybd.cells import run as stages
+from raybd.cells.cell import Cell
 from raybd.cells.row import record_trial
-from raybd.plan.experiment import Cell
 from raybd.results.store import Store
-from raybd.stages import all as stages
 from raybd.sweeps.file import parse_sweep
 from raybd.sweeps.trials import measured
 from raybd.types.errors import UserError

@@ -105,7 +105,7 @@ def test_a_method_refuses_what_it_can_not_be() -> None:
         )
     )
     assert sweep.refused({"detectors.1.patch": 4, "detectors.1.mask_ratio": 0.95}, 32) is None
-    assert "none of 16 patches" in str(
+    assert "all of 16 patches" in str(
         sweep.refused({"detectors.1.patch": 8, "detectors.1.mask_ratio": 0.95}, 32)
     )
     assert "no multiple of patch" in str(sweep.refused({"detectors.1.patch": 5}, 32))
