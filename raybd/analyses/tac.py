@@ -73,10 +73,11 @@ class TriggerActivatedChange(Analysis):
         return found
 
     def _change(self, change_MCT: Tensor) -> Tensor:
-        """Norm over the positions T and mean over the images M, in the order that the field says."""
-        if self.norm == "l2":
-            return torch.linalg.vector_norm(change_MCT, dim=2).mean(0)
-        return change_MCT.abs().mean(0).sum(1)
+        """Norm over positions T and mean over images M, in the order that the field says."""
+        if self.norm == "l1_of_mean":
+            return change_MCT.abs().mean(0).sum(1)
+        norm_MC: Tensor = torch.linalg.vector_norm(change_MCT, dim=2)
+        return norm_MC.mean(0)
 
 
 def _units(victim: Victim, x_MCHW: Tensor, name: str) -> Tensor:

@@ -4,6 +4,7 @@ The columns of the cells table, the console, the report, and the objectives of s
 MEASURES. A new measure is one new entry. This module imports no library, so that it loads fast.
 """
 
+from raybd.metrics import detection
 from raybd.metrics.facts import FACTS
 from raybd.metrics.measure import Group, Measure
 
@@ -11,6 +12,7 @@ REPORT_GROUPS: tuple[Group, ...] = (
     "victim",
     "clean twin",
     "detection",
+    "within class",
     "same on clean twin",
     "outside trigger",
     "scan",
@@ -105,69 +107,7 @@ MEASURES: tuple[Measure, ...] = (
         in_report=True,
         worst=0.0,
     ),
-    Measure(
-        "auroc",
-        "detection",
-        "AUROC",
-        "Area under the ROC curve",
-        better="high",
-        in_report=True,
-        worst=0.5,
-        console="always",
-        console_title="AUROC",
-    ),
-    Measure(
-        "average_precision",
-        "detection",
-        "average precision",
-        "Area under the precision-recall curve, by steps",
-        better="high",
-    ),
-    Measure(
-        "tpr",
-        "detection",
-        "TPR",
-        "Share of poison that is flagged, at the detector's own threshold",
-        better="high",
-        in_report=True,
-        worst=0.0,
-        console="always",
-        console_title="TPR",
-    ),
-    Measure(
-        "fpr",
-        "detection",
-        "FPR",
-        "Share of clean samples that is flagged, at the detector's own threshold",
-        better="low",
-        in_report=True,
-        worst=1.0,
-        console="always",
-        console_title="FPR",
-    ),
-    Measure(
-        "f1",
-        "detection",
-        "F1",
-        "Harmonic mean of precision and TPR, at the detector's own threshold",
-        better="high",
-    ),
-    Measure(
-        "tpr_at_fpr_1",
-        "detection",
-        "TPR@1%",
-        "Share of poison that is flagged where 1 % of the clean samples is flagged",
-        better="high",
-        in_report=True,
-        worst=0.0,
-    ),
-    Measure(
-        "tpr_at_fpr_5",
-        "detection",
-        "TPR@5%",
-        "Share of poison that is flagged where 5 % of the clean samples is flagged",
-        better="high",
-    ),
+    *detection.MEASURES,
     Measure(
         "control_auroc",
         "same on clean twin",
@@ -296,7 +236,7 @@ ON_CONSOLE_WHERE_KNOWN = tuple(one for one in _in_table_order() if one.console =
 """Columns of the console's table, behind ON_CONSOLE, if a row has the number."""
 QUALITY = names_of("victim")
 """What is measured of a model on the test set."""
-DETECTION = names_of("detection")
+DETECTION = names_of("detection", "within class")
 """What is measured of the scores of a detector, with knowledge of what is poison."""
 COST = names_of("cost")
 """What a cell costs."""

@@ -16,6 +16,7 @@ Group = Literal[
     "cost",
     "method fact",
     "canaries",
+    "within class",
 ]
 GROUPS: tuple[Group, ...] = get_args(Group)
 

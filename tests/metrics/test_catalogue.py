@@ -66,6 +66,7 @@ COLUMNS = [
     ("rate_basis", "string"),
     ("threat_model", "string"),
     ("counted_n", "int64"),
+    ("auroc_within_class", "double"),
 ]
 """The public contract of the cells table. A new measure adds a line here."""
 
@@ -89,6 +90,7 @@ def test_the_report_shows_detection_before_the_defended_victim() -> None:
         "tpr",
         "fpr",
         "tpr_at_fpr_1",
+        "auroc_within_class",
         "control_auroc",
         "auroc_over_control",
         "auroc_outside_trigger",
@@ -115,6 +117,7 @@ def test_the_console_shows_few_measures_and_names_each_of_them() -> None:
     }
     assert {measure.console_title: measure.name for measure in ON_CONSOLE_WHERE_KNOWN} == {
         "on twin": "twin_attack_success",
+        "in class": "auroc_within_class",
         "AUROC on twin": "control_auroc",
         "scan": "model_score",
         "scan of twin": "control_model_score",

@@ -58,7 +58,29 @@ def test_tpr_at_fpr_allows_exactly_the_rate() -> None:
     clean = np.arange(100.0)
     score = np.concatenate([clean, [97.5, 98.5, 99.5]])
     positive = np.concatenate([np.zeros(100, bool), np.ones(3, bool)])
-    assert detection.tpr_at_fpr(score, positive, 0.01) == pytest.approx(
-        2 / 3
-    )  # the threshold is 98: one clean sample above it
-    assert detection.tpr_at_fpr(score, positive, 0.0) == pytest.approx(1 / 3)
+    scored = detection.Scored(score, score > 50, positive)
+    # The threshold is 98: one clean sample is above it.
+    assert detection.tpr_at_fpr(scored, 0.01) == pytest.approx(2 / 3)
+    assert detection.tpr_at_fpr(scored, 0.0) == pytest.approx(1 / 3)
+
+
+def test_a_class_finder_is_no_poison_finder() -> None:
+    role = torch.tensor([POISON, POISON, CLEAN, CLEAN, CLEAN, CLEAN], dtype=torch.int8)
+    label = torch.tensor([0, 0, 0, 0, 1, 1])
+    flagged = torch.zeros(6, dtype=torch.bool)
+    # All of class 0 is suspicious, and its clean images are more so than its poison.
+    score = torch.tensor([5.0, 6.0, 7.0, 5.0, 1.0, 2.0])
+    found = detection.detection(score, flagged, role, label)
+    # Of the 4 pairs of class 0: 5 against 7 and 5 (tie), 6 against 7 and 5: 1.5 won.
+    assert found["auroc_within_class"] == pytest.approx(1.5 / 4)
+    assert found["auroc"] == pytest.approx(5.5 / 8)
+    assert detection.detection(score, flagged, role)["auroc_within_class"] is None
+
+
+def test_classes_count_by_their_pairs() -> None:
+    role = torch.tensor([POISON, CLEAN, POISON, CLEAN, CLEAN, CLEAN], dtype=torch.int8)
+    label = torch.tensor([0, 0, 1, 1, 1, 2])
+    score = torch.tensor([1.0, 0.0, 1.0, 2.0, 3.0, 9.0])
+    found = detection.detection(score, torch.zeros(6, dtype=torch.bool), role, label)
+    # One pair of class 0 won, two pairs of class 1 lost; class 2 has no poison.
+    assert found["auroc_within_class"] == pytest.approx(1 / 3)
