@@ -2,21 +2,20 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from raybd.stages.planting import without_planted
 
 from raybd.canaries.canaries import CANARY, VALIDATION
-from raybd.cells import pools
-from raybd.cells import run as stages
+from raybd.cells import judging, pools
 from raybd.cells.cell import Cell
+from raybd.cells.loading import load_poisoned, load_victim
 from raybd.cells.row import record_trial
-from raybd.cells.stage import random_stream
+from raybd.cells.run import run_cell, run_stage
+from raybd.cells.stage import VictimStage, random_stream
 from raybd.plan.experiment import Experiment
 from raybd.plan.file import parse
-from raybd.plan.graph import overlay_of
 from raybd.results.store import Store
 from raybd.types.data import Dataset, Split
 from raybd.types.verdicts import Suspicion
@@ -55,12 +54,11 @@ def names_of(cell: Cell) -> list[str]:
 
 
 def by_hand(score_N: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """100 training images, of which 20 are poison, 20 canaries and 20 untouched trusted ones; flagged is above 0.5."""
+    """100 training images: 20 poison, 20 canaries, 20 untouched trusted ones. Flagged: above .5."""
     role_N = torch.tensor([0, 1, CANARY, VALIDATION, 0], dtype=torch.int8).repeat(20)
     suspects = split(100)
     pool = pools.Pool(suspects, torch.arange(100), suspects.y_N, role_N)
-    stage = last_cell(parse(TINY)).last
-    return pools.judge(stage, Suspicion(score_N, torch.tensor(0.5)), pool, torch.arange(100))
+    return judging.judge("by_hand", Suspicion(score_N, torch.tensor(0.5)), pool)
 
 
 ROLE = torch.tensor([0, 1, CANARY, VALIDATION, 0]).repeat(20)
@@ -96,19 +94,16 @@ def test_what_was_planted_stands_in_no_number_that_truth_gives() -> None:
     assert torch.equal(tensors["gallery"], other_tensors["gallery"])
 
 
-# --- in a cell --------------------------------------------------------------------------------------------------------------------
-
-
 def test_a_cell_with_canaries_plants_once_and_says_what_they_say(tmp_path: Path) -> None:
     store, cell = Store(str(tmp_path)), last_cell(parse(PLANTED))
     assert names_of(cell) == ["poison", "plant", "victim", "features", "score", "stability"]
-    row = stages.run_cell(cell, store)
+    row = run_cell(cell, store)
     assert row["n_scores"] == 300 - 24
     scores = store.scores()
     assert len(scores) == 300 - 24
     assert set(scores["role"]) == {"clean", "poison"}
     assert (scores.query("role == 'clean'").eval("label == true_label")).all()
-    overlay = stages.load_poisoned(overlay_of(cell.last), store)
+    overlay = load_poisoned(cell.victim.overlay_stage, store)
     assert not set(scores["index"]) & set(overlay.index_M[overlay.role_M > 2].tolist())
     assert json.loads(row["config"])["canaries"]["least"] == 12
     learned = store.manifest("victim", cell.victim.key)["canaries_learned"]
@@ -132,12 +127,12 @@ def test_the_detector_is_given_only_the_trusted_images_that_were_not_planted(
     tmp_path: Path,
 ) -> None:
     store, cell = Store(str(tmp_path)), last_cell(parse(PLANTED))
-    stages.run_cell(cell, store)
+    run_cell(cell, store)
     dataset: Dataset = cell.dataset.config.load()  # type: ignore[attr-defined]
-    left = without_planted(cell.last, store, dataset).clean
+    left = cell.victim.overlay_stage.without_planted(store, dataset).clean
     assert len(left) == 60 - 12
-    pool = stages.load_poisoned(overlay_of(cell.last), store).over(dataset.train)
-    untouched = store.load("plant", overlay_of(cell.last).key).tensors["used_L"]
+    pool = load_poisoned(cell.victim.overlay_stage, store).over(dataset.train)
+    untouched = store.load("plant", cell.victim.overlay_stage.key).tensors["used_L"]
     assert len(untouched) == 12
     shown = {image.numpy().tobytes() for image in pool.x_NCHW}
     assert all(image.numpy().tobytes() in shown for image in dataset.clean.x_NCHW[untouched])
@@ -153,8 +148,8 @@ def test_canaries_are_drawn_without_a_look_at_the_poison(tmp_path: Path) -> None
         )
         dataset: Dataset = cell.dataset.config.load()  # type: ignore[attr-defined]
         for stage in cell.stages()[:2]:
-            stages.run_stage(stage, store, dataset)
-        overlay = stages.load_poisoned(cell.stages()[1], store)
+            run_stage(stage, store, dataset)
+        overlay = load_poisoned(cell.stages()[1], store)
         assert len(overlay.index_M.unique()) == len(overlay.index_M)
         rows.append((overlay.index_M[overlay.role_M > 2], overlay.x_MCHW[overlay.role_M > 2]))
     assert all(torch.equal(one, other) for one, other in zip(*rows, strict=True))
@@ -164,11 +159,11 @@ def test_removal_drops_what_was_planted_too(tmp_path: Path) -> None:
     detector = {"kind": "activation_clustering", "largest_share": 0.0001}  # flags nothing
     experiment = parse({**PLANTED, "detectors": [detector], "removal": True})
     store, cell = Store(str(tmp_path)), last_cell(experiment)
-    row = stages.run_cell(cell, store)
+    row = run_cell(cell, store)
     assert row["n_flagged"] == 0
     weights = [
-        stages.load_victim(stage, store).encoder.state_dict()["0.weight"]
-        for stage in (cell.victim, cell.last)
+        load_victim(stage, store).encoder.state_dict()["0.weight"]
+        for stage in (cell.victim, cast(VictimStage, cell.last))
     ]
     assert not torch.equal(*weights), "trained again, without the canaries"
 
@@ -182,7 +177,7 @@ def test_a_trainer_that_is_a_defense_is_judged_by_canaries_too(tmp_path: Path) -
         Store(str(tmp_path)),
         last_cell(parse({**PLANTED, "trainers": trainers, "detectors": []})),
     )
-    stages.run_cell(cell, store)
+    run_cell(cell, store)
     _, facts = record_trial(cell, store, "sweep", "0000")
     assert {"canary", "canary_auroc"} <= facts.keys()
 
