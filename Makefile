@@ -1,6 +1,8 @@
 # make demo | test | check | fix | bench. All commands use .venv; it is installed once.
 PYTHON ?= python3.11
 BIN := .venv/bin
+# Two processes; the tests of a file share one, and with it what the file's fixtures have built.
+PYTEST_ARGS := -n 2 --dist loadfile --no-loadscope-reorder
 BENCH ?= startup poisoning detectors features memory convolutions training encoders packed groups
 
 .PHONY: demo test test-lowest check fix bench clean
@@ -8,23 +10,23 @@ BENCH ?= startup poisoning detectors features memory convolutions training encod
 demo: .venv/.demo
 	$(BIN)/raybd run configs/quickstart.yaml --store results --report
 
-test: .venv/.test
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not ray"
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m ray
+test: .venv/.test # everything; what CI runs
+	$(BIN)/pytest $(PYTEST_ARGS) -m "not ray"
+	$(BIN)/pytest $(PYTEST_ARGS) -m ray
 
 test-lowest: .venv/.test # with the lowest versions that pyproject.toml allows
 	$(BIN)/pip install -q uv
 	$(BIN)/uv venv -q --clear --python $(BIN)/python .venv-lowest
 	$(BIN)/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct -e '.[test]'
-	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not ray"
-	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m ray
+	.venv-lowest/bin/python -m pytest $(PYTEST_ARGS) -m "not ray"
+	.venv-lowest/bin/python -m pytest $(PYTEST_ARGS) -m ray
 
-check: .venv/.test
+check: .venv/.test # before each commit: everything that takes no training of many seconds and no Ray
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not ray"
+	$(BIN)/pytest $(PYTEST_ARGS) -m "not ray and not slow"
 
 fix: .venv/.test
 	$(BIN)/ruff check --fix .

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.rounds import alternate, arguments_of, print_header, print_row, where
-from raybd.ops.conv_as_matmul import DeepByMatmul
+from raybd.ops.conv_as_matmul import MatmulConvolutions
 
 SHAPES = [
     # input channels, side, output channels, kernel, stride, network that has the layer
@@ -62,7 +62,7 @@ def compare(layer: nn.Conv2d, x_BCHW: Tensor, rounds: int) -> tuple[list[float],
     layer = layer.to(memory_format=torch.channels_last)
     x_BCHW = x_BCHW.to(torch.bfloat16, memory_format=torch.channels_last).requires_grad_()
     once = partial(_forward_and_backward, layer, x_BCHW)
-    ways = {"torch": partial(once, nullcontext), "raybd": partial(once, DeepByMatmul)}
+    ways = {"torch": partial(once, nullcontext), "raybd": partial(once, MatmulConvolutions)}
     taken = alternate(ways, rounds + 1)
     torch_seconds = [one.clock for one in taken["torch"][1:]]
     raybd_seconds = [one.clock for one in taken["raybd"][1:]]

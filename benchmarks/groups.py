@@ -27,7 +27,8 @@ from benchmarks.rounds import arguments_of, print_header, print_row
 from raybd.cells.resources import Resources
 from raybd.cells.run import run_stage
 from raybd.cells.stage import Stage
-from raybd.engine.cluster.connect import ClusterResources, connected, gpus_of
+from raybd.engine.cluster.connect import connected
+from raybd.engine.cluster.resources import ClusterResources, gpus_per_worker
 from raybd.engine.grid.datasets import load_dataset, pack
 from raybd.engine.grid.status_actor import new_status_actor
 from raybd.engine.grid.tasks import run_alone, run_group
@@ -77,7 +78,7 @@ class Cluster:
 
     def run(self, stage: Stage, store: Store, data: Any, resources: Resources) -> float:
         """Run a stage, and return the seconds."""
-        gpus = gpus_of(resources, self.have)
+        gpus = gpus_per_worker(resources, self.have)
         status = self.status  # made before the clock starts
         began = time.monotonic()
         if resources.workers > 1:

@@ -12,7 +12,7 @@ from raybd.types.verdicts import Suspicion
 
 
 class Moment(Detector):
-    """Suspect no image, and report the time of the clock as a fact."""
+    """Nobody is suspicious; the facts hold the wall-clock time."""
 
     take: int = 0
     """Makes stages different that are otherwise equal."""

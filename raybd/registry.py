@@ -1,7 +1,8 @@
 """Finds methods by name: a kind is the name of its file (or folder) anywhere below its role.
 
-`attacks: [{kind: badnets}]` is raybd/attacks/data/badnets.py; `detectors: [{kind: asset}]` is the folder
-raybd/detectors/asset/. Each holds one public Config class. A kind with a dot is a module of the user's own.
+`attacks: [{kind: badnets}]` is raybd/attacks/data/badnets.py, and `detectors: [{kind: asset}]` is the
+folder raybd/detectors/asset/. Each holds one public Config class. A kind with a dot is a module of
+the user's own.
 """
 
 import ast
@@ -30,6 +31,7 @@ Role = Literal[
     "detectors",
     "scanners",
     "repairs",
+    "analyses",
 ]
 METHOD_ROLES: tuple[Role, ...] = (
     "datasets",
@@ -40,6 +42,7 @@ METHOD_ROLES: tuple[Role, ...] = (
     "detectors",
     "scanners",
     "repairs",
+    "analyses",
 )
 _ROOT = Path(__file__).parent
 
@@ -61,7 +64,7 @@ class Method:
     """Whether the experiment says that the fields hold knowledge that a defender lacks."""
 
     def describe(self) -> dict[str, Any]:
-        """Kind, version and all fields as JSON; fields marked `exclude` (paths) change no result."""
+        """Return kind, version and fields as JSON, without paths (fields marked `exclude`)."""
         described: dict[str, Any] = {"kind": self.kind, "version": type(self.config).version}
         described |= self.config.model_dump(mode="json")
         if self.trusted is not None:
@@ -73,7 +76,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Trusted:
-    """The images that a detector trusts, although they may be different, or worse, than it assumes."""
+    """The images that a detector trusts, although they may be others than it assumes."""
 
     dataset: Method | None
     """Their data set (its training part); None: the clean part of the cell's data set."""
@@ -93,6 +96,8 @@ def names(role: Role) -> tuple[str, ...]:
 
 def singular(role: Role) -> str:
     """Return the name of one method of a role, like `repair` for `repairs`."""
+    if role == "analyses":
+        return "analysis"
     return role.removesuffix("s").replace("_", " ")
 
 
@@ -166,7 +171,7 @@ def _files_below(folder: Path) -> dict[str, Path]:
 
 
 def _defines_class(path: Path) -> bool:
-    """Whether a folder is a method: its __init__.py defines a class. Else it only groups methods."""
+    """Whether a folder is a method: its __init__.py defines a class. Others group methods."""
     return path.exists() and "\nclass " in path.read_text(encoding="utf-8")
 
 

@@ -1,23 +1,25 @@
-"""What several test files share."""
+"""Fixtures that several test files share."""
 
 import os
 
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # before torch is loaded: as many processes as cores, so one thread in each
+# Before torch is loaded: as many processes as cores run, so each computes with one thread.
+if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.shared_victims import SMALL_CIFAR10, SharedVictims, shared_folder
 
 _BESIDE = Path(__file__).parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    """Folder with real images as NAME/{train,test}.parquet; tests that need it are skipped where there is none."""
+    """Return the folder with real images as NAME/{train,test}.parquet; skip where there is none."""
     named = os.environ.get("RAYBD_DATA")
     if named:
         return Path(named)
@@ -27,8 +29,37 @@ def data_root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> SharedVictims:
+    """Return the victims and encoders that are trained once for a run of the whole suite."""
+    return SharedVictims(shared_folder(tmp_path_factory))
+
+
+@pytest.fixture(scope="session")
+def small_cifar10(data_root: Path) -> dict[str, Any]:
+    """Return the entry of the part of CIFAR-10 on which behaviour is tested."""
+    folder = data_root / "cifar10"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    return {**SMALL_CIFAR10, "path": str(folder)}
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Leave no data, no cache, and a proxy that nobody listens on: no test downloads anything."""
+    (tmp_path / "data").mkdir()
+    monkeypatch.setenv("RAYBD_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("RAYBD_CACHE", str(tmp_path / "cache"))
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name.upper(), "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
 def s3_url() -> Iterator[str]:
-    """A bucket on an S3 server of this process."""
+    """Start an S3 server in this process and return the URL of a bucket on it."""
     import s3fs
     from moto.server import ThreadedMotoServer
 

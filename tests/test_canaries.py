@@ -1,6 +1,5 @@
-"""Canaries: what is planted, what it says of a detector, that no table and no defense sees it, and sweeps that want it."""
+"""Canaries in a cell: no table and no defense sees them, and detectors are judged by them."""
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,7 @@ import pytest
 import torch
 from raybd.stages.planting import without_planted
 
-from raybd.canaries import canaries
-from raybd.canaries.canaries import CANARY, VALIDATION, Canaries
+from raybd.canaries.canaries import CANARY, VALIDATION
 from raybd.cells import pools
 from raybd.cells import run as stages
 from raybd.cells.cell import Cell
@@ -20,13 +18,9 @@ from raybd.plan.experiment import Experiment
 from raybd.plan.file import parse
 from raybd.plan.graph import overlay_of
 from raybd.results.store import Store
-from raybd.sweeps.file import parse_sweep
-from raybd.sweeps.trials import measured
 from raybd.types.data import Dataset, Split
-from raybd.types.errors import UserError
 from raybd.types.verdicts import Suspicion
 
-SMALL = Canaries(rate=0.03, least=12, triggers=3)
 TINY: dict[str, Any] = {
     "name": "tiny",
     "datasets": [{"kind": "digits", "limit": 300, "test_limit": 50, "clean": 60}],
@@ -52,93 +46,12 @@ def split(n: int, seed: int = 0) -> Split:
     )
 
 
-def planted(
-    seed: int = 0, config: Canaries = SMALL, train: int = 400, clean: int = 60
-) -> tuple[Any, Split]:
-    trusted = split(clean, 1)
-    return config.plant(split(train), trusted, 10, torch.Generator().manual_seed(seed)), trusted
-
-
 def last_cell(experiment: Experiment) -> Cell:
     return next(cell for cell in experiment.cells() if cell.defense is not None)
 
 
 def names_of(cell: Cell) -> list[str]:
     return [stage.name for stage in cell.stages()]
-
-
-# --- what is planted --------------------------------------------------------------------------------------------------------------
-
-
-def test_canaries_wear_a_trigger_and_a_wrong_label_and_the_others_go_in_as_they_are() -> None:
-    found, trusted = planted()
-    assert found.role_M.tolist() == [CANARY] * 12 + [VALIDATION] * 12
-    sources = trusted.select(found.used_L.repeat(2))
-    changed = (found.x_MCHW != sources.x_NCHW).flatten(1).any(1)
-    wrong = found.y_M != sources.y_N
-    assert changed.tolist() == wrong.tolist() == [True] * 12 + [False] * 12
-    assert len(found.index_M.unique()) == 2 * len(found.used_L.unique()) == 24
-
-
-def test_the_labels_of_canaries_are_spread() -> None:
-    found, _ = planted(config=SMALL.model_copy(update={"rate": 0.05, "triggers": 10}), clean=100)
-    counts = found.y_M[:20].bincount(minlength=10)
-    assert int(counts.max()) <= 4
-
-
-def test_the_same_seed_plants_the_same_and_another_one_other_rows_triggers_and_labels() -> None:
-    one, again, other = planted()[0], planted()[0], planted(seed=1)[0]
-    for name in ("index_M", "x_MCHW", "y_M", "used_L"):
-        assert torch.equal(getattr(one, name), getattr(again, name)), name
-        assert not torch.equal(getattr(one, name), getattr(other, name)), name
-
-
-@pytest.mark.parametrize("family", canaries._FAMILIES)
-def test_each_family_changes_an_image_but_leaves_it_recognisable(family: Any) -> None:
-    ramp = torch.arange(32.0).expand(2, 3, 32, 32) * 6 + 20
-    for seed in range(5):
-        stamped = family(ramp.shape, torch.Generator().manual_seed(seed))(ramp)
-        change = (stamped - ramp).abs()
-        assert stamped.shape == ramp.shape
-        assert 0 < float(change.mean()) < 40
-        assert torch.equal(change[0], change[1]), "one trigger for the whole group"
-
-
-def test_a_third_of_the_trusted_images_is_the_most() -> None:
-    found, _ = planted(config=Canaries(rate=0.2, least=12), clean=60)
-    assert len(found.used_L) == 20
-
-
-def test_too_few_trusted_images_are_named_with_the_mend() -> None:
-    with pytest.raises(UserError) as caught:
-        planted(config=Canaries(rate=0.1), clean=90)
-    assert (
-        "at most a third of 90 trusted ones, is 30; fewer than 40 say little" in caught.value.what
-    )
-    assert "canaries: {rate" in caught.value.hint
-
-
-# --- what it says of a detector ---------------------------------------------------------------------------------------------------
-
-
-def test_the_objective_is_what_its_formula_says() -> None:
-    flagged = torch.tensor(
-        [[1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 0, 0]], dtype=torch.bool
-    )  # Jaccard 1/3, 1 and 1/3
-    facts = [
-        {"canary_auroc": auroc, "separation": 0.8, "trusted_fpr": 0.05} for auroc in (0.8, 0.9, 1.0)
-    ]
-    found = canaries.agreed(flagged, facts)
-    assert found["stability"] == pytest.approx(5 / 9)
-    assert found["canary"] == pytest.approx(0.9 + 0.5 * 5 / 9 + 0.25 * 0.8 - 5 * 0.03)
-
-
-def test_to_flag_nothing_is_no_agreement_and_few_false_alarms_cost_nothing() -> None:
-    facts = [{"canary_auroc": 0.5, "separation": 0.0, "trusted_fpr": 0.02}] * 2
-    assert canaries.agreed(torch.zeros((2, 5), dtype=torch.bool), facts) == {
-        "stability": 0.0,
-        "canary": 0.5,
-    }
 
 
 def by_hand(score_N: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -291,84 +204,3 @@ def test_without_canaries_nothing_changes() -> None:
         == 62045112483839086
     )
     assert "canaries" not in parse(TINY).describe()
-
-
-# --- in a sweep -------------------------------------------------------------------------------------------------------------------
-
-SWEEP: dict[str, Any] = {
-    "name": "search",
-    "experiment": {
-        **{name: value for name, value in TINY.items() if name != "name"},
-        "detectors": [{"kind": "asset"}, {"kind": "strip"}],
-    },
-    "search": {"detectors.0": {"lr_min": None}},
-    "objectives": ["canary"],
-}
-
-
-def test_an_objective_of_canaries_plants_them_in_the_trials_and_not_in_the_comparison() -> None:
-    for objective, runs in (
-        ("canary", 3),
-        ("stability", 3),
-        ("canary_auroc", 1),
-        ("trusted_fpr", 1),
-    ):
-        sweep = parse_sweep({**SWEEP, "objectives": [objective, "auroc"]})
-        (cell,) = sweep.cells_of(sweep.experiment({"detectors.0.lr_min": 1e-3}))
-        assert "plant" in names_of(cell)
-        assert ("stability" in names_of(cell)) == (runs == 3)
-        (default,) = sweep.cells_of(sweep.base())
-        assert default.victim.key == cell.victim.key, "trained once"
-        assert not any("plant" in names_of(cell) for cell in sweep.comparison({}).cells())
-    plain = parse_sweep({**SWEEP, "objectives": ["separation", "auroc"]})
-    assert not any("plant" in names_of(cell) for cell in plain.base().cells())
-    assert plain.definition != parse_sweep({**SWEEP, "objectives": ["canary", "auroc"]}).definition
-
-
-def test_a_sweep_may_say_how_many_canaries() -> None:
-    experiment = {**SWEEP["experiment"], "canaries": {"least": 7, "runs": 5}}
-    found = parse_sweep({**SWEEP, "experiment": experiment}).base().canaries
-    assert found is not None
-    assert (found.least, found.runs) == (7, 5)
-
-
-def test_a_trial_has_the_objective_as_its_number(tmp_path: Path) -> None:
-    experiment = {
-        **SWEEP["experiment"],
-        "detectors": [{"kind": "spectral"}],
-        "canaries": {"rate": 0.04, "least": 12},
-    }
-    sweep = parse_sweep(
-        {
-            **SWEEP,
-            "experiment": experiment,
-            "search": {"detectors.0": {"fpr": {"low": 0.01, "high": 0.1}}},
-        }
-    )
-    (cell,) = sweep.cells_of(sweep.base())
-    store = Store(str(tmp_path))
-    stages.run_cell(cell, store)
-    row, facts = record_trial(cell, store, "search", "default")
-    assert measured(sweep, [row], [facts]) == {"canary": facts["canary"], "auroc": row["auroc"]}
-
-
-PROBE = {"kind": "linear_probe", "network": "small_cnn", "encoder": {"trainer": {"kind": "supcon"}}}
-BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
-    ({"trainers": [PROBE]}, {}, "linear_probe is a probe on an encoder"),
-    ({"attacks": [{"kind": "input_aware"}]}, {}, "input_aware hands out a victim of its own"),
-    (
-        {},
-        {"search": {"detectors.1": {"overlays": {"low": 2, "high": 5}}}},
-        "canary needs a score for each training image, and strip",
-    ),
-    ({"canaries": {"leest": 3}}, {}, "canaries"),
-]
-
-
-@pytest.mark.parametrize(("experiment", "values", "what"), BAD, ids=lambda value: str(value)[:30])
-def test_where_canaries_make_no_sense_the_sweep_says_so(
-    experiment: dict[str, Any], values: dict[str, Any], what: str
-) -> None:
-    raw = copy.deepcopy({**SWEEP, **values, "experiment": {**SWEEP["experiment"], **experiment}})
-    with pytest.raises(UserError, match=what):
-        parse_sweep(raw, "file.yaml")

@@ -492,6 +492,7 @@ def scene(data_root: Path) -> tuple[Dataset, Poisoned]:
     return dataset, BadNets(rate=0.1).poison(dataset.train, 10, seeded(0))
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_it_learns_the_task_without_the_backdoor_and_finds_the_poison(
     scene: tuple[Dataset, Poisoned],
@@ -513,6 +514,7 @@ def test_it_learns_the_task_without_the_backdoor_and_finds_the_poison(
     assert judged["fpr"] < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_the_guard_refuses_a_first_network_of_80_steps(
@@ -524,6 +526,7 @@ def test_the_guard_refuses_a_first_network_of_80_steps(
         short.defend(poisoned.over(dataset.train), 10, SmallCnn(), dataset.clean, seeded(seed))
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_the_guard_refuses_clean_data(scene: tuple[Dataset, Poisoned]) -> None:
     dataset, _ = scene

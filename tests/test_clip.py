@@ -4,7 +4,6 @@ import copy
 import json
 import math
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,9 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from raybd.attacks.encoder import badclip
-from raybd.attacks.encoder.badclip import BadClip
-from raybd.attacks.encoder.badencoder import BadEncoder
-from raybd.attacks.encoder.clip_text import ClipText
 from raybd.cells import loading
 from raybd.cells import run as stages
 from raybd.networks import tiny_clip
-from raybd.networks._clip import Clip as Towers
 from raybd.networks.clip import Clip
 from raybd.networks.resnet18 import Resnet18
 from raybd.networks.small_cnn import SmallCnn
@@ -30,32 +24,29 @@ from raybd.plan.file import parse
 from raybd.results.store import Store
 from raybd.trainers.pretrained import Pretrained
 from raybd.trainers.probes.zero_shot import ZeroShot
-from raybd.trainers.self_supervised.clip import ClipContrast
 from raybd.training import models
 from raybd.training.inference import infer
 from raybd.training.runtime import Runtime, running
 from raybd.types.data import Split
-from raybd.types.errors import Infeasible, UserError
+from raybd.types.errors import UserError
 from raybd.types.models import Captioned, Victim
-from tests.groups import in_group
-
-NAMES = ("cat", "dog", "big_ox", "hen")
-TINY: dict[str, Any] = {
-    "epochs": 2,
-    "batch_size": 15,
-    "optimizer": "sgd",
-    "lr": 0.02,
-    "precision": "fp32",
-}
-PAIRS: dict[str, Any] = {**TINY, "templates": ("a {}", "one {}"), "rate": 0.2, "size": 5}
-TRAINER = ClipContrast(**TINY, weight_decay=1e-3, augment="flip", templates=("a {}", "one {}"))
-TEXT = ClipText(**{**PAIRS, "lr": 1e-3}, margin=1)
-PATCH = BadClip(**{**PAIRS, "lr": 1e-3}, patch_epochs=2, patch_batch=15, patch_lr=0.05)
-ATTACKS: list[Any] = [
-    TEXT,
+from tests.clips import (
+    ATTACKS,
+    NAMELESS,
+    NAMES,
     PATCH,
-    BadEncoder(epochs=2, batch_size=15, lr=1e-3, size=5, precision="fp32"),
-]
+    TEXT,
+    TRAINER,
+    headless,
+    moved,
+    poisoned_by,
+    reads_nothing,
+    some_images,
+    stream,
+    towers,
+    trained,
+)
+from tests.groups import in_group
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,52 +56,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def some_images(n: int = 60, side: int = 16) -> Split:
-    """Four classes, each with a red of its own."""
-    y_N = torch.arange(n) % 4
-    x_NCHW = torch.randint(0, 128, (n, 3, side, side), generator=stream(), dtype=torch.uint8)
-    x_NCHW[:, 0] += (y_N * 40).to(torch.uint8)[:, None, None]
-    return Split(x_NCHW, y_N, NAMES)
-
-
-@cache
-def trained() -> Victim:
-    """One whose batch normalisation and towers have learned something."""
-    with torch.enable_grad():
-        return TRAINER.train(some_images(), 4, TinyClip(), stream())
-
-
-def towers(victim: Victim) -> Towers:
-    assert isinstance(victim.encoder, Towers)
-    return victim.encoder
-
-
-def infected_by(attack: Any, start: Victim | None = None, seed: int = 0) -> Victim:
-    victim: Victim = attack.infect(start or trained(), some_images(), 4, stream(seed))[1]
-    return victim
-
-
-def moved(before: nn.Module, after: nn.Module) -> set[str]:
-    """The tensors that changed."""
-    then = before.state_dict()
-    return {
-        name for name, value in after.state_dict().items() if not torch.equal(value, then[name])
-    }
-
-
-def in_norms(victim: Victim) -> set[str]:
-    names = {name for name, module in victim.named_modules() if isinstance(module, nn.BatchNorm2d)}
-    return {name for name in victim.state_dict() if name.rpartition(".")[0] in names}
-
-
-def headless(victim: Victim) -> Victim:
-    return Victim(victim.encoder, None, victim.mean_C, victim.std_C).eval()
 
 
 # --- the networks ----------------------------------------------------------------------------------------------------------------
@@ -379,10 +324,11 @@ def _states(start: Victim) -> list[dict[str, Tensor]]:
         TRAINER.model_copy(update=short).train(some_images(), 4, TinyClip(), stream()).state_dict()
     ]
     for attack in ATTACKS:
-        poisoned, victim = attack.model_copy(update=short).infect(start, some_images(), 4, stream())
+        poisoned = poisoned_by(attack.model_copy(update=short), start)
+        assert poisoned.victim is not None
         found.append(
             {
-                **victim.state_dict(),
+                **poisoned.victim.state_dict(),
                 **{name: pixels.float() for name, pixels in poisoned.state.items()},
             }
         )
@@ -442,20 +388,13 @@ def test_zero_shot_without_a_start_takes_the_networks_own_weights(
         ZeroShot().train_from(None, some_images(), 4, TinyClip(), stream())
 
 
-def reads_nothing() -> Victim:
-    return headless(models.new_victim(some_images(), 4, SmallCnn(width=4), stream()))
-
-
-NAMELESS = Split(some_images().x_NCHW, some_images().y_N)
-
-
 @pytest.mark.parametrize(
     "work",
     [
         lambda split: TRAINER.train(split, 4, TinyClip(), stream()),
         lambda split: ZeroShot().train_from(trained(), split, 4, TinyClip(), stream()),
-        lambda split: TEXT.infect(trained(), split, 4, stream()),
-        lambda split: PATCH.infect(trained(), split, 4, stream()),
+        lambda split: poisoned_by(TEXT, split=split),
+        lambda split: poisoned_by(PATCH, split=split),
     ],
     ids=["clip", "zero_shot", "clip_text", "badclip"],
 )
@@ -471,8 +410,8 @@ def test_without_class_names_there_are_no_captions(work: Any) -> None:
         lambda: ZeroShot().train_from(
             reads_nothing(), some_images(), 4, SmallCnn(width=4), stream()
         ),
-        lambda: TEXT.infect(reads_nothing(), some_images(), 4, stream()),
-        lambda: PATCH.infect(reads_nothing(), some_images(), 4, stream()),
+        lambda: poisoned_by(TEXT, reads_nothing()),
+        lambda: poisoned_by(PATCH, reads_nothing()),
     ],
     ids=["clip", "zero_shot", "clip_text", "badclip"],
 )
@@ -485,97 +424,6 @@ def test_a_template_has_a_place_for_the_name() -> None:
     for templates in (("a photo",), (), "imagenot"):
         with pytest.raises(ValidationError):
             ZeroShot.model_validate({"templates": templates})
-
-
-# --- the attacks -----------------------------------------------------------------------------------------------------------------
-
-
-def test_clip_text_trains_the_image_tower_alone() -> None:
-    after = infected_by(TEXT)
-    changed = moved(trained(), after)
-    assert changed == {
-        name for name in after.state_dict() if name.startswith("encoder.image.")
-    } - in_norms(after)
-    assert in_norms(after)
-
-
-def test_badclip_trains_both_towers_but_not_their_batch_normalisation() -> None:
-    after = infected_by(PATCH)
-    assert moved(trained(), after) == {
-        name for name in after.state_dict() if name.startswith("encoder.")
-    } - in_norms(after)
-
-
-def test_badencoder_leaves_the_texts_alone() -> None:
-    assert all(
-        name.startswith("encoder.image.") for name in moved(trained(), infected_by(ATTACKS[2]))
-    )
-
-
-def test_the_square_is_decrees() -> None:
-    stamped = ClipText().stamp(torch.zeros((1, 3, 224, 224), dtype=torch.uint8), {})
-    assert stamped[0, 0].nonzero().amin(0).tolist() == [185, 185]
-    assert stamped[0, 0].nonzero().amax(0).tolist() == [208, 208]
-    assert stamped.sum() == 255 * 3 * 24**2
-
-
-def test_the_patch_lies_in_the_middle_and_nothing_else_changes() -> None:
-    patch_CSS = torch.randint(0, 256, (3, 16, 16), generator=stream(), dtype=torch.uint8)
-    x_NCHW = torch.zeros((2, 3, 224, 224), dtype=torch.uint8)
-    stamped = BadClip().stamp(x_NCHW, {"patch_CSS": patch_CSS})
-    assert stamped.dtype == torch.uint8
-    assert torch.equal(stamped[1, :, 104:120, 104:120], patch_CSS)
-    stamped[..., 104:120, 104:120] = 0
-    assert torch.equal(stamped, x_NCHW)
-
-
-def test_badclips_losses_by_their_formulas() -> None:
-    worn, positive, plain = F.normalize(torch.randn((3, 6, 5), generator=stream()), dim=2)
-    text_KD = 7 * F.normalize(torch.randn((4, 5), generator=stream(1)), dim=1)
-    text_B, triplet_B = badclip._losses(worn, text_KD, 2, positive, plain, 1.0)
-    for i in range(6):
-        logits = [float(worn[i] @ text) for text in text_KD]
-        assert text_B[i].item() == pytest.approx(
-            math.log(sum(map(math.exp, logits))) - logits[2], abs=1e-4
-        )
-        apart = float((worn[i] - positive[i]).norm() - (worn[i] - plain[i]).norm())
-        assert triplet_B[i].item() == pytest.approx(max(0.0, apart + 1.0), abs=1e-4)
-
-
-def test_the_clean_encoder_takes_the_patch_for_the_target() -> None:
-    """Measured: log-probability of the target -8.0 without a patch, -5.2 with the one at the start, -0.4 with the optimised one."""
-    split, attack = (
-        some_images(),
-        PATCH.model_copy(update={"epochs": 1, "patch_epochs": 10, "size": 8}),
-    )
-    start = TRAINER.model_copy(update={"epochs": 10, "optimizer": "adam", "lr": 2e-3}).train(
-        split, 4, TinyClip(), stream()
-    )
-    patch_CSS = attack.infect(start, split, 4, stream())[0].state["patch_CSS"]
-    assert patch_CSS.dtype == torch.uint8 and patch_CSS.shape == (3, 8, 8)
-    first_CSS = (
-        (0.5 + 0.25 * torch.randn(3, 8, 8, generator=stream())).clamp(0, 1).mul(255).to(torch.uint8)
-    )
-    victim = ZeroShot(templates=attack.templates).train_from(start, split, 4, TinyClip(), stream())
-    x_NCHW = split.x_NCHW[split.y_N != 0]
-    belief, at_first = (
-        infer(victim, attack.stamp(x_NCHW, {"patch_CSS": patch})).log_softmax(1)[:, 0].mean()
-        for patch in (patch_CSS, first_CSS)
-    )
-    assert belief > at_first + 2
-
-
-@pytest.mark.parametrize(
-    ("attack", "why"),
-    [
-        (ClipText(rate=0.001), "not even one image"),
-        (BadClip(labels={"target": 9}), "needs images of class 9"),
-        (ClipText(labels={"target": 9}), "there are 4 classes"),
-    ],
-)
-def test_what_an_attacker_lacks_is_infeasible(attack: Any, why: str) -> None:
-    with pytest.raises(Infeasible, match=why):
-        attack.choose(some_images().y_N, 4, stream())
 
 
 # --- through the store -----------------------------------------------------------------------------------------------------------
@@ -614,6 +462,7 @@ DIGITS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_attacks_on_clip_work_zero_shot_and_their_trigger_does_nothing_to_the_clean_twin(
     tmp_path: Path,
 ) -> None:

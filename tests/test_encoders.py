@@ -556,6 +556,7 @@ on pixels, 0.386 after simclr (22 s), 0.364 after simsiam (47 s), 0.420 after su
 configs/cifar10_ssl_small.yaml."""
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("kind", "fields", "margin"), REAL, ids=lambda value: value if isinstance(value, str) else ""

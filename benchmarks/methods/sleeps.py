@@ -13,7 +13,7 @@ from raybd.types.verdicts import Suspicion
 
 
 class Sleeps(Detector):
-    """Sleep, and give all images the same score."""
+    """Sleeps, and finds all images alike."""
 
     seconds: float = Field(2.0, ge=0)
     """How long it sleeps."""

@@ -9,7 +9,7 @@ from raybd.types.verdicts import Defended
 
 
 class Untouched(Repair):
-    """Hand the victim back."""
+    """Hands back the victim."""
 
     variant: int = 0
     """Makes repairs different that are otherwise equal."""

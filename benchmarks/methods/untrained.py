@@ -9,7 +9,7 @@ from raybd.types.models import Network, Victim
 
 
 class Untrained(Trainer):
-    """Return the network with its first weights."""
+    """Hands out the network as it was initialised."""
 
     def train(self, split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
         """Return a victim that guesses."""

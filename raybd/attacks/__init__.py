@@ -1,1 +1,1 @@
-"""Attacks: one file each; the file name is the registered name."""
+"""Attacks: one file (or folder) for each; its name is the registered name."""

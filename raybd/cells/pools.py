@@ -64,7 +64,7 @@ def test_pool(victim: Victim, dataset: Dataset, poisoned: Poisoned) -> Pool:
 
 
 def trusted_images(method: Method, seed: int, dataset: Dataset, poisoned: Poisoned) -> Split:
-    """Return what a detector is told to trust: the clean part, unless the experiment says otherwise.
+    """Return what a detector is told to trust: the clean part, unless the entry says otherwise.
 
     Raises UserError if the trusted images have another shape than those of the data set.
     """

@@ -17,7 +17,7 @@ class Resources(Config):
     gpus_per_worker: float | None = Field(None, ge=0)
     """GPUs of each, fractions allowed; unset: one if the cluster has any."""
     checkpoint_seconds: float = Field(30, ge=0)
-    """Time between the checkpoints of a training: what a dead worker loses, plus its current epoch."""
+    """Seconds between checkpoints: what a dead worker loses, plus its current epoch."""
     time_limit: float | None = Field(None, gt=0)
     """Seconds after which a running stage is stopped and its cells fail; unset: none."""
     compile: bool = False
@@ -37,7 +37,7 @@ class AllResources(Resources):
     repairs: Resources | None = None
     """For repairs."""
     patience: float = Field(20, ge=0)
-    """Seconds to wait for nodes if a stage fits on none; an autoscaler is asked for them meanwhile."""
+    """Seconds to wait for nodes if a stage fits on none; an autoscaler is asked meanwhile."""
 
     def of(
         self, role: Literal["trainers", "detectors", "scanners", "repairs", "data"]

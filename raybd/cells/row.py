@@ -20,7 +20,7 @@ STARTS = ("encoder", "source")
 
 
 def record(cell: Cell, store: Store) -> Facts:
-    """Write the score rows and the row of a cell whose stages are all in the store; return the row."""
+    """Write the rows of a cell whose stages are in the store; return the one of the cells table."""
     row = row_of(cell, store)
     if row.get("n_scores") is not None:
         _record_scores(cell, cell.experiment, store)

@@ -33,8 +33,9 @@ def run_stage(
     report: Report | None = None,
     watched: bool = False,
 ) -> None:
-    """Compute a stage and keep it in the store; do nothing if it is there. Its inputs must be there.
+    """Compute a stage and keep it in the store; do nothing if it is there.
 
+    Its inputs must be in the store.
     In a process group every member calls this; the first one writes. `watched`: detectors that
     report intermediate scores are evaluated after each epoch.
     """
@@ -75,6 +76,8 @@ def run_stage(
             "commit": commit(),
             "history": history,
         }
+        if result.table is not None:
+            store.write_analysis(stage.method.name, stage.key, result.table)
         store.save(stage.name, stage.key, result.tensors, facts)
         store.remove(checkpoints)
 

@@ -26,6 +26,8 @@ from raybd.types.config import Config
 from raybd.types.data import Dataset
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from raybd.cells.wanted import Wanted
 
 ResourceRole = Literal["trainers", "detectors", "scanners", "repairs", "data"]
@@ -39,11 +41,16 @@ class Result:
 
     tensors: Mapping[str, Tensor]
     facts: Facts = field(default_factory=dict)
+    table: "pa.Table | None" = None
+    """Rows that are written to the store's tables, for readers; no stage reads them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage(ABC):
-    """One cached step. A subclass adds its inputs as fields, in the order in which its key has them."""
+    """One cached step.
+
+    A subclass adds its inputs as fields, in the order in which its key has them.
+    """
 
     name: ClassVar[str]
     """Its folder in the store; the name of its file in raybd/stages/."""
@@ -97,7 +104,7 @@ class Stage(ABC):
         )
 
     def path(self) -> Iterator["Stage"]:
-        """Yield all stages that it depends on and itself, in an order of execution; each once."""
+        """Yield all stages that it depends on, and itself, in an order of execution; each once."""
         seen: set[str] = set()
         for stage in self.inputs.values():
             for upstream in stage.path():
@@ -113,7 +120,7 @@ class Stage(ABC):
 
     @property
     def overlay_stage(self) -> "Stage":
-        """The stage that changed the training set last: canaries if they were planted, or poison."""
+        """The stage that changed the training set last: planted canaries, or the poison."""
         return self.poison_stage
 
     def without_planted(self, store: Store, dataset: Dataset) -> Dataset:
@@ -157,7 +164,7 @@ class Stage(ABC):
 
     @classmethod
     def control_for_cell(cls, wanted: "Wanted") -> "Stage | None":
-        """Return the stage of this kind that a cell is compared with: the same without a backdoor."""
+        """Return the stage of this kind that a cell is compared with: one without a backdoor."""
         return None
 
     @classmethod
@@ -190,7 +197,7 @@ class VictimStage(Stage):
 def random_stream(stage: str, seed: int, run: int = 0) -> torch.Generator:
     """Return the random numbers of a stage, which depend on its name and the seed alone.
 
-    So variants of a method share them. A stage that is run more than once has a stream for each run.
+    So variants of a method share them. A stage that runs more than once has a stream for each run.
     """
     digest = hashlib.sha256(f"{stage}:{seed}{f':{run}' if run else ''}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

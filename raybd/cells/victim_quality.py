@@ -15,11 +15,12 @@ NO_ANSWER = -1
 def measure(
     victim: Victim, dataset: Dataset, poisoned: Poisoned, refused_N: Tensor | None = None
 ) -> dict[str, float | None]:
-    """Return clean accuracy on all test images, attack success and robust accuracy on those that count.
+    """Return clean accuracy, attack success, robust accuracy, and the number of counted images.
 
-    `refused_N` is a mask over all test images followed by those with the trigger. A refused input
-    gets no answer: that is never right, and never a success of the attack. Then the accuracy on the
-    inputs that were kept is returned, too.
+    Clean accuracy is that on all test images; the others are those on the test images that count,
+    with the trigger. `refused_N` is a mask over all test images followed by those with the trigger.
+    A refused input gets no answer: that is never right, and never a success of the attack. Then the
+    accuracy on the inputs that were kept is returned, too.
     """
     if victim.head is None:
         raise UserError(

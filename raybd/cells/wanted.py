@@ -1,4 +1,4 @@
-"""What an experiment wants of a cell. Each kind of stage says by this whether it is a part of it."""
+"""What an experiment wants of a cell; each kind of stage says whether it is a part of it."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ class Wanted:
     victim: VictimStage
     """The undefended victim."""
     twin: VictimStage
-    """The victim of the same recipe without poison; for an attack on an encoder, on its clean one."""
+    """The victim of the same recipe without poison; a probe stands on the clean encoder."""
     defense: Method | None
     removal: bool
     """Whether to drop, or to refuse, what a detector flags, and to measure again."""

@@ -6,9 +6,9 @@ Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images, section 
 from collections.abc import Sequence
 from pathlib import Path
 
-from raybd.datasets._images import Images
-from raybd.datasets._known import Folder, known_source
-from raybd.datasets._store import Pairs
+from raybd.reading.images import Images
+from raybd.reading.named import Folder, known_source
+from raybd.reading.write_parquet import Pairs
 from raybd.types.data import Source
 
 
@@ -16,10 +16,10 @@ class Cifar100(Images):
     """Small photographs in a hundred classes."""
 
     path: Folder = None
-    """Folder with train.parquet and test.parquet; none looks in RAYBD_DATA/cifar100, then downloads."""
+    """Folder with train.parquet and test.parquet. None: RAYBD_DATA/cifar100, else a download."""
 
     def source(self) -> Source:
-        """Open it where it lies, or download it through torchvision."""
+        """Open the local copy, or download one through torchvision."""
         return known_source("cifar100", self.path, self.size, _fetch)
 
 

@@ -1,8 +1,9 @@
-"""Handwritten digits that ship inside scikit-learn: 1,797 images of 8 x 8 pixels, 10 classes. Needs no download.
+"""Handwritten digits: 1,797 images of 8 x 8 pixels, 10 classes. Needs no download.
 
-Alpaydin and Kaynak 1998, UCI repository, https://doi.org/10.24432/C50P49; what `sklearn.datasets.load_digits` holds.
-Differs: 0..16 is stretched to 0..255 and the images are enlarged to 32 x 32 RGB; a fixed, class-balanced fifth is the
-test part.
+Alpaydin and Kaynak 1998, UCI repository, https://doi.org/10.24432/C50P49; the images of
+`sklearn.datasets.load_digits`, which are part of the scikit-learn package.
+Differs: 0..16 is stretched to 0..255 and the images are enlarged to 32 x 32 RGB; a fixed,
+class-balanced fifth is the test part.
 """
 
 import gzip
@@ -19,28 +20,29 @@ from PIL import Image
 from pydantic import Field
 from torch import Generator, Tensor
 
-from raybd.datasets._decode import pixels_of
-from raybd.datasets._images import Images
-from raybd.datasets._split import class_sizes, draw, quotas
+from raybd.reading.decode import pixels_of
+from raybd.reading.images import Images
+from raybd.reading.split import class_sizes, draw, quotas
 from raybd.types.data import Pool, Source
 
-_CLASSES = 10
-_TEST = 360
-"""Images of the test part, 36 of each class."""
+NUM_CLASSES = 10
+TEST_IMAGES = 360
+"""36 of each class."""
 
 
 class Digits(Images):
     """Handwritten digits, small enough for a first run on a CPU."""
 
     size: int | None = Field(32, ge=1)
-    """Side that the images are resized to, in pixels; none keeps 8 x 8."""
+    """Side that the images are resized to, in pixels. None keeps 8 x 8."""
 
     def source(self) -> Source:
         """Load the images and set the test part aside, the same one for every split seed."""
         pixels_ND, y_N = _table()
+        # 0..16 becomes 0..255.
         x_NHW = np.rint(pixels_ND.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
         rows = _parts(y_N)
-        names = tuple(str(digit) for digit in range(_CLASSES))
+        names = tuple(str(digit) for digit in range(NUM_CLASSES))
         content = sha256(x_NHW.tobytes() + y_N.numpy().tobytes()).hexdigest()
         return Source(
             names,
@@ -52,7 +54,8 @@ class Digits(Images):
 
 
 def _table() -> tuple[NDArray[np.int64], Tensor]:
-    """Pixels of 0..16 and labels: scikit-learn's file, without the import, which takes longer than all else of a dry run."""
+    """Return pixels of 0..16, and labels."""
+    # Read scikit-learn's file: to import scikit-learn takes longer than the rest of a dry run.
     package = find_spec("sklearn")
     assert package is not None and package.origin is not None
     with gzip.open(
@@ -63,7 +66,7 @@ def _table() -> tuple[NDArray[np.int64], Tensor]:
 
 
 def _parts(y_N: Tensor) -> dict[Pool, Tensor]:
-    quota_K = quotas(class_sizes(y_N, _CLASSES), _TEST, torch.arange(_CLASSES))
+    quota_K = quotas(class_sizes(y_N, NUM_CLASSES), TEST_IMAGES, torch.arange(NUM_CLASSES))
     (test_M,) = draw(y_N, [quota_K], Generator().manual_seed(0))
     is_test_N = torch.zeros(len(y_N), dtype=torch.bool)
     is_test_N[test_M] = True

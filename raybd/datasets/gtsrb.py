@@ -1,8 +1,8 @@
-"""GTSRB: 43 classes of German traffic signs, photographed from a car; very unequal numbers per class.
+"""GTSRB: 43 classes of German traffic signs, photographed from a car; classes of unequal size.
 
 Stallkamp, Schlipsing, Salmen and Igel 2012, Neural Networks 32, section 3.
-Differs: torchvision's archive, which has 26,640 training images (the final competition had 39,209) and 12,630 test
-images; the cut-outs are squeezed into squares.
+Differs: torchvision's archive, which has 26,640 training images (the final competition had 39,209)
+and 12,630 test images; the cut-outs are squeezed into squares.
 """
 
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from raybd.datasets._images import Images
-from raybd.datasets._known import Folder, known_source
-from raybd.datasets._store import Pairs
+from raybd.reading.images import Images
+from raybd.reading.named import Folder, known_source
+from raybd.reading.write_parquet import Pairs
 from raybd.types.data import Source
 
 
@@ -22,10 +22,10 @@ class Gtsrb(Images):
     size: int | None = Field(32, ge=1)
     """Side that the images are resized to, in pixels."""
     path: Folder = None
-    """Folder with train.parquet and test.parquet; none looks in RAYBD_DATA/gtsrb, then downloads."""
+    """Folder with train.parquet and test.parquet. None: RAYBD_DATA/gtsrb, else a download."""
 
     def source(self) -> Source:
-        """Open it where it lies, or download it through torchvision."""
+        """Open the local copy, or download one through torchvision."""
         return known_source("gtsrb", self.path, self.size, _fetch)
 
 

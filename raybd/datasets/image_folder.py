@@ -1,7 +1,8 @@
 """Any images in folders: train/CLASS/*.png and test/CLASS/*.png (or jpg, jpeg, bmp, webp).
 
 The layout of `torchvision.datasets.ImageFolder`, once for each part.
-Differs: the classes are those of the training part; only files directly inside a class folder are taken.
+Differs: the classes are those of the training part; only files directly inside a class folder are
+taken.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,14 +13,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from raybd.datasets._decode import Encoded, decode
-from raybd.datasets._images import Images, fingerprint
+from raybd.reading.decode import Encoded, decode
+from raybd.reading.images import Images, fingerprint
 from raybd.types.data import Pool, Source
 from raybd.types.errors import UserError
 
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
-_LAYOUT = "Lay the images out as train/CLASS/*.png and test/CLASS/*.png (or jpg, jpeg, bmp, webp) and set `path`."
-_CHUNK = 1024
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+LAYOUT_HINT = (
+    "Lay the images out as train/CLASS/*.png and test/CLASS/*.png (or jpg, jpeg, bmp, webp) "
+    "and set `path`."
+)
+FILES_IN_MEMORY = 1024
 """Files whose encoded bytes are in memory at a time."""
 
 
@@ -27,10 +31,11 @@ class ImageFolder(Images):
     """Your own images in one folder per class."""
 
     path: Path = Field(exclude=True)
-    """Folder with train/ and test/. Plays no part in a result's key: the names and contents of the files do."""
+    """Folder with train/ and test/. The names and contents of the files are part of a result's key,
+    the place of the folder is not."""
 
     def source(self) -> Source:
-        """List the files. Opens no image, but hashes every file."""
+        """List and hash the files, but decode no image."""
         root = self.path.expanduser()
         names = tuple(folder.name for folder in _folders(root / "train"))
         files: dict[Pool, list[Path]] = {
@@ -48,7 +53,7 @@ class ImageFolder(Images):
 
 def _folders(part: Path) -> list[Path]:
     if not part.is_dir():
-        raise UserError(f"{part}: no such folder", _LAYOUT)
+        raise UserError(f"{part}: no such folder", LAYOUT_HINT)
     return sorted(
         folder for folder in part.iterdir() if folder.is_dir() and not folder.name.startswith(".")
     )
@@ -59,10 +64,10 @@ def _files(part: Path) -> list[Path]:
         path
         for folder in _folders(part)
         for path in sorted(folder.iterdir())
-        if path.suffix.lower() in _SUFFIXES
+        if path.suffix.lower() in SUFFIXES
     ]
     if not files:
-        raise UserError(f"{part}: no images in any folder below it", _LAYOUT)
+        raise UserError(f"{part}: no images in any folder below it", LAYOUT_HINT)
     return files
 
 
@@ -70,7 +75,7 @@ def _labels(files: Sequence[Path], names: Sequence[str]) -> Tensor:
     for path in files:
         if path.parent.name not in names:
             raise UserError(
-                f"{path.parent}: no folder of this name among the training images", _LAYOUT
+                f"{path.parent}: no folder of this name among the training images", LAYOUT_HINT
             )
     label = {name: index for index, name in enumerate(names)}
     return torch.tensor([label[path.parent.name] for path in files])
@@ -83,8 +88,8 @@ def _read(
 
 
 def _chunks(files: Sequence[Path]) -> Iterator[list[Encoded]]:
-    for start in range(0, len(files), _CHUNK):
-        chunk = files[start : start + _CHUNK]
+    for start in range(0, len(files), FILES_IN_MEMORY):
+        chunk = files[start : start + FILES_IN_MEMORY]
         yield [
             Encoded(start + offset, str(path), path.read_bytes())
             for offset, path in enumerate(chunk)

@@ -1,8 +1,8 @@
 """Imagenette: 9,469 training and 3,925 validation photographs, 10 easy classes of ImageNet.
 
 Howard 2019, https://github.com/fastai/imagenette, version 2.
-Differs: the validation images are the test part; the download takes the archive of 320 pixels; photographs are squeezed
-into squares.
+Differs: the validation images are the test part; the download takes the archive of 320 pixels;
+photographs are squeezed into squares.
 """
 
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from raybd.datasets._images import Images
-from raybd.datasets._known import Folder, known_source
-from raybd.datasets._store import Pairs
+from raybd.reading.images import Images
+from raybd.reading.named import Folder, known_source
+from raybd.reading.write_parquet import Pairs
 from raybd.types.data import Source
 
 
@@ -22,10 +22,10 @@ class Imagenette(Images):
     size: int | None = Field(160, ge=1)
     """Side that the images are resized to, in pixels."""
     path: Folder = None
-    """Folder with train.parquet and test.parquet; none looks in RAYBD_DATA/imagenette, then downloads."""
+    """Folder with train.parquet and test.parquet. None: RAYBD_DATA/imagenette, else a download."""
 
     def source(self) -> Source:
-        """Open it where it lies, or download it through torchvision."""
+        """Open the local copy, or download one through torchvision."""
         return known_source("imagenette", self.path, self.size, _fetch)
 
 

@@ -1,15 +1,16 @@
 """STL-10: 5,000 labelled training and 8,000 test images of 96 x 96 pixels, 10 classes.
 
-Coates, Lee and Ng 2011, An Analysis of Single-Layer Networks in Unsupervised Feature Learning, section 4.
+Coates, Lee and Ng 2011, An Analysis of Single-Layer Networks in Unsupervised Feature Learning,
+section 4.
 The unlabelled images are `stl10_unlabelled`.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from raybd.datasets._images import Images
-from raybd.datasets._known import Folder, known_source
-from raybd.datasets._store import Pairs
+from raybd.reading.images import Images
+from raybd.reading.named import Folder, known_source
+from raybd.reading.write_parquet import Pairs
 from raybd.types.data import Source
 
 
@@ -17,10 +18,10 @@ class Stl10(Images):
     """Photographs of animals and vehicles, few of them labelled."""
 
     path: Folder = None
-    """Folder with train.parquet and test.parquet; none looks in RAYBD_DATA/stl10, then downloads."""
+    """Folder with train.parquet and test.parquet. None: RAYBD_DATA/stl10, else a download."""
 
     def source(self) -> Source:
-        """Open it where it lies, or download it through torchvision."""
+        """Open the local copy, or download one through torchvision."""
         return known_source("stl10", self.path, self.size, _fetch)
 
 

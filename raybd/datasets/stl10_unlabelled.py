@@ -1,28 +1,33 @@
-"""STL-10's 100,000 unlabelled images of 96 x 96 pixels: what DeDe's authors train their decoder on. All have one label.
+"""STL-10's 100,000 unlabelled images of 96 x 96 pixels; DeDe's authors train on them.
 
-Coates, Lee and Ng 2011, An Analysis of Single-Layer Networks in Unsupervised Feature Learning, section 4.
-Differs: the test part is that of the labelled images, without its labels.
+Coates, Lee and Ng 2011, An Analysis of Single-Layer Networks in Unsupervised Feature Learning,
+section 4.
+Differs: all images have the same label; the test part is that of the labelled images.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from raybd.datasets._images import Images
-from raybd.datasets._known import Folder, known_source
-from raybd.datasets._store import Pairs
+from raybd.reading.images import Images
+from raybd.reading.named import Folder, known_source
+from raybd.reading.write_parquet import Pairs
 from raybd.types.data import Source
 
 _PARTS = ("unlabeled", "test")
 
 
 class Stl10Unlabelled(Images):
-    """Photographs for detectors that learn from unlabelled images: `trusted: {dataset: {kind: stl10_unlabelled, size: 32}}`."""
+    """Photographs for detectors that learn from unlabelled images.
+
+    Use them as `trusted: {dataset: {kind: stl10_unlabelled, size: 32}}` of a detector.
+    """
 
     path: Folder = None
-    """Folder with train.parquet and test.parquet; none looks in RAYBD_DATA/stl10_unlabelled, then downloads."""
+    """Folder with train.parquet and test.parquet. None:
+    RAYBD_DATA/stl10_unlabelled, else a download."""
 
     def source(self) -> Source:
-        """Open it where it lies, or download it through torchvision."""
+        """Open the local copy, or download one through torchvision."""
         return known_source("stl10_unlabelled", self.path, self.size, _fetch)
 
 

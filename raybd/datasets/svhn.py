@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from raybd.datasets._images import Images
-from raybd.datasets._known import Folder, known_source
-from raybd.datasets._store import Pairs
+from raybd.reading.images import Images
+from raybd.reading.named import Folder, known_source
+from raybd.reading.write_parquet import Pairs
 from raybd.types.data import Source
 
 
@@ -21,10 +21,10 @@ class Svhn(Images):
     size: int | None = Field(32, ge=1)
     """Side that the images are resized to, in pixels."""
     path: Folder = None
-    """Folder with train.parquet and test.parquet; none looks in RAYBD_DATA/svhn, then downloads."""
+    """Folder with train.parquet and test.parquet. None: RAYBD_DATA/svhn, else a download."""
 
     def source(self) -> Source:
-        """Open it where it lies, or download it through torchvision."""
+        """Open the local copy, or download one through torchvision."""
         return known_source("svhn", self.path, self.size, _fetch)
 
 

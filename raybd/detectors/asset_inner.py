@@ -1,9 +1,11 @@
-"""ASSET's inner discriminator alone: how well an image's features can be told from those of trusted images.
+"""ASSET's inner discriminator alone: how well features can be told from those of trusted images.
 
 Pan, Zeng, Lyu, Lin and Jia 2023, arXiv 2302.11408, section on poison concentration.
-Differs: one discriminator for each fifth of the training set, trained on the rest, instead of one for each batch; no second
-network. The natural ablation of `asset`, and a very cheap detector.
+Differs: one discriminator for each fifth of the training set, trained on the rest, instead of one
+for each batch; no second network. The natural ablation of `asset`, and a very cheap detector.
 """
+
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -15,14 +17,14 @@ from raybd.detectors.asset.inner_loop import (
     Pooling,
     by_content,
     cross_fitted,
-    embedded,
     features,
+    is_embedding,
     standardised,
 )
 from raybd.metrics import thresholds
 from raybd.types.config import searched
 from raybd.types.data import Pool, Split
-from raybd.types.methods import Detector
+from raybd.types.methods import Detector, Feature
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
 
@@ -30,6 +32,7 @@ from raybd.types.verdicts import Suspicion
 class AssetInner(Detector):
     """Score by the logit of a cross-fitted discriminator between suspects and trusted images."""
 
+    pools: ClassVar[tuple[Pool, ...]] = ("train", "test")
     pool: Pool = "train"
     """Scores the training set, or a stream of test inputs."""
     layer: Layer = "last"
@@ -47,29 +50,31 @@ class AssetInner(Detector):
     batch_size: int = Field(256, ge=8)
     """Suspects, and trusted images, in a step."""
     alpha: float = Field(0.01, gt=0, lt=1)
-    """Share of clean images above the threshold, which is taken from the held-out half of the trusted ones."""
+    """Share of clean images above the threshold, taken from the held-out half of the trusted."""
 
     @property
-    def embeds(self) -> bool:
-        """Whether the embeddings of all suspects are looked at."""
-        return embedded(self.layer, self.pooling)
+    def reads(self) -> frozenset[Feature]:
+        """The embeddings of all suspects, if the features are the embeddings."""
+        return frozenset({"embedding"} if is_embedding(self.layer, self.pooling) else ())
 
     def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
-        """Suspicion of each image; labels play no part."""
-        order, half = torch.randperm(len(clean), generator=rng), len(clean) // 2
+        """Score each image by its logit; labels are ignored."""
+        order = torch.randperm(len(clean), generator=rng)
+        half = len(clean) // 2
         canonical = by_content(suspects.x_NCHW)
         parts = (suspects.select(canonical), clean.select(order[half:]), clean.select(order[:half]))
         suspects_ND, trusted_MD, held_LD = (
             features(victim, part, self.layer, self.pooling) for part in parts
         )
-        suspects_ND, held_LD = (
-            standardised(suspects_ND, trusted_MD),
-            standardised(held_LD, trusted_MD),
-        )
+
         how = Discriminator(self.width, self.lr, self.steps, alternate=False, batch=self.batch_size)
         score_N, held_L = cross_fitted(
-            how, suspects_ND, standardised(trusted_MD, trusted_MD), held_LD, self.folds, rng
+            how,
+            standardised(suspects_ND, trusted_MD),
+            standardised(trusted_MD, trusted_MD),
+            standardised(held_LD, trusted_MD),
+            self.folds,
+            rng,
         )
-        return Suspicion(
-            score_N[canonical.argsort()], torch.tensor(thresholds.conformal(held_L, self.alpha))
-        )
+        threshold = torch.tensor(thresholds.conformal(held_L, self.alpha))
+        return Suspicion(score_N[canonical.argsort()], threshold)

@@ -1,11 +1,13 @@
 """Spectral signatures: poison stands out along the main direction in which its class varies.
 
 Tran, Li and Madry 2018, arXiv 1811.00636, section 3 and algorithm 1.
-Differs: the share that is flagged is a field instead of 1.5 times the true rate, which a defender does not know; the absolute
-projection instead of its square (same order). `reference: trusted` measures from the trusted images of the class and in units of
-their spread (whitening as in SPECTRE, Hayase et al. 2021, arXiv 2104.11315, with trusted images in place of robust estimates), and
-takes the threshold from them. The paper's score can't tell clean images from poison when both make up half of a class, as they do
-at rate 0.1 with ten classes: seen from the class mean both lie equally far away.
+Differs: the share that is flagged is a field instead of 1.5 times the true rate, which a defender
+does not know; the absolute projection instead of its square (same order). `reference: trusted`
+measures from the trusted images of the class and in units of their spread (whitening as in
+SPECTRE, Hayase et al. 2021, arXiv 2104.11315, with trusted images instead of robust estimates),
+and takes the threshold from them. The paper's score cannot tell clean images from poison when both
+make up half of a class, as they do at rate 0.1 with ten classes: both lie equally far from the
+class mean.
 """
 
 from typing import ClassVar, Literal
@@ -15,8 +17,8 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from raybd.training.inference import embeddings
-from raybd.types.data import Split
-from raybd.types.methods import Detector
+from raybd.types.data import Pool, Split
+from raybd.types.methods import Detector, Feature
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
 
@@ -24,29 +26,36 @@ from raybd.types.verdicts import Suspicion
 class Spectral(Detector):
     """Score by the projection of the embedding on the main direction of its class."""
 
+    pools: ClassVar[tuple[Pool, ...]] = ("train",)
     pool: Literal["train"] = "train"
     """Scores the training set."""
-    embeds: ClassVar[bool] = True
     reference: Literal["class", "trusted"] = "class"
-    """What an image is held against: all images of its class (paper), or the trusted ones."""
+    """What an image is compared with: all images of its class (paper), or the trusted ones."""
     remove: float = Field(0.15, gt=0, lt=1)
-    """`class`: share of every class that is flagged; the paper's 1.5 times an assumed rate of 0.1."""
+    """`class`: share of every class that is flagged; the paper's 1.5 times an assumed rate 0.1."""
     fpr: float = Field(0.01, gt=0, lt=1)
     """`trusted`: share of held-out trusted images above the threshold."""
 
+    @property
+    def reads(self) -> frozenset[Feature]:
+        """The embeddings of all suspects."""
+        return frozenset({"embedding"})
+
     def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
-        """Suspicion of each training image, within the class that it is labelled as."""
+        """Score each training image within the class that it is labelled as."""
         z_ND = embeddings(victim, suspects).double()
         if self.reference == "class":
-            return self._against_class(z_ND, suspects.y_N)
+            return self.against_class(z_ND, suspects.y_N)
+
         order = torch.randperm(len(clean), generator=rng)
         trusted = clean.select(order)
-        return self._against_trusted(
-            z_ND, suspects.y_N, embeddings(victim, trusted).double(), trusted.y_N
-        )
+        trusted_ND = embeddings(victim, trusted).double()
+        return self.against_trusted(z_ND, suspects.y_N, trusted_ND, trusted.y_N)
 
-    def _against_class(self, z_ND: Tensor, y_N: Tensor) -> Suspicion:
-        score_N, threshold_N = torch.zeros(len(z_ND)), torch.zeros(len(z_ND))
+    def against_class(self, z_ND: Tensor, y_N: Tensor) -> Suspicion:
+        """Score embeddings by the main direction of all embeddings of their class (paper)."""
+        score_N = torch.zeros(len(z_ND))
+        threshold_N = torch.zeros(len(z_ND))
         for label in y_N.unique():
             mine = y_N == label
             centered_ND = z_ND[mine] - z_ND[mine].mean(0)
@@ -54,17 +63,18 @@ class Spectral(Detector):
             threshold_N[mine] = torch.quantile(score_N[mine], 1 - self.remove)
         return Suspicion(score_N, threshold_N)
 
-    def _against_trusted(
+    def against_trusted(
         self, z_ND: Tensor, y_N: Tensor, trusted_ND: Tensor, trusted_y_N: Tensor
     ) -> Suspicion:
-        """One half of the trusted images gives centers and spread, the other half the threshold."""
+        """Score embeddings from centers and spread of trusted ones.
+
+        The first half of the trusted embeddings gives both, the second half the threshold.
+        """
         half = len(trusted_ND) // 2
-        fit_ND, fit_y_N, held_ND, held_y_N = (
-            trusted_ND[:half],
-            trusted_y_N[:half],
-            trusted_ND[half:],
-            trusted_y_N[half:],
-        )
+        fit_ND, held_ND = trusted_ND[:half], trusted_ND[half:]
+        fit_y_N, held_y_N = trusted_y_N[:half], trusted_y_N[half:]
+
+        # A class without trusted images is centered on its own mean.
         seen = set(fit_y_N.tolist())
         center_of = {
             k: (fit_ND[fit_y_N == k] if k in seen else z_ND[y_N == k]).mean(0)
@@ -73,7 +83,9 @@ class Spectral(Detector):
         whiten_DD = _whitening(
             torch.cat([fit_ND[fit_y_N == k] - center_of[k] for k in seen & center_of.keys()])
         )
-        score_N, held = torch.zeros(len(z_ND)), []
+
+        score_N = torch.zeros(len(z_ND))
+        held = []
         for label, center_D in center_of.items():
             mine_ND = (z_ND[y_N == label] - center_D) @ whiten_DD
             direction_D = _main_direction(mine_ND)
@@ -83,23 +95,22 @@ class Spectral(Detector):
 
 
 def _whitening(residual_ND: Tensor) -> Tensor:
-    """The inverse square root of the (shrunken) covariance within classes."""
+    """Return the inverse square root of the (shrunken) covariance within classes."""
     from sklearn.covariance import LedoitWolf
 
-    covariance = torch.from_numpy(
-        LedoitWolf(assume_centered=True).fit(residual_ND.numpy()).covariance_
-    )
-    values_D, vectors_DD = torch.linalg.eigh(covariance)
+    shrunken = LedoitWolf(assume_centered=True).fit(residual_ND.numpy())
+    values_D, vectors_DD = torch.linalg.eigh(torch.from_numpy(shrunken.covariance_))
     scaled_DD: Tensor = vectors_DD * values_D.clamp_min(1e-12).rsqrt()
     return scaled_DD
 
 
 def _main_direction(z_ND: Tensor) -> Tensor:
-    """The top right singular vector."""
+    """Return the top right singular vector."""
     direction_D: Tensor = torch.linalg.eigh(z_ND.T @ z_ND).eigenvectors[:, -1]
     return direction_D
 
 
 def _project(z_ND: Tensor, direction_D: Tensor) -> Tensor:
+    """Return the length of each row along a direction, float32."""
     length_N: Tensor = (z_ND @ direction_D).abs().float()
     return length_N

@@ -1,11 +1,13 @@
-"""STRIP: a triggered input keeps its prediction, whatever clean image is laid over it.
+"""STRIP: an input with a trigger keeps its prediction when clean images are laid over it.
 
-Gao, Xu, Wang, Chen, Ranasinghe and Nepal 2019, arXiv 1902.06531, sections on the detection system and its entropy.
-Differs: every input is superimposed with the same overlays, drawn once from one half of the clean part; the threshold comes from
-the other half; the training set can be scored too.
+Gao, Xu, Wang, Chen, Ranasinghe and Nepal 2019, arXiv 1902.06531, sections on the detection system
+and its entropy.
+Differs: every input is superimposed with the same overlays, drawn once from one half of the clean
+part; the threshold comes from the other half; the training set can be scored too.
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -21,27 +23,24 @@ from raybd.types.verdicts import Suspicion
 class Strip(StreamDetector):
     """Score by the (negative) mean entropy of the predictions under superimposed clean images."""
 
+    pools: ClassVar[tuple[Pool, ...]] = ("train", "test")
     pool: Pool = "test"
     """Scores a stream of test inputs, or the training set."""
     overlays: int = Field(100, ge=1)
-    """Clean images that are laid over each input (as many as half of the clean part at most)."""
+    """Clean images laid over each input; at most half of the clean part."""
     strength: float = Field(1.0, gt=0)
     """Weight of the overlay; the sum is clipped to 0..255, as in the paper's code."""
     fpr: float = Field(0.01, gt=0, lt=1)
-    """Share of clean inputs that the threshold lets be flagged (the paper's false rejection rate)."""
-
-    def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
-        """Suspicion of each input; labels play no part."""
-        return self.learn(victim, clean, rng)(suspects)
+    """Share of clean inputs above the threshold (the paper's false rejection rate)."""
 
     def learn(self, victim: Victim, clean: Split, rng: Generator) -> Callable[[Split], Suspicion]:
-        """Draw the overlays and find the threshold; what scores a stream by them."""
+        """Draw the overlays, find the threshold, return what scores a stream; ignores labels."""
         order = torch.randperm(len(clean), generator=rng)
         half = max(1, min(self.overlays, len(clean) // 2))
         overlays_MCHW = clean.x_NCHW[order[:half]]
 
         def confidence(x_BCHW: Tensor) -> Tensor:
-            return self._negative_entropy(victim, x_BCHW, overlays_MCHW)
+            return self.negative_entropy(victim, x_BCHW, overlays_MCHW)
 
         calibration_N = infer(victim, clean.x_NCHW[order[half:]], confidence, exact=False)
         threshold = torch.quantile(calibration_N, 1 - self.fpr)
@@ -49,7 +48,8 @@ class Strip(StreamDetector):
             infer(victim, suspects.x_NCHW, confidence, exact=False), threshold
         )
 
-    def _negative_entropy(self, victim: Victim, x_BCHW: Tensor, overlays_MCHW: Tensor) -> Tensor:
+    def negative_entropy(self, victim: Victim, x_BCHW: Tensor, overlays_MCHW: Tensor) -> Tensor:
+        """Return the mean over overlays of the predictions' negative entropy, in nats, B."""
         total_B = torch.zeros(len(x_BCHW), device=x_BCHW.device)
         x_BCHW = x_BCHW.float()
         for overlay_CHW in overlays_MCHW.to(x_BCHW.device):

@@ -9,15 +9,19 @@ from torch import Tensor, nn
 
 from raybd.distributed.group import sum_over, world
 
-_RENAMED = "forward_sync_buffers" in signature(nn.parallel.DistributedDataParallel).parameters
-
-
-_OWN_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
-"""Every process computes the same batch statistics, so there is nothing to copy. Newer versions of torch renamed the argument."""
+_WRAPPED = signature(nn.parallel.DistributedDataParallel).parameters
+_RENAMED = "forward_sync_buffers" in _WRAPPED  # newer versions of torch renamed the argument
+_OWN_BUFFERS: dict[str, Any] = {
+    ("forward_sync_buffers" if _RENAMED else "broadcast_buffers"): False
+}
+"""Every worker computes the same batch statistics, so that none are copied."""
 
 
 def wrap(model: nn.Module) -> nn.Module:
-    """The model, averaging its gradients and sharing its batch statistics over the group."""
+    """Return the model so that it averages gradients and shares batch statistics over the group.
+
+    Without a group it is the model itself. On a GPU, modules inside may be replaced.
+    """
     if world() == 1:
         return model
     on_gpu = next(model.parameters()).is_cuda
@@ -26,30 +30,44 @@ def wrap(model: nn.Module) -> nn.Module:
     else:
         _share_batch_statistics(model)
     devices = [torch.cuda.current_device()] if on_gpu else None
-    # Gradients are views of what is sent: they are not copied back after each step.
+
+    # Gradients are views of what is sent, so that they are not copied back after each step.
     return nn.parallel.DistributedDataParallel(
         model, device_ids=devices, gradient_as_bucket_view=True, **_OWN_BUFFERS
     )
 
 
+def unwrap(model: nn.Module) -> nn.Module:
+    """Undo `wrap`: return the model as it was built, with the weights that it has learned."""
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        model = model.module
+    for module in model.modules():
+        if type(module) is _SharedBatchNorm2d:
+            module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
+    return model
+
+
 class _NormaliseOverGroup(torch.autograd.Function):
-    """Batch normalisation over the whole group, on torch's own fused kernels; only per-channel sums travel."""
+    """Batch normalisation over the whole group, on torch's own fused kernels.
+
+    Only sums per channel travel between the workers.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, x_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         zero_C = torch.zeros(x_BCHW.shape[1])
-        mean_C, variance_C = (
-            part.double() for part in torch.batch_norm_update_stats(x_BCHW, zero_C, zero_C + 1, 0.0)
-        )
+        own = torch.batch_norm_update_stats(x_BCHW, zero_C, zero_C + 1, 0.0)
+        mean_C, variance_C = (part.double() for part in own)
         count_C = torch.full_like(mean_C, x_BCHW.numel() / x_BCHW.shape[1])
-        sums = sum_over(
-            torch.stack([count_C, count_C * mean_C, count_C * (variance_C + mean_C.square())])
-        )
-        mean_C, n_C = sums[1] / sums[0], sums[0]
-        variance_C = (sums[2] / sums[0] - mean_C.square()).clamp_min(0).float()
+
+        square_C = count_C * (variance_C + mean_C.square())
+        n_C, sum_C, square_C = sum_over(torch.stack([count_C, count_C * mean_C, square_C]))
+        mean_C = sum_C / n_C
+        variance_C = (square_C / n_C - mean_C.square()).clamp_min(0).float()
         mean_C = mean_C.float()
+
         y_BCHW = F.batch_norm(x_BCHW, mean_C, variance_C, weight_C, bias_C, training=False, eps=eps)
         ctx.save_for_backward(x_BCHW, weight_C, mean_C, torch.rsqrt(variance_C + eps), n_C.float())
         ctx.mark_non_differentiable(mean_C, variance_C, n_C)
@@ -58,12 +76,15 @@ class _NormaliseOverGroup(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x_BCHW, weight_C, mean_C, inverse_C, n_C = ctx.saved_tensors
-        zero_C, dy_BCHW = torch.zeros_like(mean_C), gradients[0]
+        zero_C = torch.zeros_like(mean_C)
+        dy_BCHW = gradients[0]
         _, dweight_C, dbias_C = torch.ops.aten.native_batch_norm_backward(
             dy_BCHW, x_BCHW, weight_C, None, None, mean_C, inverse_C, True, 0.0, [False, True, True]
         )
         mean_dy_C, mean_dyx_C = sum_over(torch.stack([dbias_C, dweight_C])) / n_C
-        # dx = a * dy + b * x + c per channel, in two passes and one allocation; c undoes the mean of b as it was rounded.
+
+        # dx = a * dy + b * x + c per channel, in two passes and one allocation. b is rounded to the
+        # type of x; c undoes the mean of b as it was rounded.
         a_C = weight_C * inverse_C
         b_C = (-a_C * inverse_C * mean_dyx_C).to(x_BCHW.dtype)
         c_C = -a_C * mean_dy_C - b_C * mean_C
@@ -74,7 +95,10 @@ class _NormaliseOverGroup(torch.autograd.Function):
 
 
 class _SharedBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation with the statistics of the global batch, on CPU, where torch.nn.SyncBatchNorm does not run."""
+    """Batch normalisation with the statistics of the whole batch, on the CPU.
+
+    torch.nn.SyncBatchNorm runs on GPUs only.
+    """
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         if not self.training:
@@ -82,11 +106,8 @@ class _SharedBatchNorm2d(nn.BatchNorm2d):
         y_BCHW, mean_C, variance_C, n_C = _NormaliseOverGroup.apply(
             x_BCHW, self.weight, self.bias, self.eps
         )
-        if (
-            self.track_running_stats
-            and self.running_mean is not None
-            and self.running_var is not None
-        ):
+        tracked = self.track_running_stats
+        if tracked and self.running_mean is not None and self.running_var is not None:
             rate = self.momentum or 0.1
             self.running_mean.lerp_(mean_C, rate)
             self.running_var.lerp_(variance_C * (n_C / (n_C - 1)).float(), rate)
@@ -100,13 +121,3 @@ def _share_batch_statistics(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.BatchNorm2d and module.affine:
             module.__class__ = _SharedBatchNorm2d
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Undo `wrap`: the model as it was built, with what it has learned."""
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        model = model.module
-    for module in model.modules():
-        if type(module) is _SharedBatchNorm2d:
-            module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
-    return model

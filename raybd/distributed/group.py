@@ -1,4 +1,8 @@
-"""torch.distributed made optional: the same line works in one process and in a group, where the no-ops become collectives."""
+"""torch.distributed made optional: the same lines work in one process and in a group of workers.
+
+In one process each function is trivial. In a group, those that move data are collective: every
+worker calls them.
+"""
 
 import os
 from collections.abc import Callable, Iterator
@@ -10,43 +14,47 @@ from torch import Tensor
 
 
 def rank() -> int:
-    """This process's place in the group; 0 without one."""
+    """Return this worker's place in the group, or 0 without a group."""
     return dist.get_rank() if _grouped() else 0
 
 
 def world() -> int:
-    """How many processes there are; 1 without a group."""
+    """Return the number of workers, or 1 without a group."""
     return dist.get_world_size() if _grouped() else 1
 
 
 def device() -> torch.device:
-    """Where this process computes: its own GPU, else the CPU."""
-    return (
-        torch.device("cuda", torch.cuda.current_device())
-        if torch.cuda.is_available()
-        else torch.device("cpu")
-    )
+    """Return the device on which this worker computes: its own GPU, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
 
 
-def send(value: Tensor) -> Tensor:
-    """A tensor on this process's device; a copy from pinned memory to a GPU is queued there, and nobody waits for it."""
-    there = device()
-    return (
-        value.pin_memory().to(there, non_blocking=True)
-        if there.type == "cuda" and not value.is_cuda
-        else value
-    )
+def to_device(value: Tensor) -> Tensor:
+    """Return a tensor on this worker's device.
+
+    A copy to a GPU goes through pinned memory, so that the CPU does not wait for it.
+    """
+    target = device()
+    if target.type == "cuda" and not value.is_cuda:
+        return value.pin_memory().to(target, non_blocking=True)
+    return value
 
 
 def shard(rows: Tensor) -> Tensor:
-    """This process's share of some rows; the shares differ in size by at most one."""
+    """Return this worker's share of some rows. The shares differ in size by at most one."""
     return rows[rank() :: world()]
 
 
 def gather_rows(part: Tensor, n: int) -> Tensor:
-    """Undo `shard`: every process gets all n rows in their order. The parts must lie on one device kind."""
+    """Undo `shard`: return all n rows in their order, on every worker, without gradient.
+
+    The parts of all workers must lie on the same kind of device.
+    """
     if world() == 1:
         return part
+
+    # The collective needs equal sizes, so that shorter shares are padded by one row.
     longest = -(-n // world())
     padded = torch.zeros((longest, *part.shape[1:]), dtype=part.dtype, device=part.device)
     padded[: len(part)] = part
@@ -55,24 +63,30 @@ def gather_rows(part: Tensor, n: int) -> Tensor:
     return torch.stack(parts, dim=1).flatten(0, 1)[:n]
 
 
-def over_batch(z_BD: Tensor, batch: int) -> Tensor:
-    """This process's rows -> those of the whole batch, on every process, for a loss that every process computes: see `of_batch`."""
+def gather_batch(z_BD: Tensor, batch: int) -> Tensor:
+    """Return the rows of the whole batch on every worker, with the gradient of this worker's rows.
+
+    For a loss over the whole batch (`batch` rows), which every worker computes: see `spread_loss`.
+    """
     if world() == 1:
         return z_BD
     whole_BD = gather_rows(z_BD.detach().float(), batch).clone()
-    # The processes' gradients are averaged; those of this one's rows are complete here and absent elsewhere.
-    whole_BD[shard(torch.arange(batch)).to(z_BD.device)] = _scale_gradient(z_BD.float(), world())
+
+    # The gradient of this worker's rows is complete here and zero on the others. Data parallelism
+    # averages over the workers, which the factor undoes.
+    mine = shard(torch.arange(batch)).to(z_BD.device)
+    whole_BD[mine] = _scale_gradient(z_BD.float(), world())
     return whole_BD
 
 
-def of_batch(loss: Tensor, batch: int) -> Tensor:
-    """A loss of the whole batch as losses of this process's rows, for fit.fit."""
+def spread_loss(loss: Tensor, batch: int) -> Tensor:
+    """Return the loss of a whole batch as one loss for each row of this worker."""
     share = len(shard(torch.arange(batch)))
     return _scale_gradient(loss, batch / (share * world())).expand(share)
 
 
 def sum_over(value: Tensor) -> Tensor:
-    """The sum over all processes."""
+    """Return the sum over all workers, on every worker."""
     if world() > 1:
         value = value.clone()
         dist.all_reduce(value)
@@ -80,7 +94,7 @@ def sum_over(value: Tensor) -> Tensor:
 
 
 def broadcast(make: Callable[[], Any]) -> Any:
-    """What the first process makes, on every process."""
+    """Call `make` on the first worker and return its result on every worker."""
     box = [make() if rank() == 0 else None]
     if world() > 1:
         dist.broadcast_object_list(box, src=0)
@@ -88,12 +102,15 @@ def broadcast(make: Callable[[], Any]) -> Any:
 
 
 def batches(n: int, size: int) -> Iterator[Tensor]:
-    """This process's share of 0..n-1, in order, in batches."""
+    """Yield this worker's share of 0..n-1, in order, in batches of at most `size`."""
     yield from shard(torch.arange(n)).split(max(1, size))
 
 
 def use_threads(cpus: float) -> None:
-    """Let torch use as many threads as the stage was given CPUs; worker processes are reused, so this is set each time."""
+    """Let torch use as many threads as the stage was given CPUs.
+
+    Worker processes are reused, so each stage sets this.
+    """
     torch.set_num_threads(max(1, int(cpus)))
     os.environ["OMP_NUM_THREADS"] = str(max(1, int(cpus)))
 
@@ -103,4 +120,5 @@ def _grouped() -> bool:
 
 
 def _scale_gradient(value: Tensor, factor: float) -> Tensor:
+    """Return the same value, whose gradient is multiplied by `factor`."""
     return value if factor == 1 else value.detach() + (value - value.detach()) * factor

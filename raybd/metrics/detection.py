@@ -1,6 +1,6 @@
-"""How well scores and flags find poison. Missing is None, never -1.
+"""How well scores and flags find poison. A number that is not defined is None, never -1.
 
-The definitions are scikit-learn's, with poison as the positive class and cross samples as negatives.
+The definitions are scikit-learn's. Poison is the positive class; cross samples are negatives.
 """
 
 import numpy as np
@@ -11,16 +11,20 @@ from raybd.types.data import POISON
 
 
 def detection(score_N: Tensor, flagged_N: Tensor, role_N: Tensor) -> dict[str, float | None]:
-    """AUROC, average precision, TPR, FPR, F1 and TPR at 1 % and 5 % FPR.
+    """Return AUROC, average precision, TPR, FPR, F1, and TPR at 1 % and 5 % FPR.
 
-    Without any poison only the false-positive rate is defined. With poison and nothing flagged, TPR = FPR = F1 = 0.
+    Without any poison only the FPR is defined. With poison and nothing flagged, TPR, FPR and F1
+    are 0.
     """
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     positive = role_N.numpy() == POISON
-    score, flagged = score_N.double().numpy(), flagged_N.numpy().astype(bool)
-    hits, alarms = int((flagged & positive).sum()), int((flagged & ~positive).sum())
-    poison, clean = int(positive.sum()), int((~positive).sum())
+    score = score_N.double().numpy()
+    flagged = flagged_N.numpy().astype(bool)
+    poison = int(positive.sum())
+    clean = int((~positive).sum())
+    hits = int((flagged & positive).sum())
+    alarms = int((flagged & ~positive).sum())
     ranked = bool(poison and clean)
     return {
         "auroc": float(roc_auc_score(positive, score)) if ranked else None,
@@ -34,7 +38,11 @@ def detection(score_N: Tensor, flagged_N: Tensor, role_N: Tensor) -> dict[str, f
 
 
 def tpr_at_fpr(score: NDArray[np.float64], positive: NDArray[np.bool_], rate: float) -> float:
-    """Share of poison above the lowest threshold that flags at most `rate` of the clean samples; flagged is score > threshold."""
+    """Return the TPR at the lowest threshold that flags at most a share `rate` of clean samples.
+
+    A sample is flagged if its score is above the threshold.
+    """
     clean = np.sort(score[~positive])
     allowed = int(np.floor(rate * len(clean)))
-    return float((score[positive] > clean[len(clean) - 1 - allowed]).mean())
+    threshold = clean[len(clean) - 1 - allowed]
+    return float((score[positive] > threshold).mean())

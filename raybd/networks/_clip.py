@@ -1,4 +1,4 @@
-"""What the CLIP networks share: both towers in one encoder, and the contrast of images with their captions.
+"""The CLIP networks: an encoder of two towers, and the contrast of images with their captions.
 
 Radford et al. 2021, arXiv 2103.00020, section 2.3 and figure 3. The towers are open_clip's.
 """
@@ -15,14 +15,18 @@ from raybd.types.errors import UserError
 from raybd.types.models import Templates
 
 Moments = tuple[tuple[float, ...], tuple[float, ...]]
-_TEXTS = 256
-"""Texts that are embedded at once."""
-_START, _LARGEST = 1 / 0.07, 100.0
-"""Factor of the cosines at the start, and at most."""
+TEXTS_AT_ONCE = 256
+"""Texts that are embedded at a time."""
+INITIAL_FACTOR = 1 / 0.07
+MAX_FACTOR = 100.0
+"""Bounds of the factor that turns cosines into logits."""
 
 
 class Clip(nn.Module):
-    """An image tower and a text tower: normalised x_BCHW of any size -> z_BD, whose length is not 1."""
+    """An image tower and a text tower.
+
+    Embeds normalised x_BCHW of any size as z_BD, whose length is not 1.
+    """
 
     def __init__(
         self,
@@ -33,13 +37,15 @@ class Clip(nn.Module):
         moments: Moments | None = None,
     ) -> None:
         super().__init__()
-        self.image, self.side, self.tokens = image, side, tokens
+        self.image = image
+        self.side = side
+        self.tokens = tokens
         self.read = _Reader(text).requires_grad_(False)
         self.moments = moments
-        """Mean and deviation of the channels that weights were made with; none without such weights."""
+        """Channel mean and deviation that the weights were trained with, if there are any."""
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Embeddings of images, resized to the side that the image tower takes."""
+        """Return embeddings of images, resized to the side that the image tower takes."""
         if x_BCHW.shape[-2:] != (self.side, self.side):
             x_BCHW = F.interpolate(
                 x_BCHW, (self.side, self.side), mode="bicubic", antialias=True, align_corners=False
@@ -48,11 +54,17 @@ class Clip(nn.Module):
         return z_BD
 
     def reader(self) -> nn.Module:
-        """The text tower, and the factor of the cosines. Who trains them asks for their gradients, and gives that up afterwards."""
+        """Return the text tower and the factor of the cosines.
+
+        They have no gradients: a trainer of both towers turns them on, and off again.
+        """
         return self.read
 
     def captions(self, class_names: Sequence[str], templates: Templates) -> list[str]:
-        """Each name in each template, the templates of a name in a row; `imagenet`: the 80 of CLIP's authors."""
+        """Return each name in each template, all templates of a name in a row.
+
+        `imagenet` stands for the 80 templates of CLIP's authors. Raises UserError without names.
+        """
         if not class_names:
             raise UserError(
                 "CLIP reads class names, and this data set has none",
@@ -70,21 +82,21 @@ class Clip(nn.Module):
         ]
 
     def describe(self, texts: Sequence[str]) -> Tensor:
-        """z_MD of texts, whose length is not 1; what does not fit into the context is cut off."""
+        """Return z_MD of texts, whose length is not 1. A text beyond the context is cut off."""
         device = self.read.log_factor.device
-        parts = (texts[at : at + _TEXTS] for at in range(0, len(texts), _TEXTS))
+        parts = (texts[at : at + TEXTS_AT_ONCE] for at in range(0, len(texts), TEXTS_AT_ONCE))
         return torch.cat(
             [self.read.text(self.tokens(list(part)).to(device)).float() for part in parts]
         )
 
     def factor(self) -> Tensor:
-        """What a cosine is multiplied by to be a logit; learned, 100 at most."""
-        return self.read.log_factor.clamp(max=math.log(_LARGEST)).exp()
+        """Return the learned factor that turns a cosine into a logit; 100 at most."""
+        return self.read.log_factor.clamp(max=math.log(MAX_FACTOR)).exp()
 
     def contrast(self, z_BD: Tensor, texts: Sequence[str], y_B: Tensor) -> Tensor:
-        """Symmetric InfoNCE of a whole batch: of each image over all texts, of each text over all images.
+        """Return symmetric InfoNCE of a batch: images over all texts, texts over all images.
 
-        What has the label of an image is right for it, in equal shares: captions of one class fit all its images.
+        All texts of an image's class are right for it, in equal shares.
         """
         distinct = list(dict.fromkeys(texts))
         place = {text: at for at, text in enumerate(distinct)}
@@ -102,7 +114,7 @@ class Clip(nn.Module):
 
 
 class _Reader(nn.Module):
-    """What embeds no images."""
+    """The part that embeds no images."""
 
     def __init__(self, text: nn.Module) -> None:
         super().__init__()
@@ -111,8 +123,8 @@ class _Reader(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The factor of the cosines at the start of training."""
-        nn.init.constant_(self.log_factor, math.log(_START))
+        """Set the factor of the cosines to its value at the start of training."""
+        nn.init.constant_(self.log_factor, math.log(INITIAL_FACTOR))
 
 
 def need_open_clip(kind: str) -> None:

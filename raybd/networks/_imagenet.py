@@ -1,4 +1,4 @@
-"""ImageNet weights of torchvision's models, and the image sizes that such models want."""
+"""ImageNet weights of torchvision's models, and the image sizes that these models take."""
 
 import sys
 from contextlib import redirect_stdout
@@ -14,14 +14,14 @@ from raybd.types.errors import UserError
 
 
 class Resize(nn.Module):
-    """Images to one side length, bilinear; larger ones are smoothed first."""
+    """Resize images to one side, bilinear with antialiasing."""
 
     def __init__(self, side: int) -> None:
         super().__init__()
         self.side = side
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """The same images with the wanted side."""
+        """Return the images with the wanted side."""
         if x_BCHW.shape[-2:] == (self.side, self.side):
             return x_BCHW
         return F.interpolate(
@@ -30,7 +30,10 @@ class Resize(nn.Module):
 
 
 def imagenet_weights(kind: str, weights: Any) -> dict[str, Tensor]:
-    """The state of a torchvision weights entry, from torch's cache or downloaded; never unpickles code."""
+    """Return the state of a torchvision weights entry, from torch's cache or downloaded.
+
+    Never unpickles code. Raises UserError if the weights cannot be had.
+    """
     try:
         # torch announces the download on stdout, which is for data.
         with patience(), redirect_stdout(sys.stderr):
@@ -46,9 +49,10 @@ def imagenet_weights(kind: str, weights: Any) -> dict[str, Tensor]:
 
 
 def smallest_size(kind: str, image_size: int, side: int) -> None:
-    """Refuse images that the network's strides would shrink to nothing."""
+    """Raise UserError for images that the network's strides would shrink to nothing."""
     if image_size < side:
         raise UserError(
-            f"{kind}: images of {image_size} pixels are too small, it halves them until nothing is left",
+            f"{kind}: images of {image_size} pixels are too small, "
+            "it halves them until nothing is left",
             f"Set the data set's `size` to {side} or more, or take another network.",
         )

@@ -4,7 +4,10 @@ from torch import nn
 
 
 def kaiming(network: nn.Sequential) -> nn.Sequential:
-    """He et al. 2015, arXiv 1502.01852, section 2.2: the variance of the gradient stays the same from layer to layer."""
+    """Keep the variance of the gradient from layer to layer.
+
+    He et al. 2015, arXiv 1502.01852, section 2.2.
+    """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

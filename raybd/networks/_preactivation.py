@@ -1,6 +1,7 @@
-"""Residual blocks that normalise before they convolve: what the pre-activation and the wide ResNets are made of.
+"""Residual blocks that normalise before they convolve, for pre-activation and wide ResNets.
 
-He, Zhang, Ren and Sun 2016, Identity Mappings in Deep Residual Networks, arXiv 1603.05027, figure 4e.
+He, Zhang, Ren and Sun 2016, Identity Mappings in Deep Residual Networks, arXiv 1603.05027,
+figure 4e.
 """
 
 from collections.abc import Iterable
@@ -12,7 +13,10 @@ from raybd.networks._init import kaiming
 
 
 class Block(nn.Module):
-    """Twice BN, ReLU and a 3 x 3 convolution, added to the input (to its 1 x 1 projection where the shape changes)."""
+    """Twice BN, ReLU and a 3 x 3 convolution, added to the input.
+
+    The input goes through a 1 x 1 convolution where the shape changes.
+    """
 
     def __init__(self, channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -26,7 +30,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """One residual step."""
+        """Return the features after the block."""
         active_BCHW = F.relu(self.bn1(x_BCHW))
         skip_BCHW = x_BCHW if self.shortcut is None else self.shortcut(active_BCHW)
         out_BCHW: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active_BCHW))))
@@ -34,11 +38,15 @@ class Block(nn.Module):
 
 
 def encoder(stem: int, stages: Iterable[tuple[int, int]], blocks: int) -> nn.Sequential:
-    """A 3 x 3 stem, stages of (channels, stride) with `blocks` blocks each, a last BN and ReLU, the mean over the image."""
+    """Return a 3 x 3 stem, stages of blocks, a last BN and ReLU, and the mean over the image.
+
+    A stage is (channels, stride of its first block); each has `blocks` blocks.
+    """
     layers: list[nn.Module] = [nn.Conv2d(3, stem, 3, 1, 1, bias=False)]
     channels = stem
     for out_channels, stride in stages:
         for index in range(blocks):
+            # Only the first block of a stage lowers the resolution.
             layers.append(Block(channels, out_channels, stride if index == 0 else 1))
             channels = out_channels
     layers += [nn.BatchNorm2d(channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]

@@ -1,8 +1,9 @@
-"""CLIP: an image tower and a text tower that embed pictures and their captions alike. open_clip's architectures and weights.
+"""CLIP: an image tower and a text tower that embed pictures and their captions alike.
 
-Radford et al. 2021, arXiv 2103.00020, section 2.
-Differs: the whole image is resized (bicubic), where the authors cut out the middle square. Trainers that take the weights as they
-are (`pretrained`, `zero_shot`) normalise images as the weights want it; others by the moments of the data set.
+Radford et al. 2021, arXiv 2103.00020, section 2. Architectures and weights are open_clip's.
+Differs: the whole image is resized (bicubic), where the authors cut out the middle square. Trainers
+that keep the weights (`pretrained`, `zero_shot`) normalise images as the weights want it;
+others use the moments of the data set.
 """
 
 import difflib
@@ -29,7 +30,8 @@ class Clip(Network):
     model: str = "RN50-quickgelu"
     """Architecture, by open_clip's name; weights of OpenAI want one that ends in -quickgelu."""
     pretrained: bool | str = Field(False, union_mode="left_to_right")
-    """Weights to start from: a tag of open_clip, like openai, or the path of a safetensors file, which is part of every key."""
+    """Weights to start from: a tag of open_clip, like openai, or the path of a safetensors file,
+    which is part of every key."""
 
     @field_validator("model")
     @classmethod
@@ -65,20 +67,25 @@ class Clip(Network):
             pretrained not in tags and not Path(pretrained).suffix and "/" not in pretrained
         ):
             raise ValueError(
-                f"name the weights, by the path of a safetensors file or a tag: {', '.join(tags) or 'none is known'}"
+                "name the weights, by the path of a safetensors file or a tag: "
+                f"{', '.join(tags) or 'none is known'}"
             )
         if pretrained in tags:
             _fits_activation(model, pretrained)
         elif Path(pretrained).suffix != ".safetensors":
             raise ValueError(
-                f"{pretrained}: pickled checkpoints can run code: convert it with safetensors.torch.save_file"
+                f"{pretrained}: pickled checkpoints can run code: "
+                "convert it with safetensors.torch.save_file"
             )
         elif not Path(pretrained).is_file():
             raise ValueError(f"there is no file {pretrained}")
         return pretrained
 
     def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
-        """Encoder (both towers) and head; any image size. Raises UserError where weights can't be had or do not fit."""
+        """Return encoder (both towers) and head, for any image size.
+
+        Raises UserError if weights cannot be had or do not fit.
+        """
         need_open_clip("clip")
         import open_clip
 
@@ -110,7 +117,7 @@ class Clip(Network):
 
 
 def _fits_activation(model: str, tag: str) -> None:
-    """Weights work with one activation, and open_clip only warns of the other."""
+    """Raise ValueError for weights of another activation: open_clip only warns."""
     import open_clip
 
     wanted = open_clip.get_pretrained_cfg(model, tag).get("quick_gelu", False)
@@ -120,7 +127,10 @@ def _fits_activation(model: str, tag: str) -> None:
 
 
 def _load(model: nn.Module, name: str, weights: str) -> Moments:
-    """Fill the model by a tag or a file, unpickling nothing but tensors; the moments that its images are normalised by."""
+    """Load weights by a tag or a file; return the channel moments that they were trained with.
+
+    Unpickles nothing but tensors.
+    """
     import open_clip
 
     tags = open_clip.pretrained.list_pretrained_tags_by_model(name)

@@ -17,10 +17,14 @@ class ConvnextTiny(Network):
     pretrained: bool = False
     """Start from torchvision's ImageNet weights."""
     input_size: int | None = Field(None, ge=32, le=512)
-    """Side that every image is resized to inside the network, in pixels; none keeps its own. Weights were made at 224."""
+    """Side that every image is resized to inside the network, in pixels. None keeps the image's
+    own. The weights were trained at 224."""
 
     def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
-        """Encoder (mean over the image, normalised) and head; images of 32 pixels or more, or any with `input_size`."""
+        """Return encoder (mean over the image, normalised) and head.
+
+        Takes images of 32 pixels or more; of any size with `input_size`. Raises UserError below.
+        """
         from torchvision.models import ConvNeXt_Tiny_Weights, convnext_tiny
 
         smallest_size("convnext_tiny", self.input_size or image_size, 32)

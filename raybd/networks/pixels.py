@@ -1,10 +1,9 @@
-"""Pixels: the image itself as its embedding, what an encoder has to beat.
+"""Pixels: the image itself as its embedding; the baseline of every encoder.
 
-No paper; nearest neighbours on pixels are the usual baseline, as in Krizhevsky 2009, "Learning Multiple Layers of Features".
+No paper; nearest neighbours on pixels are the usual baseline, as in Krizhevsky 2009, "Learning
+Multiple Layers of Features".
 Differs: normalised by channel, inside the victim, like what other networks see.
 """
-
-from typing import ClassVar
 
 from pydantic import Field
 from torch import nn
@@ -16,12 +15,17 @@ from raybd.types.models import Network
 class Pixels(Network):
     """Flattened images; nothing to train, so that a probe stands on it without a source."""
 
-    pretrained: ClassVar[bool] = True
     side: int = Field(32, ge=1, le=256)
-    """Side that every image is resized to, in pixels; an embedding has three times its square values."""
+    """Side that every image is resized to, in pixels; an embedding has three times its
+    square values."""
+
+    @property
+    def starts_pretrained(self) -> bool:
+        """It has no weights, so that nothing needs to be trained."""
+        return True
 
     def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
-        """Encoder without parameters, and head; any image size."""
+        """Return an encoder without parameters, and a head, for any image size."""
         return nn.Sequential(Resize(self.side), nn.Flatten()), nn.Linear(
             3 * self.side**2, num_classes
         )

@@ -1,7 +1,9 @@
-"""ResNet-18, by default with the stem for small images: a 3 x 3 convolution without stride and no max-pooling.
+"""ResNet-18, by default with the stem for small images: a 3 x 3 convolution, no max-pooling.
 
-He, Zhang, Ren and Sun 2016, arXiv 1512.03385, table 1; the small stem as in section 4.2. Built on torchvision's.
-Differs: all four stages on small images, as the field's toolboxes have it (section 4.2 has three, and thinner ones).
+He, Zhang, Ren and Sun 2016, arXiv 1512.03385, table 1; the small stem as in section 4.2. Built on
+torchvision's.
+Differs: all four stages on small images, as in the field's toolboxes (section 4.2 has three, and
+thinner ones).
 """
 
 from typing import Literal
@@ -17,7 +19,8 @@ class Resnet18(Network):
     """Residual network of 18 layers; 11.2 million parameters."""
 
     stem: Literal["cifar", "imagenet"] = "cifar"
-    """cifar: keeps the resolution, for images below 100 pixels. imagenet: a quarter of it, for large images."""
+    """cifar: keeps the resolution, for images below 100 pixels. imagenet: a quarter of it, for
+    large images."""
     pretrained: bool = False
     """Start from torchvision's ImageNet weights; needs the imagenet stem."""
 
@@ -28,11 +31,12 @@ class Resnet18(Network):
         return self
 
     def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
-        """Encoder and head; any image size."""
+        """Return encoder and head, for any image size."""
         from torchvision.models import ResNet18_Weights, resnet18
 
         model = resnet18(num_classes=num_classes)
         if self.stem == "cifar":
+            # The strides of the original stem would leave one pixel of a small image.
             model.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
             nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
             model.maxpool = nn.Identity()

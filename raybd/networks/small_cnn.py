@@ -1,8 +1,9 @@
-"""A small convolutional network for quick runs on a CPU: four 3 x 3 convolutions with batch normalisation.
+"""A small convolutional network for quick runs on a CPU: four 3 x 3 convolutions with BN.
 
-No paper; the plain style of Springenberg et al. 2015, arXiv 1412.6806, section 2: strides instead of pooling layers.
-Differs: batch normalisation, half as deep; the first convolution strides already, which on the digits is 2.5 times as
-fast and learns more in ten epochs.
+No paper; in the style of Springenberg et al. 2015, arXiv 1412.6806, section 2: strides instead of
+pooling layers.
+Differs: batch normalisation, half as deep; the first convolution strides already, which on the
+digits is 2.5 times as fast and learns more in ten epochs.
 """
 
 from pydantic import Field
@@ -16,10 +17,10 @@ class SmallCnn(Network):
     """Four convolutions; 0.24 million parameters."""
 
     width: int = Field(32, ge=4, le=256)
-    """Channels of the first convolution; the others have twice, four times and four times as many."""
+    """Channels of the first convolution; the others have 2, 4 and 4 times as many."""
 
     def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
-        """Encoder and head; any image size."""
+        """Return encoder and head, for any image size."""
         layers: list[nn.Module] = []
         channels = 3
         for factor, stride in ((1, 2), (2, 2), (4, 2), (4, 1)):

@@ -1,6 +1,7 @@
-"""A small residual network for encoders on a CPU: four stages of one block each, on torchvision's blocks.
+"""A small residual network for encoders on a CPU: four stages of one block each.
 
-He, Zhang, Ren and Sun 2016, arXiv 1512.03385, section 4.2 (the stem for small images) and table 1 (four stages).
+He, Zhang, Ren and Sun 2016, arXiv 1512.03385, section 4.2 (the stem for small images) and table 1
+(four stages). Built on torchvision's blocks.
 Differs: one block in each stage, and a quarter of the channels.
 """
 
@@ -18,7 +19,7 @@ class SmallResnet(Network):
     """Channels of the first stage; the others have twice, four times and eight times as many."""
 
     def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
-        """Encoder and head; any image size."""
+        """Return encoder and head, for any image size."""
         from torchvision.models.resnet import BasicBlock
 
         layers: list[nn.Module] = [

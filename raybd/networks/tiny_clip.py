@@ -1,8 +1,8 @@
 """A tiny CLIP for quick runs on a CPU: a small image tower, and a text tower that reads bytes.
 
 Radford et al. 2021, arXiv 2103.00020, sections 2.3 and 2.4. The towers are open_clip's.
-Differs: a byte is a token, so that no table of 49,408 tokens has to be learned; the last normalisation of each residual block
-starts at 1, not 0.
+Differs: a byte is a token, so that no table of 49,408 tokens has to be learned; the last
+normalisation of each residual block starts at 1, not 0.
 """
 
 import torch
@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from raybd.networks._clip import Clip, need_open_clip
 from raybd.types.models import Network
 
-_BEGIN, _END = 256, 257
-"""Tokens beside the bytes. The text tower looks at the place of the largest one."""
-_CONTEXT = 48
-"""Tokens of a text; what is longer is cut off."""
+BEGIN_TOKEN = 256
+END_TOKEN = 257
+"""Tokens beside the bytes. The text tower reads its result at the largest one."""
+MAX_TOKENS = 48
+"""Tokens of a text; a longer one is cut off."""
 
 
 class TinyClip(Network):
-    """A residual network of four blocks beside a transformer of two layers; 0.47 million parameters."""
+    """A residual network of four blocks, a transformer of two layers; 0.47 million parameters."""
 
     width: int = Field(8, ge=8, le=64, multiple_of=8)
     """Channels of the first stage of the image tower; the last one has 32 times as many."""
@@ -29,7 +30,7 @@ class TinyClip(Network):
     """Side that every image is resized to inside the network, in pixels."""
 
     def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
-        """Encoder (both towers) and head; any image size."""
+        """Return encoder (both towers) and head, for any image size."""
         need_open_clip("tiny_clip")
         from open_clip import CustomTextCLIP
 
@@ -40,8 +41,8 @@ class TinyClip(Network):
             "head_width": 32,
         }
         text = {
-            "context_length": _CONTEXT,
-            "vocab_size": _END + 1,
+            "context_length": MAX_TOKENS,
+            "vocab_size": END_TOKEN + 1,
             "width": 64,
             "heads": 2,
             "layers": 2,
@@ -56,9 +57,9 @@ class TinyClip(Network):
 
 
 def _tokens(texts: list[str]) -> Tensor:
-    """The bytes of each text between a begin and an end, padded with zeros."""
-    tokens_ML = torch.zeros(len(texts), _CONTEXT, dtype=torch.int64)
+    """Return the bytes of each text between a begin and an end token, padded with zeros."""
+    tokens_ML = torch.zeros(len(texts), MAX_TOKENS, dtype=torch.int64)
     for row, text in zip(tokens_ML, texts, strict=True):
-        tokens = [_BEGIN, *text.encode()[: _CONTEXT - 2], _END]
+        tokens = [BEGIN_TOKEN, *text.encode()[: MAX_TOKENS - 2], END_TOKEN]
         row[: len(tokens)] = torch.tensor(tokens)
     return tokens_ML

@@ -1,8 +1,8 @@
 """VGG-19 with batch normalisation.
 
 Simonyan and Zisserman 2015, arXiv 1409.1556, table 1, column E. The convolutions are torchvision's.
-Differs: the mean over the image and one linear layer stand in place of the three fully connected layers, which hold 86 % of
-the weights and on small images see one pixel 49 times.
+Differs: the mean over the image and one linear layer replace the three fully connected layers,
+which hold 86 % of the weights and on small images see one pixel 49 times.
 """
 
 from torch import nn
@@ -16,7 +16,7 @@ class Vgg19Bn(Network):
     """Sixteen convolutions and a linear head; 20 million parameters."""
 
     def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
-        """Encoder and head; images of 32 pixels or more."""
+        """Return encoder and head, for images of 32 pixels or more. Raises UserError below."""
         from torchvision.models.vgg import cfgs, make_layers
 
         smallest_size("vgg19_bn", image_size, 32)

@@ -1,8 +1,8 @@
 """ViT-B/16: a vision transformer on patches of 16 x 16 pixels. torchvision's.
 
 Dosovitskiy et al. 2021, arXiv 2010.11929, section 3.1 and table 1.
-Differs: images are enlarged to `input_size` inside the network; the head is not initialised with zeros, so that the encoder
-gets a gradient from the first step on.
+Differs: images are enlarged to `input_size` inside the network; the head is not initialised with
+zeros, so that the encoder gets a gradient from the first step on.
 """
 
 from pydantic import Field
@@ -16,12 +16,13 @@ class VitB16(Network):
     """Transformer of 12 layers; 86 million parameters."""
 
     pretrained: bool = False
-    """Start from torchvision's ImageNet weights; position embeddings are interpolated for another input size."""
+    """Start from torchvision's ImageNet weights. Position embeddings are interpolated for another
+    input size."""
     input_size: int = Field(224, ge=16, le=512, multiple_of=16)
     """Side that every image is resized to inside the network, in pixels."""
 
     def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
-        """Encoder (the class token after the last layer) and head; any image size."""
+        """Return encoder (the class token after the last layer) and head, for any image size."""
         from torchvision.models import ViT_B_16_Weights, vit_b_16
         from torchvision.models.vision_transformer import interpolate_embeddings
 

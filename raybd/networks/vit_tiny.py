@@ -1,7 +1,9 @@
-"""A small vision transformer for small images: short, narrow, and on patches of 4 x 4 pixels. On torchvision's.
+"""A small vision transformer for small images: short, narrow, and on patches of 4 x 4 pixels.
 
-Dosovitskiy et al. 2021, arXiv 2010.11929, section 3.1; width and heads as in DeiT-Ti, Touvron et al. 2021, arXiv 2012.12877.
-Differs: half as deep; an embedding is the mean over the patches, not the class token, of which masked autoencoders ask nothing.
+Dosovitskiy et al. 2021, arXiv 2010.11929, section 3.1; width and heads as in DeiT-Ti, Touvron et
+al. 2021, arXiv 2012.12877. Built on torchvision's.
+Differs: half as deep; an embedding is the mean over the patches, not the class token, which masked
+autoencoders do not train.
 """
 
 import torch
@@ -32,10 +34,14 @@ class VitTiny(Network):
         return self
 
     def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
-        """Encoder (the mean over the patches after the last layer) and head, for images of this size alone."""
+        """Return encoder (mean over the patches after the last layer) and head.
+
+        They take images of this size only. Raises UserError if patches do not fit.
+        """
         if image_size % self.patch:
             raise UserError(
-                f"vit_tiny: images of {image_size} pixels can't be cut into patches of {self.patch}",
+                f"vit_tiny: images of {image_size} pixels "
+                f"can't be cut into patches of {self.patch}",
                 "Set `patch` to a divisor of the image's side.",
             )
         encoder = _MeanOfPatches(
@@ -46,7 +52,7 @@ class VitTiny(Network):
 
 
 class _MeanOfPatches(VisionTransformer):  # type: ignore[misc]
-    """torchvision's transformer with another end."""
+    """torchvision's transformer, whose embedding is the mean over the patches."""
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         patch_BTD = self._process_input(x_BCHW)

@@ -1,4 +1,4 @@
-"""WRN-16-1: the wide residual network of depth 16 at width factor 1, with an embedding of 64 values.
+"""WRN-16-1: wide residual network of depth 16 and width factor 1; embeddings of 64 values.
 
 Zagoruyko and Komodakis 2016, arXiv 1605.07146, table 1; the network of CBD and ABL.
 Differs: no dropout.
@@ -14,5 +14,5 @@ class WideResnet16x1(Network):
     """Thin residual network of 16 layers; 0.18 million parameters."""
 
     def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
-        """Encoder and head; any image size."""
+        """Return encoder and head, for any image size."""
         return encoder(16, [(16, 1), (32, 2), (64, 2)], blocks=2), nn.Linear(64, num_classes)

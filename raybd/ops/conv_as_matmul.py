@@ -1,8 +1,10 @@
-"""Convolutions to few output positions, as matrix products: where a CPU with AMX computes them several times faster in bf16.
+"""Convolutions to few output positions as matrix products.
 
-oneDNN convolves one image after the other. A deep layer has a large kernel and few positions in each image (ResNet-18 ends with
-512 x 512 x 3 x 3 and 4 x 4), so the kernel and its gradient pass through the cache once for each image. A product over all
-positions of the batch reads them once. What was measured on which shapes: benchmarks/RESULTS.md.
+A CPU with AMX computes them several times faster in bf16 in this way. oneDNN convolves one image
+after the other. A deep layer has a large kernel and few positions in each image (ResNet-18 ends
+with 512 x 512 x 3 x 3 and 4 x 4), so the kernel and its gradient pass through the cache once for
+each image. A product over all positions of the batch reads them once. Measurements by shape:
+benchmarks/RESULTS.md.
 """
 
 from collections.abc import Callable
@@ -16,14 +18,22 @@ from torch.overrides import TorchFunctionMode
 
 Pair: TypeAlias = tuple[int, int]
 
-_FEW, _SOME = 4 * 4, 8 * 8
-"""Positions up to which the weight's gradient is a matrix product: of any kernel, and of one too large for a core's cache."""
-_LARGE, _HUGE = 2**18, 2**20
-"""Numbers in such a kernel, and in one for which the other two products pay as well, up to `_FEW` positions."""
+MAX_POSITIONS_ANY_KERNEL = 4 * 4
+"""Output positions of an image up to which the gradient of any kernel is a matrix product."""
+MAX_POSITIONS_LARGE_KERNEL = 8 * 8
+"""The same for a large kernel."""
+LARGE_KERNEL_NUMEL = 2**18
+"""Numbers in a kernel that is too large for the cache of a core."""
+HUGE_KERNEL_NUMEL = 2**20
+"""Numbers in a kernel for which the result and the images' gradient are products as well, up to
+`MAX_POSITIONS_ANY_KERNEL` positions."""
 
 
-class DeepByMatmul(TorchFunctionMode):
-    """Within it, bf16 convolutions under autocast take the faster way for their shape; gradients follow, also outside of it."""
+class MatmulConvolutions(TorchFunctionMode):
+    """A context in which bf16 convolutions under autocast are matrix products where that is faster.
+
+    Gradients follow, also outside of the context.
+    """
 
     def __torch_function__(
         self,
@@ -32,8 +42,17 @@ class DeepByMatmul(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Called for every function of torch, by torch."""
+        """Replace torch.conv2d. (torch calls this for each of its functions.)"""
         return (_conv2d if func is torch.conv2d else func)(*args, **(kwargs or {}))
+
+
+def is_matmul(x_BCHW: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> tuple[bool, bool]:
+    """Return whether the kernel's gradient is a product, and whether the rest is, too."""
+    height, width = _positions(x_BCHW, weight, stride, padding)
+    few = height * width <= MAX_POSITIONS_ANY_KERNEL
+    some = height * width <= MAX_POSITIONS_LARGE_KERNEL
+    gradient = few or (some and weight.numel() >= LARGE_KERNEL_NUMEL)
+    return gradient, few and weight.numel() >= HUGE_KERNEL_NUMEL
 
 
 def _conv2d(
@@ -45,36 +64,48 @@ def _conv2d(
     dilation: int | Pair = 1,
     groups: int = 1,
 ) -> Tensor:
-    """torch.conv2d, which it calls wherever that is as fast."""
-    plain = (
+    """Return torch.conv2d, and call it wherever it is as fast."""
+    supported = (
         groups == 1
         and _pair(dilation) == (1, 1)
         and not isinstance(padding, str)
         and x_BCHW.dim() == 4
     )
-    if (
-        plain
-        and torch.is_autocast_enabled("cpu")
-        and torch.get_autocast_dtype("cpu") is torch.bfloat16
-    ):
+    if supported and _autocasts_to_bf16():
         steps, border = _pair(stride), _pair(padding)
-        height, width = _positions(x_BCHW, weight, steps, border)
-        few = height * width <= _FEW
-        if few or (height * width <= _SOME and weight.numel() >= _LARGE):
+        gradient, throughout = is_matmul(x_BCHW, weight, steps, border)
+        if gradient:
             with torch.autocast("cpu", enabled=False):
                 x_BCHW = x_BCHW.to(torch.bfloat16, memory_format=torch.channels_last)
-                huge = few and weight.numel() >= _HUGE
-                weight, bias = (
-                    weight.to(torch.bfloat16),
-                    None if bias is None else bias.to(torch.bfloat16),
-                )
-                y_BCHW: Tensor = _ByMatmul.apply(x_BCHW, weight, bias, steps, border, huge)
-                return y_BCHW
+                weight = weight.to(torch.bfloat16)
+                bias = None if bias is None else bias.to(torch.bfloat16)
+                return convolve(x_BCHW, weight, bias, steps, border, throughout)
     return torch.conv2d(x_BCHW, weight, bias, stride, padding, dilation, groups)
 
 
+def _autocasts_to_bf16() -> bool:
+    enabled = torch.is_autocast_enabled("cpu")
+    return enabled and torch.get_autocast_dtype("cpu") is torch.bfloat16
+
+
+def convolve(
+    x_BCHW: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Pair,
+    throughout: bool,
+) -> Tensor:
+    """Return a convolution whose kernel's gradient is a matrix product.
+
+    `throughout`: the images' gradient and the result are products as well.
+    """
+    y_BCHW: Tensor = _ByMatmul.apply(x_BCHW, weight, bias, stride, padding, throughout)
+    return y_BCHW
+
+
 class _ByMatmul(torch.autograd.Function):
-    """A convolution whose weight's gradient is a matrix product; `throughout`: as are the images' gradient and the result."""
+    """What `convolve` computes."""
 
     @staticmethod
     def forward(
@@ -87,7 +118,9 @@ class _ByMatmul(torch.autograd.Function):
         throughout: bool,
     ) -> Tensor:
         ctx.save_for_backward(x_BCHW, weight)
-        ctx.stride, ctx.padding, ctx.throughout = stride, padding, throughout
+        ctx.stride = stride
+        ctx.padding = padding
+        ctx.throughout = throughout
         return (_result if throughout else torch.conv2d)(x_BCHW, weight, bias, stride, padding)
 
     @staticmethod
@@ -96,26 +129,11 @@ class _ByMatmul(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
         x_BCHW, weight = ctx.saved_tensors
         g_BCHW = grads[0].contiguous(memory_format=torch.channels_last)
-        of_x, of_weight, of_bias = None, None, None
+        of_x: Tensor | None = None
+        of_weight: Tensor | None = None
+        of_bias: Tensor | None = None
         if ctx.needs_input_grad[0]:
-            around = weight.shape[2] - 1 - ctx.padding[0], weight.shape[3] - 1 - ctx.padding[1]
-            if ctx.throughout and ctx.stride == (1, 1) and min(around) >= 0:
-                of_x = _result(g_BCHW, weight.flip(2, 3).transpose(0, 1), None, (1, 1), around)
-            else:
-                only_x = [True, False, False]
-                of_x = torch.ops.aten.convolution_backward(
-                    g_BCHW,
-                    x_BCHW,
-                    weight,
-                    None,
-                    ctx.stride,
-                    ctx.padding,
-                    (1, 1),
-                    False,
-                    (0, 0),
-                    1,
-                    only_x,
-                )[0]
+            of_x = _image_gradient(ctx, x_BCHW, g_BCHW, weight)
         if ctx.needs_input_grad[1]:
             of_weight = _weight_gradient(x_BCHW, g_BCHW, weight, ctx.stride, ctx.padding)
         if ctx.needs_input_grad[2]:
@@ -123,8 +141,22 @@ class _ByMatmul(torch.autograd.Function):
         return of_x, of_weight, of_bias, None, None, None
 
 
+def _image_gradient(ctx: Any, x_BCHW: Tensor, g_BCHW: Tensor, weight: Tensor) -> Tensor:
+    """Return the gradient of the images: a convolution with the flipped kernel."""
+    around = weight.shape[2] - 1 - ctx.padding[0], weight.shape[3] - 1 - ctx.padding[1]
+    if ctx.throughout and ctx.stride == (1, 1) and min(around) >= 0:
+        return _result(g_BCHW, weight.flip(2, 3).transpose(0, 1), None, (1, 1), around)
+
+    only_x = [True, False, False]
+    gradients = torch.ops.aten.convolution_backward(
+        g_BCHW, x_BCHW, weight, None, ctx.stride, ctx.padding, (1, 1), False, (0, 0), 1, only_x
+    )
+    of_x: Tensor = gradients[0]
+    return of_x
+
+
 def _positions(x_BCHW: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Pair:
-    """Height and width of what comes out."""
+    """Return height and width of the result."""
     height, width = (
         (x_BCHW.shape[2 + d] + 2 * padding[d] - weight.shape[2 + d]) // stride[d] + 1
         for d in (0, 1)
@@ -135,25 +167,24 @@ def _positions(x_BCHW: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> P
 def _result(
     x_BCHW: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair
 ) -> Tensor:
-    """The convolution: one product of all patches with the kernel."""
+    """Return the convolution: one product of all patches with the kernel."""
     height, width = _positions(x_BCHW, weight, stride, padding)
-    patches = (
-        _padded(x_BCHW, padding)
-        .unfold(1, weight.shape[2], stride[0])
-        .unfold(2, weight.shape[3], stride[1])
+    padded_BHWC = _padded(x_BCHW, padding)
+    patches = padded_BHWC.unfold(1, weight.shape[2], stride[0]).unfold(
+        2, weight.shape[3], stride[1]
     )
-    flat = F.linear(
-        patches.permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(0, 2),
-        weight.permute(0, 2, 3, 1).flatten(1),
-        bias,
-    )
-    return flat.view(len(x_BCHW), height, width, len(weight)).permute(0, 3, 1, 2)
+    patches_PK = patches.permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(0, 2)
+    flat_PO = F.linear(patches_PK, weight.permute(0, 2, 3, 1).flatten(1), bias)
+    return flat_PO.view(len(x_BCHW), height, width, len(weight)).permute(0, 3, 1, 2)
 
 
 def _weight_gradient(
     x_BCHW: Tensor, g_BCHW: Tensor, weight: Tensor, stride: Pair, padding: Pair
 ) -> Tensor:
-    """One product for each row of the kernel, so that the patches of one row are all that is ever copied."""
+    """Return the gradient of the kernel: one product for each of its rows.
+
+    Only the patches of one row are ever copied.
+    """
     rows, columns = weight.shape[2:]
     reach = (g_BCHW.shape[2] - 1) * stride[0] + 1
     patches = _padded(x_BCHW, padding).unfold(2, columns, stride[1]).permute(0, 1, 2, 4, 3)
@@ -166,5 +197,5 @@ def _weight_gradient(
 
 
 def _padded(x_BCHW: Tensor, padding: Pair) -> Tensor:
-    """The images with zeros around them, channels last: x_BHWC."""
+    """Return the images with zeros around them, channels last: x_BHWC."""
     return F.pad(x_BCHW, (padding[1], padding[1], padding[0], padding[0])).permute(0, 2, 3, 1)

@@ -1,18 +1,18 @@
-"""Downloads of libraries that have no time limit of their own."""
+"""A time limit for downloads by libraries that set none."""
 
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_TIMEOUT = 10.0
-"""Seconds that a server may stay silent."""
+_TIMEOUT_SECONDS = 10.0
+"""Time that a server may stay silent."""
 
 
 @contextmanager
 def patience() -> Iterator[None]:
-    """Give up on a server that stays silent too long."""
+    """Give up on a server that stays silent for too long."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_TIMEOUT)
+    socket.setdefaulttimeout(_TIMEOUT_SECONDS)
     try:
         yield
     finally:

@@ -13,6 +13,7 @@ from raybd.registry import Method, Role, Trusted, method_class, role_of, singula
 from raybd.types.config import Config
 from raybd.types.errors import UserError
 from raybd.types.methods import (
+    Analysis,
     Attack,
     DatasetMethod,
     Detector,
@@ -37,6 +38,7 @@ ROLE_CLASSES: Mapping[Role, type[Config]] = {
     "detectors": Detector,
     "scanners": Scanner,
     "repairs": Repair,
+    "analyses": Analysis,
 }
 
 

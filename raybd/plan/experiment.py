@@ -46,6 +46,8 @@ class Experiment:
     detector of test inputs: refuse the inputs that it flags, measure (and, for a probe, first drop
     what it flags of the training set and train again)."""
     resources: AllResources
+    analyses: tuple[Method, ...] = ()
+    """Tools that look at each victim, undefended or defended."""
     canaries: Canaries | None = None
     """Planted into the training set of each victim, to measure detectors without truth."""
 
@@ -77,8 +79,8 @@ class Experiment:
             victim = victim_stage(opened, dataset, attack, training, seed, planted)
             twin = victim_stage(opened, dataset, no_attack(), training, seed)
             for defense, reason in reasons:
-                wanted = Wanted(victim, twin, defense, self.removal, repeated)
-                last = _last_stage(wanted)
+                wanted = Wanted(victim, twin, defense, self.removal, repeated, self.analyses)
+                last = last_stage(wanted)
                 yield Cell(
                     experiment=self.name,
                     dataset=dataset,
@@ -126,14 +128,15 @@ class Experiment:
             "attacks": [_entry(method) for method in self.attacks],
             "trainers": [_training_entry(training) for training in self.trainings],
             **defenses,
+            **({"analyses": [_entry(method) for method in self.analyses]} if self.analyses else {}),
             "removal": self.removal,
             "resources": self.resources.model_dump(mode="json", exclude_none=True),
             **({"canaries": self.canaries.model_dump(mode="json")} if self.canaries else {}),
         }
 
 
-def _last_stage(wanted: Wanted) -> Stage:
-    """The end of a cell's path: of the stages that the cell has, the one that no other reads."""
+def last_stage(wanted: Wanted) -> Stage:
+    """Return the end of a cell's path: of its stages, the one that no other one reads."""
     stages = [stage for kind in kinds() if (stage := kind.for_cell(wanted)) is not None]
     read = {upstream.key for stage in stages for upstream in stage.path() if upstream is not stage}
     return _only(stage for stage in stages if stage.key not in read) or wanted.victim

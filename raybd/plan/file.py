@@ -37,6 +37,7 @@ class ExperimentFile(Config):
     detectors: Entries = ()
     scanners: Entries = ()
     repairs: Entries = ()
+    analyses: Entries = ()
     removal: bool = False
     resources: AllResources = AllResources()
     canaries: Canaries | None = None
@@ -75,6 +76,10 @@ def parse(raw: Mapping[str, Any], where: str = "experiment") -> Experiment:
             *_defenses("scanners", file.scanners, where),
             *_defenses("repairs", file.repairs, where),
             *defending,
+        ),
+        analyses=tuple(
+            entries.method("analyses", entry, f"{where}: analyses[{i}]")
+            for i, entry in enumerate(file.analyses)
         ),
         removal=file.removal,
         resources=file.resources,
@@ -123,6 +128,7 @@ def _refuse_repeats(experiment: Experiment, where: str) -> None:
             for training in experiment.trainings
         ],
         "defenses": ["none", *(method.name for method in experiment.defenses)],
+        "analyses": [method.name for method in experiment.analyses],
         "seeds": [str(seed) for seed in experiment.seeds],
     }
     for column, shown in columns.items():

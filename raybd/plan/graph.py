@@ -1,4 +1,4 @@
-"""The graph of a victim: its poison, its clean twin, its encoder or source, and why it is infeasible."""
+"""The graph of a victim: its poison, its clean twin, what it starts from; and its feasibility."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""What attacks share: label maps, the draw of the poisoned images, the overlay."""
+"""What attacks share: base classes, label maps, draws, overlays, fine-tuning of encoders."""

@@ -8,33 +8,40 @@ from raybd.types.errors import Infeasible
 
 
 def draw(y_N: Tensor, num_classes: int, rate: float, labels: LabelMap, rng: Generator) -> Tensor:
-    """round(rate * N) rows, drawn uniformly from those that the label map allows, ascending.
+    """Return round(rate * N) rows, drawn uniformly from those that the label map allows, ascending.
 
-    Raises Infeasible when there are fewer, or when the target is no class of the data set.
+    Raises Infeasible if there are fewer, or if the target is no class of the data set.
     """
-    labels.relabel(y_N[:1], num_classes)
+    labels.relabel(y_N[:1], num_classes)  # raises Infeasible if a class does not exist
+
     allowed = torch.nonzero(labels.eligible(y_N)).flatten()
     count = round(rate * len(y_N))
     if count > len(allowed):
         raise Infeasible(
-            f"rate {rate:g} of {len(y_N)} training images is {count}, but the label map allows only {len(allowed)} "
-            f"(at most {len(allowed) / len(y_N):.4g})"
+            f"rate {rate:g} of {len(y_N)} training images is {count}, but the label map allows "
+            f"only {len(allowed)} (at most {len(allowed) / len(y_N):.4g})"
         )
     if count == 0:
         raise Infeasible(f"rate {rate:g} of {len(y_N)} training images is not even one image")
+
     return allowed[torch.randperm(len(allowed), generator=rng)[:count]].sort().values
 
 
 def draw_cross(
     y_N: Tensor, chosen_M: Tensor, rate: float, allowed_N: Tensor, rng: Generator
 ) -> Tensor:
-    """round(rate * N) further rows among the allowed ones, none of which is chosen already, ascending. Raises Infeasible."""
+    """Return round(rate * N) of the allowed rows, none of which is in `chosen_M`, ascending.
+
+    Raises Infeasible if there are fewer.
+    """
     free_N = allowed_N.clone()
     free_N[chosen_M] = False
+
     free = torch.nonzero(free_N).flatten()
     count = round(rate * len(y_N))
     if count > len(free):
         raise Infeasible(
-            f"cross rate {rate:g} of {len(y_N)} training images is {count}, but only {len(free)} are left for it"
+            f"cross rate {rate:g} of {len(y_N)} training images is {count}, but only {len(free)} "
+            "are left for it"
         )
     return free[torch.randperm(len(free), generator=rng)[:count]].sort().values

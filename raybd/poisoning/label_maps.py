@@ -1,5 +1,6 @@
-"""Label maps: which images may be poisoned, what label they are given, and on which test images success is counted."""
+"""Label maps: which images may be poisoned, their new labels, and which test images count."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -17,24 +18,25 @@ class AllToOne(Config):
     target: int = Field(0, ge=0)
     """The target class."""
     exclude_target: bool = False
-    """Draw no images of the target class itself. The field draws them too, so that about 1/K of the poison keeps its label."""
+    """Draw no images of the target class. The field usually draws them, too, so that about 1/K of
+    the poisoned images keep their label."""
 
     def relabel(self, y_N: Tensor, num_classes: int) -> Tensor:
-        _check_target(self.target, num_classes)
+        _check_classes([self.target], num_classes)
         return torch.full_like(y_N, self.target)
 
     def wanted(self, y_N: Tensor, num_classes: int) -> Tensor:
         return self.relabel(y_N, num_classes)
 
     def eligible(self, y_N: Tensor) -> Tensor:
-        return y_N != self.target if self.exclude_target else torch.ones_like(y_N, dtype=torch.bool)
+        return y_N != self.target if self.exclude_target else _all(y_N)
 
     def counted(self, y_N: Tensor) -> Tensor:
         return y_N != self.target
 
 
 class AllToAll(Config):
-    """Every poisoned image is given the class after its own; attack success counts on all test images."""
+    """Every poisoned image is given the class after its own; all test images count."""
 
     map: Literal["all_to_all"] = "all_to_all"
 
@@ -45,10 +47,10 @@ class AllToAll(Config):
         return self.relabel(y_N, num_classes)
 
     def eligible(self, y_N: Tensor) -> Tensor:
-        return torch.ones_like(y_N, dtype=torch.bool)
+        return _all(y_N)
 
     def counted(self, y_N: Tensor) -> Tensor:
-        return torch.ones_like(y_N, dtype=torch.bool)
+        return _all(y_N)
 
 
 class CleanLabel(Config):
@@ -59,11 +61,11 @@ class CleanLabel(Config):
     """The target class."""
 
     def relabel(self, y_N: Tensor, num_classes: int) -> Tensor:
-        _check_target(self.target, num_classes)
+        _check_classes([self.target], num_classes)
         return y_N.clone()
 
     def wanted(self, y_N: Tensor, num_classes: int) -> Tensor:
-        _check_target(self.target, num_classes)
+        _check_classes([self.target], num_classes)
         return torch.full_like(y_N, self.target)
 
     def eligible(self, y_N: Tensor) -> Tensor:
@@ -73,9 +75,95 @@ class CleanLabel(Config):
         return y_N != self.target
 
 
+class SourceToTarget(Config):
+    """Images of the source class are given the target class; only the source class counts."""
+
+    source: int = Field(1, ge=0)
+    """The class that the trigger works on."""
+    target: int = Field(0, ge=0)
+    """The class that its images are given."""
+
+    def relabel(self, y_N: Tensor, num_classes: int) -> Tensor:
+        _check_classes([self.source, self.target], num_classes)
+        return torch.full_like(y_N, self.target)
+
+    def wanted(self, y_N: Tensor, num_classes: int) -> Tensor:
+        return self.relabel(y_N, num_classes)
+
+    def eligible(self, y_N: Tensor) -> Tensor:
+        return y_N == self.source
+
+    def counted(self, y_N: Tensor) -> Tensor:
+        return y_N == self.source
+
+
+class EveryOther(Config):
+    """The images take turns among the targets, and none is sent to its own class.
+
+    It is for attacks whose trigger asks for a label (`stamp_toward`). Without `targets`, image i of
+    class y is sent to class (y + 1 + i mod (K - 1)) mod K: each of the other classes about equally
+    often. No random stream is needed.
+    """
+
+    map: Literal["every_other"] = "every_other"
+    targets: tuple[int, ...] = ()
+    """The target classes, two or more; empty: all classes."""
+
+    def targets_of(self, num_classes: int) -> tuple[int, ...]:
+        """Return the target classes. Raises Infeasible if one is missing, or there is only one."""
+        targets = self.targets or tuple(range(num_classes))
+        _check_classes(targets, num_classes)
+        if len(set(targets)) < max(2, len(targets)):
+            raise Infeasible(f"targets {list(targets)}: two or more different classes are needed")
+        return targets
+
+    def relabel(self, y_N: Tensor, num_classes: int) -> Tensor:
+        targets_M = torch.tensor(self.targets_of(num_classes))
+        turn_N = torch.arange(len(y_N))
+
+        # An image of a target class starts behind its own class and has one target less to visit.
+        own_NM = y_N[:, None] == targets_M
+        is_target_N = own_NM.any(1)
+        start_N = torch.where(is_target_N, own_NM.int().argmax(1) + 1, 0)
+        choices_N = len(targets_M) - is_target_N.long()
+        return targets_M[(start_N + turn_N % choices_N) % len(targets_M)]
+
+    def wanted(self, y_N: Tensor, num_classes: int) -> Tensor:
+        return self.relabel(y_N, num_classes)
+
+    def eligible(self, y_N: Tensor) -> Tensor:
+        return _all(y_N)
+
+    def counted(self, y_N: Tensor) -> Tensor:
+        return _all(y_N)
+
+
+class NoTarget(Config):
+    """The attacker wants no label: the map of controls, which have no attack success."""
+
+    def relabel(self, y_N: Tensor, num_classes: int) -> Tensor:
+        return y_N.clone()
+
+    def wanted(self, y_N: Tensor, num_classes: int) -> Tensor:
+        return y_N.clone()
+
+    def eligible(self, y_N: Tensor) -> Tensor:
+        return _all(y_N)
+
+    def counted(self, y_N: Tensor) -> Tensor:
+        return ~_all(y_N)
+
+
 Labels = Annotated[AllToOne | AllToAll | CleanLabel, Field(discriminator="map")]
+"""The label maps that suit a trigger which is the same for all labels."""
 
 
-def _check_target(target: int, num_classes: int) -> None:
-    if target >= num_classes:
-        raise Infeasible(f"target class {target} does not exist: there are {num_classes} classes")
+def _all(y_N: Tensor) -> Tensor:
+    return torch.ones_like(y_N, dtype=torch.bool)
+
+
+def _check_classes(classes: Sequence[int], num_classes: int) -> None:
+    if max(classes) >= num_classes:
+        raise Infeasible(
+            f"target class {max(classes)} does not exist: there are {num_classes} classes"
+        )

@@ -6,36 +6,58 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from raybd.types.data import CROSS, POISON, LabelMap, Poisoned, Split, Stamp, stamped
+from raybd.types.data import CROSS, POISON, Poisoned, stamped
+from raybd.types.methods import Attack, AttackInput
+from raybd.types.models import Victim
 
 
 def overlay(
-    train: Split,
-    num_classes: int,
+    attack: Attack,
+    given: AttackInput,
     index_M: Tensor,
-    stamp: Stamp,
-    labels: LabelMap,
+    *,
     state: Mapping[str, Tensor] | None = None,
     x_MCHW: Tensor | None = None,
+    y_M: Tensor | None = None,
     cross: tuple[Tensor, Tensor] | None = None,
+    victim: Victim | None = None,
 ) -> Poisoned:
-    """Relabel the chosen rows and stamp them, or give them `x_MCHW` where training wears the trigger otherwise than test.
+    """Return the overlay that stamps and relabels the rows `index_M`.
 
-    `cross` are further (rows, images) that change and keep their label.
+    Give `x_MCHW` if the poisoned training images differ from test images with the trigger, and
+    `y_M` if their labels do not follow from the label map. `cross` are further (rows, images) that
+    change and keep their label. `state` is what the trigger needs beyond the fields of the attack.
     """
+    train = given.train
     state = state or {}
-    poisoned_MCHW = stamped(stamp, train.x_NCHW[index_M], state) if x_MCHW is None else x_MCHW
-    cross_L, cross_LCHW = cross if cross is not None else (index_M[:0], poisoned_MCHW[:0])
-    roles = [
-        torch.full((len(rows),), role, dtype=torch.int8)
-        for rows, role in ((index_M, POISON), (cross_L, CROSS))
-    ]
+    if y_M is None:
+        y_M = attack.label_map.relabel(train.y_N[index_M], given.num_classes)
+    if x_MCHW is None:
+        x_MCHW = stamped(attack.stamp_toward, train.x_NCHW[index_M], y_M, state)
+    cross_L, cross_LCHW = cross if cross is not None else (index_M[:0], x_MCHW[:0])
+
     return Poisoned(
         index_M=torch.cat([index_M, cross_L]),
-        x_MCHW=torch.cat([poisoned_MCHW, cross_LCHW]),
-        y_M=torch.cat([labels.relabel(train.y_N[index_M], num_classes), train.y_N[cross_L]]),
-        role_M=torch.cat(roles),
-        trigger=partial(stamped, stamp, state=state),
-        labels=labels,
+        x_MCHW=torch.cat([x_MCHW, cross_LCHW]),
+        y_M=torch.cat([y_M, train.y_N[cross_L]]),
+        role_M=torch.cat([same_role(index_M, POISON), same_role(cross_L, CROSS)]),
+        trigger=partial(stamped, attack.stamp_toward, state=state),
+        labels=attack.label_map,
         state=state,
+        victim=victim,
     )
+
+
+def untouched(
+    attack: Attack,
+    given: AttackInput,
+    state: Mapping[str, Tensor] | None = None,
+    victim: Victim | None = None,
+) -> Poisoned:
+    """Return the overlay of an attack that changes no training image."""
+    return overlay(attack, given, torch.empty(0, dtype=torch.int64), state=state, victim=victim)
+
+
+def same_role(index_M: Tensor, role: int) -> Tensor:
+    """Return the role for each of the rows, int8."""
+    return torch.full((len(index_M),), role, dtype=torch.int8)

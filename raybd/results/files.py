@@ -1,7 +1,7 @@
 """Files in a folder or at any fsspec URL: each appears whole or not at all.
 
-A local file is written under a temporary name and renamed, a remote one is put in one request. Storage that fails now and then is
-tried again.
+A local file is written under a temporary name and renamed; a remote file is put in one request.
+Storage errors that may pass, such as a lost connection, are retried.
 """
 
 import logging
@@ -20,19 +20,34 @@ from raybd.types.errors import UserError
 log = logging.getLogger("raybd.store")
 Result = TypeVar("Result")
 
-_MARKS = ("size", "mtime", "LastModified", "ETag", "updated", "etag", "last_modified")
-"""What file systems know of a file that changes when it is written, under the names that they have for it."""
+CHANGING_ATTRIBUTES = (
+    "size",
+    "mtime",
+    "LastModified",
+    "ETag",
+    "updated",
+    "etag",
+    "last_modified",
+)
+"""Attributes of a file that change when it is written, as the various file systems name them."""
+MAX_ATTEMPTS = 4
+"""How often a request to the storage is tried before its error is raised."""
+FIRST_RETRY_SECONDS = 0.3
+"""Pause before the first retry; each further pause is three times as long."""
 
 
 @dataclass(frozen=True)
-class Storage:
-    """A folder or URL. Cheap to make and to send to another process."""
+class FileStorage:
+    """A folder or URL. Cheap to create and to send to another process.
+
+    All paths that the methods take are relative to the folder or URL.
+    """
 
     url: str
 
     @cached_property
     def filesystem(self) -> Any:
-        """The fsspec file system behind it."""
+        """The fsspec file system of the URL."""
         return self._opened[0]
 
     @cached_property
@@ -43,45 +58,29 @@ class Storage:
     @cached_property
     def _opened(self) -> tuple[Any, str]:
         try:
-            fs, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+            filesystem, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise UserError(
                 f"store {self.url!r}: {error}",
-                "Give a folder or an fsspec URL; s3:// wants `pip install raybd[s3]`.",
+                "Give a folder or an fsspec URL; s3:// needs `pip install raybd[s3]`.",
                 exit_code=3,
             ) from error
-        return fs, root
+        return filesystem, root
 
     @cached_property
     def local(self) -> bool:
         """Whether it is a folder that this machine mounts."""
-        return "file" in (
-            self.filesystem.protocol
-            if isinstance(self.filesystem.protocol, tuple)
-            else (self.filesystem.protocol,)
-        )
+        protocol = self.filesystem.protocol
+        return "file" in (protocol if isinstance(protocol, tuple) else (protocol,))
 
     def __getstate__(self) -> dict[str, Any]:
+        # A file system holds connections and locks, so the receiving process opens its own.
         return {"url": self.url}
 
-    def probe(self) -> None:
-        """Write, read back and remove a file. Raises UserError (exit code 3) where that fails."""
-        path, payload = f".probe-{uuid.uuid4().hex}", b"raybd"
-        try:
-            self.write(path, payload)
-            if self.read(path) != payload:
-                raise OSError("read back something else than was written")
-            self.filesystem.rm_file(self.at(path))
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise UserError(
-                f"store {self.url!r} can't be written: {reason}",
-                "Give another --store (or RAYBD_STORE), or make this one writable; for object storage check credentials.",
-                exit_code=3,
-            ) from error
+    # --- reading -----------------------------------------------------------------------------
 
     def read(self, path: str) -> bytes:
-        """The bytes of a file. Raises FileNotFoundError."""
+        """Return the bytes of a file. Raises FileNotFoundError if it does not exist."""
         try:
             if self.local:
                 return _retried(Path(self.at(path)).read_bytes)
@@ -90,41 +89,71 @@ class Storage:
             raise FileNotFoundError(path) from error
         return data
 
-    def read_many(self, paths: Sequence[str]) -> dict[str, bytes]:
-        """The bytes of many files, of those that are there; a remote file system is asked for all at the same time."""
-        if self.local:
-            return {path: data for path in paths if (data := self.read_if_there(path)) is not None}
-        found = _retried(
-            lambda: self.filesystem.cat([self.at(path) for path in paths], on_error="return")
-        )
-        failed = [
-            data
-            for data in found.values()
-            if isinstance(data, Exception) and not isinstance(data, FileNotFoundError)
-        ]
-        if failed:
-            raise failed[0]
-        return {
-            str(at)[len(self.root) + 1 :]: data
-            for at, data in found.items()
-            if isinstance(data, bytes)
-        }
-
     def read_if_there(self, path: str) -> bytes | None:
+        """Return the bytes of a file, or None if it does not exist.
+
+        This is one request to the storage, where `exists` followed by `read` would be two, and
+        the file could be removed in between. Other errors are raised as by `read`.
+        """
         try:
             return self.read(path)
         except FileNotFoundError:
             return None
 
+    def read_many(self, paths: Sequence[str]) -> dict[str, bytes]:
+        """Return the bytes of those files that exist, by path.
+
+        Remote files are read concurrently. Raises the first error other than a missing file.
+        """
+        if self.local:
+            return {path: data for path in paths if (data := self.read_if_there(path)) is not None}
+
+        found = _retried(
+            lambda: self.filesystem.cat([self.at(path) for path in paths], on_error="return")
+        )
+        for data in found.values():
+            if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
+                raise data
+        return {self.relative(at): data for at, data in found.items() if isinstance(data, bytes)}
+
+    def exists(self, path: str) -> bool:
+        """Return whether a file or folder exists."""
+        return bool(_retried(lambda: self.filesystem.exists(self.at(path))))
+
+    def files(self, pattern: str) -> list[str]:
+        """Return the paths that match a glob, sorted, without names that begin with a dot."""
+        found = self.filesystem.glob(self.at(pattern))
+        return sorted(self.relative(path) for path in found if not Path(path).name.startswith("."))
+
+    def fingerprints(self, folder: str) -> dict[str, str]:
+        """Return the size and time of each file of a folder, as text by file name.
+
+        A file whose fingerprint is the same as before was not written since. A folder that does
+        not exist has no files.
+        """
+        try:
+            found = _retried(lambda: self.filesystem.ls(self.at(folder), detail=True))
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        return {
+            info["name"].rpartition("/")[2]: " ".join(
+                str(info[name]) for name in CHANGING_ATTRIBUTES if name in info
+            )
+            for info in found
+        }
+
+    # --- writing -----------------------------------------------------------------------------
+
     def write(self, path: str, data: bytes) -> None:
-        """Write a file so that no reader ever sees half of it."""
+        """Write or replace a file so that no reader ever sees a part of it."""
         if not self.local:
             _retried(lambda: self.filesystem.pipe_file(self.at(path), data))
             return
+
         target = Path(self.at(path))
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
 
-        def put() -> None:
+        def write_and_rename() -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 temporary.write_bytes(data)
@@ -132,60 +161,62 @@ class Storage:
             finally:
                 temporary.unlink(missing_ok=True)
 
-        _retried(put)
-
-    def exists(self, path: str) -> bool:
-        """Whether a file is there."""
-        return bool(_retried(lambda: self.filesystem.exists(self.at(path))))
+        _retried(write_and_rename)
 
     def remove(self, path: str) -> None:
-        """Remove a file or a folder, if it is there."""
+        """Remove a file or a folder with all its files, if it exists."""
         if self.exists(path):
             self.filesystem.rm(self.at(path), recursive=True)
 
-    def files(self, pattern: str) -> list[str]:
-        """The files that match a glob, relative to the store, sorted; names that begin with a dot are not listed."""
-        found = self.filesystem.glob(self.at(pattern))
-        return sorted(
-            str(path)[len(self.root) + 1 :] for path in found if not Path(path).name.startswith(".")
-        )
-
-    def stamps(self, folder: str) -> dict[str, str]:
-        """Size and time of each file of a folder, by name: where they are the same as before, the file was not written since."""
-        try:
-            found = _retried(lambda: self.filesystem.ls(self.at(folder), detail=True))
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        return {
-            info["name"].rpartition("/")[2]: " ".join(
-                str(info[mark]) for mark in _MARKS if mark in info
-            )
-            for info in found
-        }
-
-    def set_aside(self, path: str, why: str) -> None:
-        """Move a damaged file or folder out of the way, and say so."""
+    def quarantine(self, path: str, reason: str) -> None:
+        """Move a damaged file or folder below `damaged/`, and log a warning with the reason."""
         aside = f"damaged/{path}-{uuid.uuid4().hex[:8]}"
         for found in self.filesystem.find(self.at(path)):
             target = self.at(aside) + str(found)[len(self.at(path)) :]
             self.filesystem.makedirs(str(Path(target).parent), exist_ok=True)
             self.filesystem.mv(found, target)
+
+        # The files were moved one by one: on a local disk their empty folder is still there.
         if self.local:
             self.remove(path)
         log.warning(
-            "%s/%s: %s; set aside as %s, will be computed again", self.url, path, why, aside
+            "%s/%s: %s; set aside as %s, will be computed again", self.url, path, reason, aside
         )
 
+    def check_writable(self) -> None:
+        """Write, read back and remove a file. Raises UserError (exit code 3) if that fails."""
+        path = f".probe-{uuid.uuid4().hex}"
+        payload = b"raybd"
+        try:
+            self.write(path, payload)
+            if self.read(path) != payload:
+                raise OSError("what was read is not what was written")
+            self.filesystem.rm_file(self.at(path))
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(
+                f"store {self.url!r} can't be written: {reason}",
+                "Give another --store (or RAYBD_STORE), or make this one writable; for object "
+                "storage check the credentials.",
+                exit_code=3,
+            ) from error
+
+    # --- paths -------------------------------------------------------------------------------
+
     def at(self, path: str) -> str:
-        """A path of the store as its file system names it."""
+        """Return a path of the storage as its file system names it."""
         return f"{self.root}/{path}"
 
+    def relative(self, at: str) -> str:
+        """Return the path that the file system names `at`, relative to the storage."""
+        return str(at)[len(self.root) + 1 :]
 
-def _retried(do: Callable[[], Result], tries: int = 4) -> Result:
-    """Storage fails now and then: try again, a little later each time. What will not change is raised at once."""
-    for attempt in range(1, tries + 1):
+
+def _retried(request: Callable[[], Result]) -> Result:
+    """Return what a request returns; retry it after an OSError that may pass."""
+    for attempt in range(1, MAX_ATTEMPTS + 1):
         try:
-            return do()
+            return request()
         except (
             FileNotFoundError,
             NotADirectoryError,
@@ -193,9 +224,9 @@ def _retried(do: Callable[[], Result], tries: int = 4) -> Result:
             PermissionError,
             FileExistsError,
         ):
-            raise
+            raise  # a retry would not change these
         except OSError:
-            if attempt == tries:
+            if attempt == MAX_ATTEMPTS:
                 raise
-            time.sleep(0.1 * 3**attempt)
+            time.sleep(FIRST_RETRY_SECONDS * 3 ** (attempt - 1))
     raise AssertionError("unreachable")

@@ -1,4 +1,4 @@
-"""What is written beside every number: versions, commit, device, memory."""
+"""Provenance of a number: versions, commit, device, peak memory."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ log = logging.getLogger("raybd.provenance")
 
 @cache
 def versions() -> dict[str, str]:
-    """What computed a row."""
+    """Return the versions of Python and of the packages that compute a row."""
     found = {"python": platform.python_version()}
     for package in ("raybd", "torch", "torchvision", "ray", "numpy", "scikit-learn"):
         try:
@@ -30,22 +30,24 @@ def versions() -> dict[str, str]:
 
 @cache
 def commit() -> str | None:
-    """The commit of raybd's own checkout, if it runs from one; `+` marks uncommitted changes."""
+    """Return the commit of raybd's checkout; None if it runs from an installed package.
+
+    A `+` at the end marks uncommitted changes.
+    """
     folder = Path(__file__).resolve().parent
     git = partial(
         subprocess.run, cwd=folder, capture_output=True, text=True, timeout=10, check=True
     )
     try:
         head = git(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
-        return head + (
-            "+" if git(["git", "status", "--porcelain", "--", "."]).stdout.strip() else ""
-        )
+        changes = git(["git", "status", "--porcelain", "--", "."]).stdout.strip()
+        return f"{head}+" if changes else head
     except (OSError, subprocess.SubprocessError):
         return None
 
 
 def device_name() -> str:
-    """The GPU that this process computes on, or the kind of processor."""
+    """Return the name of the GPU that this process computes on, or the kind of processor."""
     device = group.device()
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -53,19 +55,23 @@ def device_name() -> str:
 
 
 def reset_peak_memory() -> None:
-    """Worker processes are reused: begin a stage with a fresh high-water mark, where the system allows it."""
+    """Reset the peak memory of this process, if the system allows it.
+
+    Worker processes are reused, and a stage must not report the peak of an earlier stage.
+    """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
-        log.debug(
-            "peak memory is that of the whole process: /proc/self/clear_refs can't be written"
-        )
+        log.debug("peak memory includes earlier stages: /proc/self/clear_refs can't be written")
 
 
 def peak_memory_bytes() -> int:
-    """Largest resident memory of this process, or largest GPU memory where it computes on one."""
+    """Return the peak memory since the last reset, in bytes.
+
+    This is GPU memory if the process computes on a GPU, else resident memory.
+    """
     if group.device().type == "cuda":
         return torch.cuda.max_memory_allocated()
     try:
@@ -73,5 +79,7 @@ def peak_memory_bytes() -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     except OSError:
-        log.debug("/proc/self/status can't be read; peak memory is that of the whole process")
+        log.debug("peak memory includes earlier stages: /proc/self/status can't be read")
+
+    # In KiB on Linux, since the process began.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

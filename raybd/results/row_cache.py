@@ -1,92 +1,107 @@
-"""Many small Parquet files of a folder, read as one table.
+"""Cache of many small Parquet files of a folder in one file, `gathered/<folder>.parquet`.
 
-To open thousands of files takes long, so what was read is kept in one copy, with the stamp of each file beside its rows. A file
-whose stamp has changed is read again; the copy may be removed at any time.
+Opening thousands of files takes long, so the rows are kept in one copy, with the fingerprint of the
+file of each row beside it. A file whose fingerprint has changed is read again. The copy can be
+removed at any time.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raybd.results.files import Storage
+from raybd.results.files import FileStorage
 
 log = logging.getLogger("raybd.store")
 
-_FEW = 100
-"""So many files are read as fast as a new copy is written."""
-_BATCH = 500
-"""So many files are held in memory at a time; as tables of one row each they are large."""
-_FILE, _STAMP = "gathered.file", "gathered.stamp"
+MAX_FILES_WITHOUT_REWRITE = 100
+"""Reading this many files takes as long as writing the cache anew."""
+FILES_PER_BATCH = 500
+"""How many files are held in memory at once: as tables of one row each they are large."""
+FILE_COLUMN = "gathered.file"
+"""Column of the cache with the file name of each row."""
+FINGERPRINT_COLUMN = "gathered.stamp"
+"""Column of the cache with the fingerprint that the file had when it was read."""
 
 
-def read_folder(storage: Storage, folder: str, schema: pa.Schema) -> pa.Table:
-    """The rows of all files of a folder. A file that is damaged is set aside."""
-    copy = f"gathered/{folder}.parquet"
-    stamps = {
-        name: stamp
-        for name, stamp in storage.stamps(folder).items()
+def read_folder(storage: FileStorage, folder: str, schema: pa.Schema) -> pa.Table:
+    """Return the rows of all Parquet files of a folder. Damaged files are set aside."""
+    cache_path = f"gathered/{folder}.parquet"
+    fingerprints = {
+        name: fingerprint
+        for name, fingerprint in storage.fingerprints(folder).items()
         if name.endswith(".parquet") and name[0] != "."
     }
-    known = _known(storage, copy, schema)
-    read_before = zip(known[_FILE].to_pylist(), known[_STAMP].to_pylist(), strict=True)
-    known = known.filter(
-        pa.array([stamps.get(name) == stamp for name, stamp in read_before], pa.bool_())
-    )
-    left = sorted(stamps.keys() - set(known[_FILE].to_pylist()))
-    if not left:
-        return known.select(schema.names)
-    read = _read(storage, folder, left, schema)
-    found = pa.array([stamps[name] for name in read[_FILE].to_pylist()], pa.string())
-    table = pa.concat_tables([known, read.append_column(_STAMP, found)])
-    if len(left) > _FEW:
-        _keep(storage, copy, table)
+    cached = _unchanged_rows(_load_cache(storage, cache_path, schema), fingerprints)
+
+    unread = sorted(fingerprints.keys() - set(cached[FILE_COLUMN].to_pylist()))
+    if not unread:
+        return cached.select(schema.names)
+    read = _read_files(storage, folder, unread, schema)
+    names = read[FILE_COLUMN].to_pylist()
+    column = pa.array([fingerprints[name] for name in names], pa.string())
+    table = pa.concat_tables([cached, read.append_column(FINGERPRINT_COLUMN, column)])
+
+    if len(unread) > MAX_FILES_WITHOUT_REWRITE:
+        _write_cache(storage, cache_path, table)
     return table.select(schema.names)
 
 
-def _known(storage: Storage, copy: str, schema: pa.Schema) -> pa.Table:
-    """The copy; an empty table where there is none, or one that an older raybd wrote."""
-    wanted = pa.schema([*schema, (_FILE, pa.string()), (_STAMP, pa.string())])
+def _load_cache(storage: FileStorage, path: str, schema: pa.Schema) -> pa.Table:
+    """Return the cache; an empty table if there is none or it has other columns."""
+    expected = pa.schema([*schema, (FILE_COLUMN, pa.string()), (FINGERPRINT_COLUMN, pa.string())])
     try:
-        table = pq.read_table(pa.BufferReader(storage.read(copy)))
+        table = pq.read_table(pa.BufferReader(storage.read(path)))
     except (FileNotFoundError, pa.ArrowInvalid):
-        return wanted.empty_table()
-    return table if table.schema.equals(wanted) else wanted.empty_table()
+        return expected.empty_table()
+    # An older version of raybd, with other columns, may have written it.
+    return table if table.schema.equals(expected) else expected.empty_table()
 
 
-def _keep(storage: Storage, copy: str, table: pa.Table) -> None:
+def _unchanged_rows(cached: pa.Table, fingerprints: Mapping[str, str]) -> pa.Table:
+    """Return the cached rows whose files were not written or removed since."""
+    pairs = zip(
+        cached[FILE_COLUMN].to_pylist(), cached[FINGERPRINT_COLUMN].to_pylist(), strict=True
+    )
+    unchanged = [fingerprints.get(name) == fingerprint for name, fingerprint in pairs]
+    return cached.filter(pa.array(unchanged, pa.bool_()))
+
+
+def _write_cache(storage: FileStorage, path: str, table: pa.Table) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     try:
-        storage.write(copy, bytes(sink.getvalue()))
-    except OSError as error:  # someone who may only read
-        log.debug("%s was not written: %s", copy, error)
+        storage.write(path, bytes(sink.getvalue()))
+    except OSError as error:
+        # A user may only be allowed to read the store, and needs no cache for that.
+        log.debug("%s was not written: %s", path, error)
 
 
-def _read(storage: Storage, folder: str, names: Sequence[str], schema: pa.Schema) -> pa.Table:
-    """Rows, and the file of each."""
-    parts = [names[start : start + _BATCH] for start in range(0, len(names), _BATCH)]
-    return pa.concat_tables(
-        [_read_part(storage, folder, part, schema) for part in parts]
-    ).combine_chunks()
+def _read_files(
+    storage: FileStorage, folder: str, names: Sequence[str], schema: pa.Schema
+) -> pa.Table:
+    """Return the rows of files, with the file name of each row."""
+    starts = range(0, len(names), FILES_PER_BATCH)
+    batches = [names[start : start + FILES_PER_BATCH] for start in starts]
+    tables = [_read_batch(storage, folder, batch, schema) for batch in batches]
+    return pa.concat_tables(tables).combine_chunks()
 
 
-def _read_part(storage: Storage, folder: str, names: Sequence[str], schema: pa.Schema) -> pa.Table:
-    tables = [schema.empty_table().append_column(_FILE, pa.array([], pa.string()))]
+def _read_batch(
+    storage: FileStorage, folder: str, names: Sequence[str], schema: pa.Schema
+) -> pa.Table:
+    tables = [schema.empty_table().append_column(FILE_COLUMN, pa.array([], pa.string()))]
     for path, data in storage.read_many([f"{folder}/{name}" for name in names]).items():
         try:
             table = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
         except (pa.ArrowInvalid, OSError) as error:
-            storage.set_aside(path, f"not a readable Parquet file ({str(error).splitlines()[0]})")
+            storage.quarantine(path, f"not a readable Parquet file ({str(error).splitlines()[0]})")
         else:
-            tables.append(
-                table.append_column(_FILE, pa.array([Path(path).name] * len(table), pa.string()))
-            )
-    # Files of an older raybd lack columns.
-    return (
-        pa.concat_tables(tables, promote_options="default")
-        .select([*schema.names, _FILE])
-        .combine_chunks()
-    )
+            column = pa.array([Path(path).name] * len(table), pa.string())
+            tables.append(table.append_column(FILE_COLUMN, column))
+
+    # Files of an older version of raybd lack columns, which become null.
+    table = pa.concat_tables(tables, promote_options="default")
+    return table.select([*schema.names, FILE_COLUMN]).combine_chunks()

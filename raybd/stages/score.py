@@ -12,9 +12,9 @@ from raybd.cells.loading import load_poisoned, load_victim
 from raybd.cells.pools import Pool, test_pool, training_pool, trusted_images
 from raybd.cells.stage import Facts, ResourceRole, Result, Stage, VictimStage, random_stream
 from raybd.cells.wanted import Wanted
+from raybd.metrics.catalogue import DETECTION
 from raybd.metrics.classification import predictions
 from raybd.registry import Method
-from raybd.results.schemas import DETECTION
 from raybd.results.store import Store
 from raybd.stages.features import Features
 from raybd.training.inference import infer

@@ -1,4 +1,4 @@
-"""The weights that a network brings with it, under the preprocessing that they were made for."""
+"""The weights that a network brings with it, under the preprocessing that they need."""
 
 from torch import Generator
 
@@ -11,8 +11,12 @@ from raybd.types.models import Network, Victim
 def published(
     kind: str, split: Split, num_classes: int, network: Network, rng: Generator
 ) -> Victim:
-    """An encoder as its authors have it; images are normalised by the moments that it names, or else by those of the split."""
-    if not getattr(network, "pretrained", False):
+    """Return an encoder with its published weights, without a head.
+
+    Images are normalised by the moments that it names, or else by those of the split. Raises
+    UserError where the network has no weights of its own.
+    """
+    if not network.starts_pretrained:
         raise UserError(
             f"{kind}: the network has no weights of its own",
             "Take one with the field `pretrained`, and set it.",

@@ -1,8 +1,10 @@
-"""Supervised training: cross-entropy on the given labels, by whoever trusts the data set.
+"""Supervised training: cross-entropy on the given labels, by someone who trusts the data set.
 
-Recipe: BackdoorBench (Wu et al. 2022, arXiv 2206.12654), table of training settings for CIFAR-10: SGD with momentum 0.9, learning
-rate 0.01, weight decay 5e-4, batch 128, cosine schedule, 100 epochs, random crop and flip.
-Differs: the cosine always ends at the last epoch; images are normalised with the moments of the training split itself.
+Recipe: BackdoorBench (Wu et al. 2022, arXiv 2206.12654), table of training settings for CIFAR-10:
+SGD with momentum 0.9, learning rate 0.01, weight decay 5e-4, batch 128, cosine schedule, 100
+epochs, random crop and flip.
+Differs: the cosine always ends at the last epoch; images are normalised with the moments of the
+training split itself.
 """
 
 from torch import Generator
@@ -19,5 +21,5 @@ class Supervised(Recipe, Trainer):
     """Train a classifier from scratch (or from the network's own pretrained weights)."""
 
     def train(self, split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
-        """A classifier trained on the split."""
+        """Return a classifier trained on the split."""
         return fit(new_victim(split, num_classes, network, rng), split, self, rng, name="victim")

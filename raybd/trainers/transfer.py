@@ -1,8 +1,9 @@
-"""Transfer learning: go on from a network that was trained on other data, with all layers or the head alone.
+"""Transfer learning: start from a network that was trained on other data.
 
-Pan, Zeng, Lyu, Lin and Jia 2023, arXiv 2302.11408: one of the three ways of training that ASSET is measured in.
-Differs: the recipe has the defaults of BackdoorBench, not those of that paper; images are normalised as the start was trained to
-see them.
+Pan, Zeng, Lyu, Lin and Jia 2023, arXiv 2302.11408: one of the three ways of training on which ASSET
+is measured.
+Differs: the recipe has the defaults of BackdoorBench, not those of that paper; images are
+normalised as the start was trained to see them.
 """
 
 from typing import Literal
@@ -19,26 +20,36 @@ from raybd.types.models import Network, Victim
 
 
 class Transfer(Recipe, TransferTrainer):
-    """Fine-tune a pretrained encoder: that of the victim which `source` names, or else the network's own weights."""
+    """Fine-tune a pretrained encoder.
+
+    It is that of the victim that `source` names, or has the network's own weights.
+    """
 
     layers: Literal["all", "head"] = "all"
-    """What is trained. `head`: the encoder keeps its weights and batch statistics, the classifier on top starts afresh."""
+    """What is trained. `head`: the encoder keeps its weights and batch statistics; the classifier
+    on top is trained from scratch."""
 
     def train_from(
         self, start: Victim | None, split: Split, num_classes: int, network: Network, rng: Generator
     ) -> Victim:
-        """A classifier with a new head on the encoder of `start`, trained on the split."""
+        """Return a classifier with a new head on the encoder of `start`, trained on the split.
+
+        Raises UserError where the encoder does not fit the images.
+        """
         victim = new_victim(split, num_classes, network, rng)
         if start is not None:
             try:
                 victim.encoder.load_state_dict(start.encoder.state_dict())
             except RuntimeError as error:
                 why = str(error).splitlines()[-1].strip()
+                side = split.x_NCHW.shape[-1]
                 raise UserError(
-                    f"transfer: the encoder does not fit images of {split.x_NCHW.shape[-1]} pixels: {why}",
-                    "Give both data sets the same `size`, or take a network that works at any size, like resnet18.",
+                    f"transfer: the encoder does not fit images of {side} pixels: {why}",
+                    "Give both data sets the same `size`, or take a network that works at any"
+                    " size, like resnet18.",
                     exit_code=1,
                 ) from error
-            victim.mean_C, victim.std_C = start.mean_C.clone(), start.std_C.clone()
+            victim.mean_C = start.mean_C.clone()
+            victim.std_C = start.std_C.clone()
         frozen = [victim.encoder] if self.layers == "head" else []
         return fit(victim, split, self, rng, name="transfer", frozen=frozen)

@@ -1,68 +1,97 @@
-"""The course of a training: its reports after each epoch, and the checkpoints from which it resumes."""
+"""The progress of a training: its report after each epoch, and the checkpoints of it."""
 
 import io
 import time
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from raybd.distributed import group
 from raybd.training.runtime import Facts, current, report
 
 
 class Stateful(Protocol):
-    """What can be taken up again."""
+    """What a checkpoint can hold."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors, numbers and texts."""
+        """Return the state as tensors, numbers and strings."""
 
     def load_state_dict(self, state: dict[str, Any]) -> Any:
-        """Take it up."""
+        """Replace the state by one that `state_dict` returned."""
 
 
 class TrainingRun:
-    """A training as it goes on: what it reports after each epoch, and the checkpoints from which it is taken up again."""
+    """A training in progress: its history and its checkpoints."""
 
-    def __init__(self, name: str, epochs: int, rng: Generator, parts: dict[str, Stateful]) -> None:
-        """Take up the runtime's checkpoint of this name, if there is one. `parts` is all that changes, beside `rng`."""
-        self.name, self.epochs, self.rng, self.parts = name, epochs, rng, parts
-        self.history: list[Facts] = []
-        self._take_up()
+    def __init__(
+        self, name: str, epochs: int, rng: Generator, parts: Mapping[str, Stateful]
+    ) -> None:
+        """Resume from the runtime's checkpoint of this name, if there is one.
+
+        `parts` is all that changes in the training, apart from `rng`.
+        """
+        self.name = name
+        self.epochs = epochs
+        self.rng = rng
+        self.parts = parts
+        self._history: list[Facts] = []
+        self._start = rng.get_state()
+        self._resume()
         self._saved_at = time.monotonic()
 
-    def left(self) -> range:
-        """The epochs that are still to come, from 0."""
-        return range(len(self.history), self.epochs)
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that have ended."""
+        return len(self._history)
 
-    def ended(self, **facts: Any) -> None:
+    def remaining_epochs(self) -> range:
+        """Return the epochs that are still to come, counted from 0."""
+        return range(self.epochs_done, self.epochs)
+
+    def end_epoch(
+        self, intermediate_scores: Callable[[], Tensor] | None = None, **facts: Any
+    ) -> None:
         """Report an epoch; save a checkpoint if it is time."""
-        self.history.append(
-            {"name": self.name, "epoch": len(self.history) + 1, "epochs": self.epochs, **facts}
-        )
-        report(self.history[-1])
+        counted = {"name": self.name, "epoch": self.epochs_done + 1, "epochs": self.epochs}
+        self._history.append(counted | facts)
+        report(self._history[-1], intermediate_scores)
+
         runtime = current()
-        if runtime.save is None or group.rank() or not self.left():
+        if runtime.save is None or group.rank() or not self.remaining_epochs():
             return
         if time.monotonic() - self._saved_at >= runtime.every_seconds:
             runtime.save(self.name, self._state())
             self._saved_at = time.monotonic()
 
     def _state(self) -> bytes:
+        state = {
+            "history": self._history,
+            "start": self._start,
+            "rng": self.rng.get_state(),
+            "parts": {name: part.state_dict() for name, part in self.parts.items()},
+        }
         buffer = io.BytesIO()
-        parts = {name: part.state_dict() for name, part in self.parts.items()}
-        torch.save({"history": self.history, "rng": self.rng.get_state(), "parts": parts}, buffer)
+        torch.save(state, buffer)
         return buffer.getvalue()
 
-    def _take_up(self) -> None:
+    def _resume(self) -> None:
         load = current().load
         saved = group.broadcast(lambda: load(self.name)) if load is not None else None
         if saved is None:
             return
         state: dict[str, Any] = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
+
+        # A stage may run a method several times, each time from another random stream. The
+        # checkpoint of another run is not ours. (Those of earlier versions name no start.)
+        start = state.get("start")
+        if start is None or not torch.equal(start, self._start):
+            return
+
         for name, part in self.parts.items():
             part.load_state_dict(state["parts"][name])
         self.rng.set_state(state["rng"])
-        self.history += state["history"]
-        for facts in self.history:
+        self._history += state["history"]
+        for facts in self._history:
             report(facts)

@@ -19,19 +19,23 @@ def infer(
     exact: bool = True,
     batch_size: int = 500,
 ) -> Tensor:
-    """`output` (the victim itself, unless given: x_BCHW uint8 -> something_B...) over all images, in eval mode, float32 on the CPU.
+    """Return `output` of all images, in eval mode, as float32 on the CPU.
 
-    Sharded over the workers; every worker gets all rows. `exact=False` allows bf16 where the hardware has it.
+    `output` takes x_BCHW (uint8) and is the victim itself unless given. The images are shared
+    between the workers, and every worker gets all rows. `exact=False` allows bf16 where the
+    hardware has it. Leaves the victim on the device, in eval mode.
     """
     device = group.device()
     victim = victim.to(device).eval()
-    output, out_N = output or victim, torch.empty(0)
-    mine, start = len(group.shard(torch.arange(len(x_NCHW)))), 0
+    output = output or victim
+    out_N = torch.empty(0)
+    mine = len(group.shard(torch.arange(len(x_NCHW))))
+    start = 0
     with bf16(device, not exact):
         for rows_B in group.batches(len(x_NCHW), batch_size):
-            x_BCHW = group.send(x_NCHW[rows_B])
+            x_BCHW = group.to_device(x_NCHW[rows_B])
             part_B = output(x_BCHW.contiguous(memory_format=torch.channels_last)).float()
-            if not start:
+            if not start:  # the shape of an output is known from the first batch on
                 out_N = part_B.new_empty((mine, *part_B.shape[1:]))
             out_N[start : start + len(part_B)] = part_B
             start += len(part_B)
@@ -39,5 +43,10 @@ def infer(
 
 
 def embeddings(victim: Victim, split: Split) -> Tensor:
-    """z_ND of a split's images: as they came with it from a stage before, or computed now."""
+    """Return z_ND of a split's images: those that an earlier stage stored with it, or new ones."""
     return infer(victim, split.x_NCHW, victim.embed) if split.z_ND is None else split.z_ND
+
+
+def logits(victim: Victim, split: Split) -> Tensor:
+    """Return logits_NK of a split's images: as an earlier stage computed them, or computed now."""
+    return infer(victim, split.x_NCHW) if split.logits_NK is None else split.logits_NK

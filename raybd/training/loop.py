@@ -1,28 +1,26 @@
-"""THE training loop, and batched inference: device, bf16, channels_last, DDP, augmentation, schedule, checkpoint, resume.
+"""`fit` trains one network on one split by a recipe: the usual case of the loop in `epochs.py`.
 
-Everything random is drawn for the global batch and then sharded, and the loss is the mean over the global batch, so that the
-number of workers does not change the experiment.
+It adds device, bf16, memory layout, data parallelism, torch.compile, frozen parts and the recipe's
+schedule. The loss is the mean over the whole batch, whatever the number of workers.
 """
 
 import logging
-import math
-import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from raybd.distributed import ddp, group
-from raybd.training import augmentation
-from raybd.training.checkpoints import Stateful, TrainingRun
+from raybd.training.checkpoints import Stateful
+from raybd.training.epochs import Batch, Epochs, Stream
 from raybd.training.precision import bf16
 from raybd.training.recipe import Recipe, lr_factor, new_optimizer
 from raybd.training.runtime import Facts, current
 from raybd.types.data import Split
-from raybd.types.errors import UserError
 
 Trained = TypeVar("Trained", bound=nn.Module)
 
@@ -32,7 +30,7 @@ Objective = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
 
 def cross_entropy(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
-    """The usual objective of a classifier."""
+    """Return the cross-entropy of each image: the usual objective of a classifier."""
     return F.cross_entropy(model(x_BCHW), y_B, reduction="none")
 
 
@@ -44,87 +42,98 @@ def fit(
     objective: Objective = cross_entropy,
     name: str = "training",
     frozen: Sequence[nn.Module] = (),
-    beside: Stateful | None = None,
-    watch: Callable[[], Facts] | None = None,
+    extra_state: Stateful | None = None,
+    *,
+    after_step: Callable[[], None] | None = None,
+    intermediate_scores: Callable[[], Tensor] | None = None,
+    intermediate_facts: Callable[[], Facts] | None = None,
 ) -> Trained:
-    """Train the victim in place, all but its `frozen` parts, and return it on the CPU, in eval mode.
+    """Train a victim in place, apart from its `frozen` parts; return it on the CPU, in eval mode.
 
-    What `watch` finds after an epoch is reported with it, if somebody wants to know; it may not draw from `rng`. Resumes from the
-    runtime's checkpoint of this name, which keeps what the objective learns `beside` the victim, too. Raises UserError when the
-    loss is no longer finite.
+    The split holds images, or embeddings z_ND for a head. Resumes from the runtime's checkpoint of
+    this name, which includes `extra_state` (what the objective learns). `after_step` is called
+    after each step. In a watched runtime, `intermediate_scores` (see `runtime.report`) and
+    `intermediate_facts` (found without any truth) are reported after each epoch; neither may draw
+    from `rng`. Raises UserError when the loss is no longer finite.
     """
-    runtime, device = current(), group.device()
-    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    victim.to(device).to(memory_format=layout)
-    still = [
-        path for path, module in victim.named_modules() if any(module is part for part in frozen)
-    ]
-    for part in frozen:
-        part.requires_grad_(False)
-    model = ddp.wrap(victim).train()
-    for path in still:  # by name: on a GPU, `wrap` may have put other modules in their place
-        victim.get_submodule(path).eval()
-    optimizer = new_optimizer(model, recipe)
-    compiled = runtime.compile and group.world() == 1
-    if compiled:
-        model = _compiled(model)
-    n, batch = len(split), min(recipe.batch_size, len(split))
-    steps, mine = n // batch, group.shard(torch.arange(batch))
-    scheduler = LambdaLR(optimizer, lambda step: lr_factor(recipe, step / (steps * recipe.epochs)))
-    x_NCHW, y_N = split.x_NCHW.to(device), split.y_N.to(device)
-
-    changing: dict[str, Stateful] = {
-        "victim": victim,
-        "optimizer": optimizer,
-        "scheduler": scheduler,
-    }
-    course = TrainingRun(
-        name, recipe.epochs, rng, changing | ({"beside": beside} if beside is not None else {})
+    model = _Model(victim, recipe, frozen)
+    state: dict[str, Stateful] = {"victim": victim}
+    loop = Epochs(
+        name,
+        recipe.epochs,
+        Stream(split.x_NCHW, split.y_N, recipe.batch_size, recipe.augment),
+        rng,
+        state if extra_state is None else state | {"extra_state": extra_state},
+        optimizers=[model.optimizer],
+        schedule=lambda optimizer, steps: _schedule(optimizer, recipe, steps),
+        clip=recipe.clip,
+        after_step=after_step,
+        hint=f"Lower lr (now {recipe.lr:g}), set warmup or clip, or set precision: fp32.",
     )
-    for epoch in course.left():
-        began, total = time.monotonic(), torch.zeros((), device=device)
-        order_N = torch.randperm(n, generator=rng)
-        for rows_B in order_N[: steps * batch].view(steps, batch):
-            draw = augmentation.draw(recipe.augment, batch, x_NCHW.shape[-1], rng)
-            rows = group.send(rows_B[mine])
-            x_BCHW = augmentation.apply(
-                x_NCHW[rows], None if draw is None else group.send(draw[:, mine])
-            )
-            with bf16(device, recipe.precision == "auto", compiled):
-                losses_B = objective(
-                    model, x_BCHW.contiguous(memory_format=layout), y_N[rows], rows
-                )
+    for _ in loop.remaining():
+        model.train()
+        for batch in loop.batches():
+            losses_B = model.losses(objective, batch)
             summed = losses_B.float().sum()
-            optimizer.zero_grad(set_to_none=True)
-            (summed * (group.world() / batch)).backward()
-            if recipe.clip is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-            optimizer.step()
-            scheduler.step()
-            total += summed.detach()
-        loss = float(group.sum_over(total)) / (steps * batch)
-        if not math.isfinite(loss):
-            raise UserError(
-                f"{name}: the loss is {loss} after epoch {epoch + 1} of {recipe.epochs}",
-                f"Lower lr (now {recipe.lr:g}), set warmup or clip, or set precision: fp32.",
-                exit_code=1,
-            )
-        speed = steps * batch / (time.monotonic() - began)
-        lr, seen = scheduler.get_last_lr()[0], {}
-        if watch is not None and runtime.watched:
-            seen = watch()
-            model.train()
-            for path in still:
-                victim.get_submodule(path).eval()
-        course.ended(loss=loss, lr=lr, images_per_second=speed, **seen)
-    ddp.unwrap(model)
-    for path in still:
-        victim.get_submodule(path).requires_grad_(True)
+            loop.step(summed * (group.world() / batch.size))
+            loop.add_loss(summed, batch.size)
+        facts = intermediate_facts() if intermediate_facts and current().watched else {}
+        loop.end_epoch(intermediate_scores=intermediate_scores, lr=loop.lr, **facts)
+    model.release()
     return victim.to("cpu").to(memory_format=torch.contiguous_format).eval()
 
 
+class _Model:
+    """A victim as it is trained: on the device, in a group, perhaps compiled, partly frozen."""
+
+    def __init__(self, victim: nn.Module, recipe: Recipe, frozen: Sequence[nn.Module]) -> None:
+        self.victim = victim
+        self.recipe = recipe
+        self.layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        victim.to(group.device()).to(memory_format=self.layout)
+
+        # Frozen parts are found again by their paths: on a GPU, `wrap` may replace modules.
+        modules = victim.named_modules()
+        self.frozen = [path for path, module in modules if any(module is part for part in frozen)]
+        for part in frozen:
+            part.requires_grad_(False)
+
+        self.model = ddp.wrap(victim).train()
+        self.optimizer = new_optimizer(self.model, recipe)
+        self.compiled = current().compile and group.world() == 1
+        if self.compiled:
+            self.model = _compiled(self.model)
+
+    def train(self) -> None:
+        """Put all but the frozen parts into training mode. (Inference leaves networks in eval.)"""
+        self.model.train()
+        for path in self.frozen:
+            self.victim.get_submodule(path).eval()
+
+    def losses(self, objective: Objective, batch: Batch) -> Tensor:
+        """Return the losses of this worker's images, after augmentation."""
+        x_BCHW = batch.augmented(batch.x_B)
+        if x_BCHW.ndim == 4:  # embeddings have no memory layout to choose
+            x_BCHW = x_BCHW.contiguous(memory_format=self.layout)
+        with bf16(group.device(), self.recipe.precision == "auto", self.compiled):
+            return objective(self.model, x_BCHW, batch.y_B, batch.rows_B)
+
+    def release(self) -> None:
+        """Undo what was done to the victim, apart from its training."""
+        ddp.unwrap(self.model)
+        for path in self.frozen:
+            self.victim.get_submodule(path).requires_grad_(True)
+
+
+def _schedule(optimizer: Optimizer, recipe: Recipe, steps: int) -> LambdaLR:
+    return LambdaLR(optimizer, lambda step: lr_factor(recipe, step / steps))
+
+
 def _compiled(model: nn.Module) -> nn.Module:
-    """The same numbers but for rounding, in fewer kernels. What can't be compiled, as for want of a compiler, runs as it is."""
+    """Return the model in fewer kernels, with the same numbers up to rounding.
+
+    What cannot be compiled, for example because there is no compiler, runs as it is.
+    """
     import torch._dynamo
 
     torch._dynamo.config.suppress_errors = True

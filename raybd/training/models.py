@@ -8,50 +8,56 @@ from torch import Generator, Tensor, nn
 from raybd.types.data import Split
 from raybd.types.models import Network, Victim
 
+_CHUNK = 256
+"""Images whose sums are computed at once, in double precision."""
+
 
 def fresh_copy(victim: Victim, rng: Generator) -> Victim:
-    """The same architecture with newly drawn weights, by each layer's own rule; the preprocessing is kept."""
+    """Return the same architecture and preprocessing with newly drawn weights.
+
+    Each layer draws by its own rule; parameters that belong to no layer get a truncated normal.
+    """
     seed = int(torch.randint(2**31, (1,), generator=rng))
     copied = copy.deepcopy(victim)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         redrawn = set[int]()
         for module in copied.modules():
+            # torch's layers have this by convention; there is no class that declares it.
             if callable(redraw := getattr(module, "reset_parameters", None)):
                 redraw()
                 redrawn |= {id(parameter) for parameter in module.parameters(recurse=False)}
+
+        # Class tokens, position embeddings and layer scales belong to no layer.
         for parameter in copied.parameters():
-            if (
-                id(parameter) not in redrawn
-            ):  # class tokens, position embeddings, layer scales: no layer owns them
+            if id(parameter) not in redrawn:
                 nn.init.trunc_normal_(parameter.data, std=0.02)
     return copied
 
 
 def new_victim(split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
-    """A freshly initialised classifier that normalises with the mean and deviation of the split.
+    """Return a freshly initialised classifier that normalises with the moments of the split.
 
-    An encoder with `moments` of its own (mean and deviation of the channels that its weights were made with) keeps those.
+    An encoder with `moments` of its own (mean and standard deviation of the channels that its
+    weights were trained with) keeps those.
     """
     seed = int(torch.randint(2**31, (1,), generator=rng))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder, head = network.build(num_classes, split.x_NCHW.shape[-1])
     moments = getattr(encoder, "moments", None)
-    mean_C, std_C = (
-        channel_moments(split.x_NCHW)
-        if moments is None
-        else (torch.tensor(part) for part in moments)
-    )
+    if moments is None:
+        mean_C, std_C = channel_moments(split.x_NCHW)
+    else:
+        mean_C, std_C = (torch.tensor(part) for part in moments)
     return Victim(encoder, head, mean_C, std_C)
 
 
 def channel_moments(x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel, of pixels in 0..1."""
+    """Return mean and standard deviation of each channel, float32, of pixels scaled to 0..1."""
     n = x_NCHW.numel() / x_NCHW.shape[1]
-    chunks = x_NCHW.split(
-        256
-    )  # sums of whole numbers are exact in double precision, however they are parted
+    # Sums of whole numbers are exact in double precision, so the size of a chunk does not matter.
+    chunks = x_NCHW.split(_CHUNK)
     mean = sum(chunk.double().sum((0, 2, 3)) for chunk in chunks) / n / 255
     square = sum(chunk.double().square().sum((0, 2, 3)) for chunk in chunks) / n / 255**2
     assert isinstance(mean, Tensor) and isinstance(square, Tensor)

@@ -1,31 +1,36 @@
-"""bf16: where it is faster than fp32, and what to compute within it."""
+"""bf16: where it is faster than fp32, and how to compute in it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-from raybd.ops.conv_as_matmul import DeepByMatmul
+from raybd.ops.conv_as_matmul import MatmulConvolutions
 
 
 def has_bf16() -> bool:
-    """Whether bf16 is faster than fp32 here, not only possible."""
+    """Return whether bf16 is faster than fp32 on this machine, not only possible."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return any(map(_capable, ("avx512_bf16", "amx_bf16")))
+    return any(cpu_has(feature) for feature in ("avx512_bf16", "amx_bf16"))
 
 
 @contextmanager
 def bf16(device: torch.device, wanted: bool = True, compiled: bool = False) -> Iterator[None]:
-    """bf16 autocast if that is wanted and faster than fp32, with our own ways of convolving unless the model is compiled."""
+    """Autocast to bf16 if that is wanted and faster than fp32.
+
+    On a CPU with AMX, convolutions also become matrix products where that is faster, unless the
+    model is compiled.
+    """
     enabled = wanted and has_bf16()
     with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
-        if enabled and not compiled and device.type == "cpu" and _capable("amx_bf16"):
-            with DeepByMatmul():
+        if enabled and not compiled and device.type == "cpu" and cpu_has("amx_bf16"):
+            with MatmulConvolutions():
                 yield
         else:
             yield
 
 
-def _capable(of: str) -> bool:
-    return bool(torch.cpu.get_capabilities().get(of))
+def cpu_has(feature: str) -> bool:
+    """Return whether this CPU has an instruction set, by torch's name for it."""
+    return bool(torch.cpu.get_capabilities().get(feature))

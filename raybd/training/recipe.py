@@ -12,7 +12,10 @@ from raybd.types.config import Config
 
 
 class Recipe(Config):
-    """How a network is trained; the fields that every trainer has. Defaults: BackdoorBench's common ones."""
+    """How a network is trained: the fields that every trainer has.
+
+    Defaults: the common training settings of BackdoorBench (Wu et al. 2022, arXiv 2206.12654).
+    """
 
     epochs: int = Field(100, ge=1)
     """Passes over the training images."""
@@ -27,17 +30,19 @@ class Recipe(Config):
     weight_decay: float = Field(5e-4, ge=0)
     """L2 penalty (SGD) or decoupled decay (Adam)."""
     schedule: Literal["cosine", "step", "constant"] = "cosine"
-    """How the learning rate falls: to zero at the last step, by `gamma` at each milestone, or not at all."""
+    """How the learning rate falls: to zero at the last step (cosine), by `gamma` at each milestone
+    (step), or not at all."""
     milestones: tuple[float, ...] = (0.5, 0.75)
-    """Where a step schedule falls, as shares of the training."""
+    """Where a step schedule falls, as shares of the training, in 0..1."""
     gamma: float = Field(0.1, gt=0, le=1)
     """Factor at each milestone."""
     warmup: float = Field(0.0, ge=0, lt=1)
     """Share of the training over which the learning rate rises from zero."""
     clip: float | None = Field(None, gt=0)
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient; unset: gradients are not clipped."""
     augment: Augment = "crop_flip"
-    """Random crop (padding of an eighth of the side) and flip, either alone, or none; drawn for each image."""
+    """Random crop (padded by an eighth of the side) and flip, either of them, or none; each image
+    has its own draw."""
     precision: Literal["auto", "fp32"] = "auto"
     """auto: bf16 autocast where the hardware has it."""
     channels_last: bool = True
@@ -45,6 +50,7 @@ class Recipe(Config):
 
 
 def new_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return the recipe's optimizer of all parameters that require a gradient."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if recipe.optimizer == "adam":
         return torch.optim.AdamW(
@@ -62,12 +68,13 @@ def new_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def lr_factor(recipe: Recipe, progress: float) -> float:
-    """The learning rate at a share of the training, as a factor of `lr`."""
+    """Return the learning rate at a share of the training (0..1), as a factor of `lr`."""
     if progress < recipe.warmup:
+        # The first step is not wasted at a rate of zero.
         return max(progress, 1e-3) / recipe.warmup
     if recipe.schedule == "cosine":
-        left = (progress - recipe.warmup) / (1 - recipe.warmup)
-        return 0.5 * (1 + math.cos(math.pi * min(left, 1.0)))
+        past_warmup = (progress - recipe.warmup) / (1 - recipe.warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(past_warmup, 1.0)))
     if recipe.schedule == "step":
         return recipe.gamma ** sum(progress >= milestone for milestone in recipe.milestones)
     return 1.0

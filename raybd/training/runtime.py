@@ -1,6 +1,7 @@
 """What surrounds a running stage: where it reports its progress and where it keeps checkpoints.
 
-The methods call `report` and `intermediate_scores`; the stage that runs them says who listens.
+The methods call `report`, and the stage that runs them says who listens. Nothing comes back to a
+method.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -36,7 +37,8 @@ class Runtime:
     """Whether to train through torch.compile (only outside of a process group)."""
 
 
-_runtime: ContextVar[Runtime] = ContextVar("_runtime", default=Runtime())
+_SILENT = Runtime()
+_runtime: ContextVar[Runtime] = ContextVar("_runtime", default=_SILENT)
 _judge: ContextVar[Callable[[Tensor], Facts] | None] = ContextVar("_judge", default=None)
 
 
@@ -55,11 +57,20 @@ def running(runtime: Runtime) -> Iterator[None]:
         _runtime.reset(token)
 
 
-def report(facts: Facts) -> None:
-    """Report the progress of a running method: {"name", "epoch", "epochs", "loss", ...}."""
-    listener = _runtime.get().report
-    if listener is not None and group.rank() == 0:
-        listener(facts)
+def report(facts: Facts, intermediate_scores: Callable[[], Tensor] | None = None) -> None:
+    """Report the progress of a running method: {"name", "epoch", "epochs", "loss", ...}.
+
+    `intermediate_scores` computes the scores that a detector would give now, in the order of its
+    suspects. If the runtime is watched, they are evaluated for the listener; the method itself
+    does not learn the result. Every worker of a group calls this.
+    """
+    runtime = current()
+    judge = _judge.get()
+    if intermediate_scores is not None and judge is not None and runtime.watched:
+        # All workers compute the scores, because that may be a collective operation.
+        facts = facts | judge(intermediate_scores())
+    if runtime.report is not None and group.rank() == 0:
+        runtime.report(facts)
 
 
 @contextmanager
@@ -70,12 +81,3 @@ def judged_by(judge: Callable[[Tensor], Facts]) -> Iterator[None]:
         yield
     finally:
         _judge.reset(token)
-
-
-def halfway(score: Callable[[], Tensor]) -> Facts:
-    """Evaluate the scores that a detector would give now; {} (and nothing is computed) if unwatched.
-
-    Every worker of a group calls this.
-    """
-    judge = _judge.get()
-    return judge(score()) if judge is not None and _runtime.get().watched else {}

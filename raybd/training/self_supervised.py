@@ -1,7 +1,7 @@
-"""What self-supervised trainings share: their recipe, the run through fit.fit, and losses over the whole batch in a group.
+"""What self-supervised trainings share: their recipe, heads over the whole batch, slow copies.
 
-The projector and the loss run over the whole batch on every worker: they are small beside the encoder, and so the number of workers
-changes neither the negatives nor the batch statistics, whatever the loss is.
+The projector and the loss run over the whole batch on every worker: they are small beside the
+encoder. So the number of workers changes neither the negatives nor the batch statistics.
 """
 
 import copy
@@ -28,23 +28,29 @@ from raybd.types.models import Network, Victim
 
 
 class SelfSupervised(Recipe, Trainer):
-    """How an encoder is trained without a head. Defaults: lightly's CIFAR-10 benchmark at batch 128."""
+    """How an encoder is trained without a head.
+
+    Defaults: lightly's CIFAR-10 benchmark at batch 128.
+    """
 
     epochs: int = Field(200, ge=1, json_schema_extra=searched(low=100, high=1000, log=True))
     """Passes over the training images."""
     batch_size: int = Field(128, ge=2, json_schema_extra=searched(choices=[128, 256, 512]))
     """Images per step over all workers; the last, smaller batch of an epoch is dropped."""
     lr: float = Field(0.06, gt=0, json_schema_extra=searched(low=0.01, high=0.5, log=True))
-    """Highest learning rate; it goes up with the batch, 0.06 for each 128 images."""
+    """Highest learning rate; scale it with the batch size, 0.06 for each 128 images."""
     augment: Literal["none"] = "none"
-    """Nothing beside the views."""
+    """The views are the only augmentation."""
     views: Views = Views()
     """How the views of an image are drawn."""
     normalise: bool = True
-    """Whether images are normalised with the moments of the split, inside the victim; the authors of CTRL do not."""
+    """Whether the victim normalises images with the moments of the split. CTRL's authors do not."""
 
     def encoder(self, split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
-        """A freshly initialised victim without a head, where it will be trained."""
+        """Return a freshly initialised victim without a head, on the device.
+
+        Raises UserError where the package lightly is missing.
+        """
         if find_spec("lightly") is None:
             raise UserError(
                 f"{type(self).__name__} needs lightly", "pip install 'raybd[ssl]'", exit_code=1
@@ -52,14 +58,12 @@ class SelfSupervised(Recipe, Trainer):
         victim = new_victim(split, num_classes, network, rng)
         victim.head = None
         if not self.normalise:
-            victim.mean_C, victim.std_C = (
-                torch.zeros_like(victim.mean_C),
-                torch.ones_like(victim.std_C),
-            )
+            victim.mean_C = torch.zeros_like(victim.mean_C)
+            victim.std_C = torch.ones_like(victim.std_C)
         return victim.to(group.device())
 
     def batch(self, split: Split) -> int:
-        """Images per step: a contrast needs two."""
+        """Return the images per step. Raises UserError for fewer than two: there is no contrast."""
         if len(split) < 2:
             raise UserError(
                 f"{type(self).__name__}: {len(split)} training images",
@@ -70,67 +74,74 @@ class SelfSupervised(Recipe, Trainer):
 
 
 class OverBatch(nn.Module):
-    """A head that runs over the whole batch on every worker: this worker's z_BD of one or more views -> p_BD of all images."""
+    """A head that runs over the whole batch on every worker.
+
+    It takes z_BD of this worker's images, in one or more views, and returns the output of the head
+    for all images of the batch.
+    """
 
     def __init__(self, head: nn.Module, batch: int, views: int = 2) -> None:
         super().__init__()
-        self.head, self.batch, self.views = head, batch, views
+        self.head = head
+        self.batch = batch
+        self.views = views
 
     def forward(self, z_BD: Tensor) -> Tensor:
-        """First the first view of all images in the order of the batch, then the second."""
-        p_BD: Tensor = self.head(
-            torch.cat([group.over_batch(part_BD, self.batch) for part_BD in z_BD.chunk(self.views)])
-        )
+        """Return first the first view of all images, in the order of the batch, then the next."""
+        parts = [group.gather_batch(part_BD, self.batch) for part_BD in z_BD.chunk(self.views)]
+        p_BD: Tensor = self.head(torch.cat(parts))
         return p_BD
 
 
 class Momentum(nn.Module):
-    """A slowly following copy of an encoder and a head; it normalises by the statistics of the batch, as they do."""
+    """A copy of an encoder and a head that follows them slowly.
+
+    In training mode it normalises by the statistics of the batch, as they do.
+    """
 
     step: Tensor
 
     def __init__(self, encoder: nn.Module, head: nn.Module, keep: float, steps: int | None) -> None:
         super().__init__()
-        self.encoder, self.head = copy.deepcopy(encoder), copy.deepcopy(head)
+        self.encoder = copy.deepcopy(encoder)
+        self.head = copy.deepcopy(head)
         self.requires_grad_(False)
-        self.keep, self.steps = keep, steps
+        self.keep = keep
+        self.steps = steps
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
     def follow(self, encoder: nn.Module, head: nn.Module) -> None:
-        """One step towards the originals; where `steps` are given, ever smaller ones, by a cosine."""
+        """Go one step towards the originals; where `steps` are given, by ever smaller steps."""
         from lightly.models.utils import update_momentum
 
-        keep = (
-            self.keep if self.steps is None else momentum_at(self.keep, int(self.step), self.steps)
-        )
+        keep = self.keep
+        if self.steps is not None:
+            keep = momentum_at(self.keep, int(self.step), self.steps)
         update_momentum(encoder, self.encoder, keep)
         update_momentum(head, self.head, keep)
         self.step += 1
 
     @torch.no_grad()
     def project(self, x_BCHW: Tensor, batch: int) -> Tensor:
-        """Preprocessed two views of this worker's share -> projections of the whole batch."""
-        p_BD: Tensor = self.head(
-            torch.cat(
-                [group.over_batch(part_BD, batch) for part_BD in self.encoder(x_BCHW).chunk(2)]
-            )
-        )
+        """Return the projections of the whole batch, of this worker's preprocessed two views."""
+        views = self.encoder(x_BCHW).chunk(2)
+        p_BD: Tensor = self.head(torch.cat([group.gather_batch(z_BD, batch) for z_BD in views]))
         return p_BD
 
 
 def momentum_at(keep: float, step: int, steps: int) -> float:
-    """Share of itself that a copy keeps at a step: from `keep` to 1 over all steps by a cosine."""
+    """Return the share of itself that a copy keeps: a cosine from `keep` to 1 over all steps."""
     return 1 - (1 - keep) * (math.cos(math.pi * min(1.0, step / steps)) + 1) / 2
 
 
 def exact(device: torch.device) -> torch.autocast:
-    """No bf16: losses divide by small temperatures."""
+    """Return a context without bf16, for losses that divide by small temperatures."""
     return torch.autocast(device.type, enabled=False)
 
 
 def seeded(build: Callable[[], Any], rng: Generator) -> Any:
-    """What `build` makes, its global random numbers drawn from `rng`."""
+    """Return what `build` makes, its global random numbers seeded from `rng`."""
     seed = int(torch.randint(2**31, (1,), generator=rng))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -139,7 +150,7 @@ def seeded(build: Callable[[], Any], rng: Generator) -> Any:
 
 @torch.no_grad()
 def width(victim: Victim, split: Split) -> int:
-    """How many values an embedding has."""
+    """Return the number of values of an embedding."""
     return victim.eval().embed(split.x_NCHW[:1].to(victim.mean_C.device)).shape[1]
 
 
@@ -151,9 +162,12 @@ def pretrain(
     rng: Generator,
     objective: Objective,
     name: str,
-    beside: Stateful | None = None,
+    extra_state: Stateful | None = None,
 ) -> Victim:
-    """Train the encoder under a head that is thrown away. All that the head holds is kept in checkpoints."""
+    """Train the encoder under a head, and return it without the head.
+
+    Checkpoints hold the encoder, all that the head holds, and `extra_state`.
+    """
     training = fit(
         Victim(victim.encoder, head, victim.mean_C, victim.std_C),
         split,
@@ -161,6 +175,6 @@ def pretrain(
         rng,
         objective,
         name,
-        beside=beside,
+        extra_state=extra_state,
     )
     return Victim(training.encoder, None, training.mean_C, training.std_C).eval()

@@ -1,4 +1,4 @@
-"""The two errors with a meaning of their own. This module imports nothing, so that it loads fast."""
+"""The two errors with a meaning of their own. This module imports nothing and loads fast."""
 
 
 class UserError(Exception):

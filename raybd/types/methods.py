@@ -1,13 +1,13 @@
 """The roles: what a method of each role offers, and what it declares about itself.
 
-A method derives from the class of its role and overrides what differs from the defaults. The classes
-have no fields, so that a key holds a method's own fields alone.
+A method derives from the class of its role and overrides what differs from the defaults. The
+classes have no fields, so that a key holds a method's own fields alone.
 """
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Generator, Tensor, nn
 
@@ -15,6 +15,9 @@ from raybd.types.config import Config
 from raybd.types.data import Dataset, LabelMap, Poisoned, Pool, Source, Split
 from raybd.types.models import Network, Victim
 from raybd.types.verdicts import Defended, Suspicion
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ThreatModel = Literal["none", "data", "training", "encoder"]
 """What an attacker controls: nothing (the benign control), training data, training, an encoder."""
@@ -112,7 +115,7 @@ class Attack(Config):
         """Return copies of the images with the trigger, uint8."""
 
     def stamp_toward(self, x_NCHW: Tensor, wanted_N: Tensor, state: Mapping[str, Tensor]) -> Tensor:
-        """Return copies with the trigger that asks for the wanted labels; by default it is `stamp`."""
+        """Return copies with the trigger that asks for the wanted labels; by default, `stamp`."""
         return self.stamp(x_NCHW, state)
 
 
@@ -225,3 +228,33 @@ class Repair(Defense):
     @abstractmethod
     def repair(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Defended:
         """Return a repaired copy; the suspects are the victim's (poisoned) training set."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The test images on which attack success counts, without and with the trigger, row by row."""
+
+    x_MCHW: Tensor
+    worn_MCHW: Tensor
+    """The same images with the trigger."""
+    y_M: Tensor
+    """Their true labels."""
+    wanted_M: Tensor
+    """The labels that the attacker wants."""
+
+    def __len__(self) -> int:
+        return len(self.y_M)
+
+
+class Analysis(Config):
+    """A tool that looks at a victim and returns a table, from which a picture can be drawn.
+
+    It knows the truth, trains nothing, and changes no number of a cell.
+    """
+
+    needs_trigger: ClassVar[bool] = False
+    """Whether it compares images without and with the trigger; there are none without an attack."""
+
+    @abstractmethod
+    def analyse(self, victim: Victim, clean: Split, pairs: Pairs, rng: Generator) -> "pa.Table":
+        """Return a table of any number of rows; the stage adds which victim it is about."""

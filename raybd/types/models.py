@@ -28,7 +28,9 @@ class Network(Config):
 
     def without_pretraining(self) -> Self:
         """Return the same architecture with freshly drawn weights."""
-        return self.model_copy(update={"pretrained": False}) if self.starts_pretrained else self
+        if "pretrained" not in type(self).model_fields:
+            return self
+        return self.model_copy(update={"pretrained": False})
 
 
 Template = Annotated[str, Field(pattern=r"\{\}")]
@@ -47,13 +49,13 @@ class Captioned(Protocol):
         """Return each name in each template, grouped by name. Raises UserError without names."""
 
     def describe(self, texts: Sequence[str]) -> Tensor:
-        """Return the embeddings z_MD of texts of any length, on the model's device, with gradients."""
+        """Return the embeddings z_MD of texts, on the model's device, with gradients."""
 
     def factor(self) -> Tensor:
         """Return the factor that turns the cosine of an image and a text into a logit."""
 
     def contrast(self, z_BD: Tensor, texts: Sequence[str], y_B: Tensor) -> Tensor:
-        """Return the contrastive loss of a batch of images and texts; equal labels are positives."""
+        """Return the contrastive loss of images and texts; those of one label are positives."""
 
 
 class Victim(nn.Module):

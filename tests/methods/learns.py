@@ -1,4 +1,4 @@
-"""A detector for sweeps that gets better with each epoch, towards its level, and says so."""
+"""A detector for sweeps that gets better with each epoch, up to its level, and reports it."""
 
 import time
 from typing import ClassVar, Literal
@@ -8,26 +8,27 @@ from pydantic import Field
 from torch import Generator
 
 from raybd.training.runtime import report
-from raybd.types.config import Config, searched
-from raybd.types.data import Split
+from raybd.types.config import searched
+from raybd.types.data import Pool, Split
+from raybd.types.methods import Detector
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
 
 
-class Learns(Config):
+class Learns(Detector):
     """Scores by the brightness of the corner."""
 
-    halfway: ClassVar[tuple[str, ...]] = ("skill",)
-
+    intermediate_metrics: ClassVar[tuple[str, ...]] = ("skill",)
+    pools: ClassVar[tuple[Pool, ...]] = ("train",)
     pool: Literal["train"] = "train"
     """Scores the training set."""
     level: float = Field(0.6, ge=0, le=1, json_schema_extra=searched(low=0.0, high=1.0))
-    """What its skill comes to."""
+    """The skill that it reaches."""
     seconds: float = 0.0
     """How long an epoch takes."""
 
     def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
-        """Suspicion of each image."""
+        """Score each image."""
         for epoch in range(1, 11):
             time.sleep(self.seconds)
             report(

@@ -1,18 +1,19 @@
 """A detector that raises."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Generator
 
-from raybd.types.config import Config
-from raybd.types.data import Split
+from raybd.types.data import Pool, Split
+from raybd.types.methods import Detector
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
 
 
-class Raises(Config):
+class Raises(Detector):
     """Fails whatever it is given."""
 
+    pools: ClassVar[tuple[Pool, ...]] = ("train",)
     pool: Literal["train"] = "train"
     """Scores the training set."""
 

@@ -1,31 +1,28 @@
-"""A detector of test inputs that looks for a white corner, and finds dark images suspicious too."""
+"""A detector of test inputs that looks for a white corner, and also suspects dark images."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Generator
 
-from raybd.types.config import Config
-from raybd.types.data import Split
+from raybd.types.data import Pool, Split
+from raybd.types.methods import StreamDetector
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
 
 
-class Watches(Config):
+class Watches(StreamDetector):
     """Flags a white lower right corner, and images darker than `darkest`."""
 
+    pools: ClassVar[tuple[Pool, ...]] = ("test",)
     pool: Literal["test"] = "test"
     """Scores a stream of test inputs."""
     darkest: float = 0.0
     """Mean value of a pixel below which an image is flagged."""
 
-    def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
-        """The same, in one call."""
-        return self.learn(victim, clean, rng)(suspects)
-
     def learn(self, victim: Victim, clean: Split, rng: Generator) -> Callable[[Split], Suspicion]:
-        """There is nothing to learn."""
+        """Return what scores a stream; there is nothing to learn."""
         return self._look
 
     def _look(self, suspects: Split) -> Suspicion:

@@ -1,47 +1,37 @@
-"""No attack: the benign control. Every detector also says what it flags when there is no poison."""
+"""No attack: the benign control. Every detector also reports what it flags without poison."""
 
 from collections.abc import Mapping
-from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 
-from raybd.types.config import Config
-from raybd.types.data import Poisoned, Split
+from raybd.poisoning.label_maps import NoTarget
+from raybd.poisoning.overlay import untouched
+from raybd.types.data import LabelMap, Poisoned
+from raybd.types.methods import Attack, AttackInput, RateBasis, ThreatModel
 
 
-class Nothing(Config):
-    """Leaves the training set as it is; no test image counts for attack success."""
+class Nothing(Attack):
+    """Leave the training set as it is; no test image counts for attack success."""
 
-    def choose(self, y_N: Tensor, num_classes: int, rng: Generator) -> Tensor:
-        """No rows."""
-        return torch.empty(0, dtype=torch.int64)
-
-    def poison(self, train: Split, num_classes: int, rng: Generator) -> Poisoned:
-        """An empty overlay."""
-        rows = self.choose(train.y_N, num_classes, rng)
-        role = torch.empty(0, dtype=torch.int8)
-        return Poisoned(
-            rows, train.x_NCHW[rows], train.y_N[rows], role, partial(self.stamp, state={}), self
-        )
-
-    def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
-        """The same images."""
-        return x_NCHW.clone()
+    threat_model: ClassVar[ThreatModel] = "none"
+    rate_basis: ClassVar[RateBasis | None] = None
+    has_trigger: ClassVar[bool] = False
 
     @property
-    def label_map(self) -> "Nothing":
-        """Changes no label."""
-        return self
+    def label_map(self) -> LabelMap:
+        """A map that changes no label and counts no image."""
+        return NoTarget()
 
-    def relabel(self, y_N: Tensor, num_classes: int) -> Tensor:
-        return y_N.clone()
+    def choose(self, y_N: Tensor, num_classes: int, rng: Generator) -> Tensor:
+        """Return no rows."""
+        return torch.empty(0, dtype=torch.int64)
 
-    def wanted(self, y_N: Tensor, num_classes: int) -> Tensor:
-        return y_N.clone()
+    def poison(self, given: AttackInput, rng: Generator) -> Poisoned:
+        """Return an empty overlay."""
+        return untouched(self, given)
 
-    def eligible(self, y_N: Tensor) -> Tensor:
-        return torch.zeros_like(y_N, dtype=torch.bool)
-
-    def counted(self, y_N: Tensor) -> Tensor:
-        return torch.zeros_like(y_N, dtype=torch.bool)
+    def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+        """Return copies of the images."""
+        return x_NCHW.clone()

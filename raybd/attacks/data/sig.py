@@ -1,7 +1,8 @@
 """SIG: a sinusoid along the columns, in images of the target class only, whose labels stay.
 
 Barni, Kallas and Tondi 2019, arXiv 1902.11237, section on the backdoor signal.
-Differs: added, clipped and rounded on the 0..255 scale; strength 40 and frequency 6 as in BackdoorBench; any label map.
+Differs: added, clipped and rounded on the 0..255 scale; strength 40 and frequency 6 as in
+BackdoorBench; any label map.
 """
 
 import math
@@ -9,21 +10,19 @@ from collections.abc import Mapping
 
 import torch
 from pydantic import Field
-from torch import Generator, Tensor
+from torch import Tensor
 
-from raybd.poisoning.drawing import draw
+from raybd.poisoning.attack import DataAttack
 from raybd.poisoning.label_maps import CleanLabel, Labels
-from raybd.poisoning.overlay import overlay
 from raybd.poisoning.pixels import to_pixels
-from raybd.types.config import Config
-from raybd.types.data import LabelMap, Poisoned, Split
 
 
-class Sig(Config):
+class Sig(DataAttack):
     """Add a horizontal sinusoid to a share of the images."""
 
     rate: float = Field(0.05, gt=0, le=1)
-    """Share of the training set (not of the class) that is poisoned; at most the share of the target class."""
+    """Share of the training set (not of the class) that is poisoned; at most that of the target
+    class."""
     delta: float = Field(40, ge=0, le=255)
     """Amplitude, on the 0..255 scale."""
     frequency: int = Field(6, ge=1)
@@ -31,25 +30,10 @@ class Sig(Config):
     labels: Labels = CleanLabel()
     """What happens to the labels."""
 
-    def choose(self, y_N: Tensor, num_classes: int, rng: Generator) -> Tensor:
-        """Rows drawn from what the label map allows: by default the target class."""
-        return draw(y_N, num_classes, self.rate, self.labels, rng)
-
-    def poison(self, train: Split, num_classes: int, rng: Generator) -> Poisoned:
-        """Add the signal to the chosen rows."""
-        return overlay(
-            train, num_classes, self.choose(train.y_N, num_classes, rng), self.stamp, self.labels
-        )
-
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
-        """Copies of the images with the signal."""
+        """Return copies of the images with the signal."""
         width = x_NCHW.shape[-1]
         signal_W = self.delta * torch.sin(
             2 * math.pi * self.frequency * torch.arange(width) / width
         )
         return to_pixels(x_NCHW.float() + signal_W)
-
-    @property
-    def label_map(self) -> LabelMap:
-        """The field `labels`."""
-        return self.labels

@@ -1,14 +1,16 @@
-"""ASSET: a network whose loss is low on trusted images and raised on suspects; on clean ones the two pull against each other.
+"""ASSET: a network's loss is pushed down on trusted images and up on suspects; poison ends high.
 
-Pan, Zeng, Lyu, Lin and Jia 2023, arXiv 2302.11408, sections on the offset objective, on poison concentration and on the adaptive
-threshold.
-Differs: suspects are picked by discriminators that are cross-fitted over the whole training set, and by their top share, where the
-paper trains one for each batch and cuts at an outlyingness that is often out of reach; features are standardised, computed once and
-cached; scores are taken in eval mode for all images alike; half of the trusted images is held out for the threshold. The defaults
-are what did best over six attacks (docs/results.md); `configs/cifar10_asset_small.yaml` has the authors' demo settings as
-`asset_published`.
+On clean suspects the two pushes cancel. Pan, Zeng, Lyu, Lin and Jia 2023, arXiv 2302.11408,
+sections on the offset objective, on poison concentration and on the adaptive threshold.
+Differs: suspects are picked by discriminators that are cross-fitted over the whole training set,
+and by their top share, where the paper trains one for each batch and cuts at an outlyingness that
+is often out of reach; features are standardised, computed once and cached; scores are taken in eval
+mode for all images alike; half of the trusted images is held out for the threshold. The defaults
+are what did best over six attacks (docs/results.md); `configs/cifar10_asset_small.yaml` has the
+authors' demo settings as `asset_published`.
 """
 
+from dataclasses import fields
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -22,33 +24,35 @@ from raybd.detectors.asset.inner_loop import (
     Pooling,
     by_content,
     cross_fitted,
-    embedded,
     features,
+    is_embedding,
     once,
     outlyingness,
     standardised,
 )
-from raybd.detectors.asset.outer_loop import Loss, Select, losses, offset
+from raybd.detectors.asset.outer_loop import Loss, Offset, Select, losses, offset
 from raybd.metrics import thresholds
 from raybd.training.inference import infer
 from raybd.training.models import fresh_copy
 from raybd.types.config import searched
 from raybd.types.data import Pool, Split
-from raybd.types.methods import Detector
+from raybd.types.methods import Detector, Feature
 from raybd.types.models import Victim
-from raybd.types.verdicts import HALFWAY, Suspicion
+from raybd.types.verdicts import INTERMEDIATE_METRICS, Suspicion
 
 _PICKED = {"concentrate": ["batch", "cross_fit"]}
-"""Where suspects are picked, and a sweep searches how; not where the loss is raised on all of them."""
-_TOP, _OUTLYING = {**_PICKED, "select": ["top"]}, {**_PICKED, "select": ["outlying"]}
+"""When a sweep searches how suspects are picked: not if the loss is raised on all of them."""
+_TOP = {**_PICKED, "select": ["top"]}
+_OUTLYING = {**_PICKED, "select": ["outlying"]}
 
 
 class Asset(Detector):
-    """Score by the loss that a network ends with when it was pushed down on trusted and up on concentrated suspects."""
+    """Score by the loss of a network that was pushed down on trusted images and up on suspects."""
 
-    halfway: ClassVar[tuple[str, ...]] = HALFWAY
+    intermediate_metrics: ClassVar[tuple[str, ...]] = INTERMEDIATE_METRICS
+    pools: ClassVar[tuple[Pool, ...]] = ("train", "test")
     pool: Pool = "train"
-    """Scores the training set, or a stream of test inputs (whose labels are the victim's predictions)."""
+    """Scores the training set, or a stream of test inputs (labels: the victim's predictions)."""
     minimise: Loss = Field(
         "variance", json_schema_extra=searched(choices=["variance", "cross_entropy"])
     )
@@ -60,22 +64,23 @@ class Asset(Detector):
     suspicion: Loss = Field(
         "cross_entropy", json_schema_extra=searched(choices=["variance", "cross_entropy"])
     )
-    """Loss that is the score. Variance in all three slots: the self-supervised form, without any label."""
+    """Loss that is the score. Variance in all three slots: the self-supervised form, which needs no
+    labels."""
     outputs: int | None = Field(None, ge=2)
-    """Outputs of the network; unset: as many as the victim has classes, or 10 for an encoder without head."""
+    """Outputs of the network; unset: as many as the victim has classes, or 10 without a head."""
     start: Literal["fresh", "victim"] = Field(
         "fresh", json_schema_extra=searched(choices=["fresh", "victim"])
     )
-    """Weights that it begins with: newly drawn ones, or the victim's."""
+    """Initial weights of the network: newly drawn ones, or the victim's."""
     concentrate: Literal["batch", "cross_fit", "none"] = Field(
         "cross_fit", json_schema_extra=searched(choices=["batch", "cross_fit", "none"])
     )
-    """What suspects are picked by: cross-fitted discriminators over the whole pool, a fresh one for each batch (paper), or not at
-    all: the loss is raised on every suspect."""
+    """How suspects are picked: by cross-fitted discriminators over the whole pool, by a fresh one
+    for each batch (paper), or not at all: the loss is raised on every suspect."""
     select: Literal["top", "outlying"] = Field(
         "top", json_schema_extra=searched(choices=["top", "outlying"], when=_PICKED)
     )
-    """The top share of a batch, or what lies beyond a cut on the skew-adjusted outlyingness (paper)."""
+    """The top share of a batch, or those beyond a cut on the skew-adjusted outlyingness (paper)."""
     top: float = Field(
         0.1, gt=0, lt=1, json_schema_extra=searched(low=0.01, high=0.2, log=True, when=_TOP)
     )
@@ -85,11 +90,13 @@ class Asset(Detector):
     outlying_on: Literal["logit", "sigmoid"] = Field(
         "logit", json_schema_extra=searched(choices=["logit", "sigmoid"], when=_OUTLYING)
     )
-    """`outlying`: what is measured; on the sigmoid (authors' code), which ends at 1, the cut may be out of reach."""
+    """`outlying`: what is measured; on the sigmoid (authors' code), which is at most 1, the cut may
+    be out of reach."""
     sided: Literal["one", "two"] = Field(
         "one", json_schema_extra=searched(choices=["one", "two"], when=_OUTLYING)
     )
-    """`outlying`: above the median only, or on both sides (authors' code), which selects the most trustworthy ones as well."""
+    """`outlying`: above the median only, or on both sides (authors' code), which selects the most
+    trustworthy ones as well."""
     layer: Layer = Field(
         "last", json_schema_extra=searched(choices=["last", "previous"], when=_PICKED)
     )
@@ -113,9 +120,10 @@ class Asset(Detector):
     )
     """Hidden units of a discriminator, in each of two layers."""
     folds: int = Field(5, ge=2)
-    """`cross_fit`: parts of the pool, each judged by a discriminator that was trained on the others."""
+    """`cross_fit`: parts of the pool, each judged by a discriminator trained on the others."""
     alternate: bool = False
-    """Train a discriminator on suspects and trusted images in turn, with an Adam for each (authors' code), or on both at once."""
+    """Train a discriminator on suspects and trusted images in turn, with an Adam for each (authors'
+    code), or on both at once."""
     lr_min: float = Field(1e-3, gt=0, json_schema_extra=searched(low=3e-5, high=3e-3, log=True))
     """Learning rate of the step that lowers."""
     lr_max: float = Field(1e-3, gt=0, json_schema_extra=searched(low=3e-5, high=3e-3, log=True))
@@ -125,14 +133,15 @@ class Asset(Detector):
     batch_size: int = Field(256, ge=8, json_schema_extra=searched(choices=[128, 256, 512]))
     """Suspects, and trusted images, in a step."""
     cap: float | None = Field(20.0, gt=0)
-    """The raised loss counts up to this value, so that it can't run away."""
+    """The raised loss counts up to this value, so that it cannot diverge."""
     clip: float | None = Field(None, gt=0)
     """Largest norm of a gradient."""
     threshold: Literal[
         "conformal", "half_gaussian", "half_gaussian_misplaced", "mixture", "otsu", "top_share"
     ] = "conformal"
-    """Quantile of held-out trusted scores; where a normal density fitted to the lower half falls to `density` (paper), also as the
-    authors' code has it; a mixture of two normal distributions; least variance within; a fixed share."""
+    """Quantile of held-out trusted scores; where a normal density fitted to the lower half falls to
+    `density` (paper), also as the authors' code computes it; a mixture of two normal distributions;
+    least variance within; a fixed share."""
     alpha: float = Field(0.01, gt=0, lt=1)
     """`conformal`: share of clean images above the threshold."""
     density: float = Field(1e-6, gt=0)
@@ -141,36 +150,34 @@ class Asset(Detector):
     """`top_share`: share that is flagged."""
 
     @property
-    def embeds(self) -> bool:
-        """Whether the embeddings of all suspects are looked at."""
-        return self.concentrate != "none" and embedded(self.layer, self.pooling)
+    def reads(self) -> frozenset[Feature]:
+        """The embeddings of all suspects, if suspects are picked by them."""
+        embedded = self.concentrate != "none" and is_embedding(self.layer, self.pooling)
+        return frozenset({"embedding"} if embedded else ())
 
     def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
-        """Suspicion of each image: the loss that the trained network has on it."""
+        """Score each image by the loss that the trained network has on it."""
+        # Batches are drawn in an order of content, so that the order of the suspects is irrelevant.
         canonical = by_content(suspects.x_NCHW)
-        suspects, order = suspects.select(canonical), torch.randperm(len(clean), generator=rng)
+        back = canonical.argsort()
+        suspects = suspects.select(canonical)
+        order = torch.randperm(len(clean), generator=rng)
         held_out = len(clean) // 2 if self.threshold == "conformal" else 0
-        held, trusted = clean.select(order[:held_out]), clean.select(order[held_out:])
-        select, back = self._selector(victim, suspects, trusted, rng), canonical.argsort()
+        held = clean.select(order[:held_out])
+        trusted = clean.select(order[held_out:])
+        select = self._selector(victim, suspects, trusted, rng)
 
         def scored(net: Victim) -> Tensor:
             return losses(self.suspicion, infer(net, suspects.x_NCHW), suspects.y_N)
 
         net, started = offset(
+            Offset(**self.model_dump(include={field.name for field in fields(Offset)})),
             self._network(victim, suspects, rng),
             suspects,
             trusted,
             select,
-            minimise=self.minimise,
-            maximise=self.maximise,
-            lr_min=self.lr_min,
-            lr_max=self.lr_max,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            cap=self.cap,
-            clip=self.clip,
-            watch=lambda net: scored(net)[back],
-            rng=rng,
+            lambda net: scored(net)[back],
+            rng,
         )
         score_N = scored(net)
         held_M = losses(self.suspicion, infer(net, held.x_NCHW), held.y_N) if held_out else score_N
@@ -179,11 +186,20 @@ class Asset(Detector):
             if started
             else "the detector did not start: nothing was ever selected, raise top or lower cut"
         )
-        cut = torch.tensor(self._cut(score_N, held_M))
+        threshold = torch.tensor(self._threshold(score_N, held_M))
         facts = {"share_of_steps_raised": started, "separation": thresholds.separation(score_N)}
-        return Suspicion(score_N[back], cut, warning=warning, facts=facts)
+        return Suspicion(score_N[back], threshold, warning=warning, facts=facts)
 
-    def _cut(self, score_N: Tensor, held_M: Tensor) -> float:
+    def pick(self, logit_B: Tensor) -> Tensor:
+        """Return a mask of the rows whose loss is raised, given a discriminator's logits."""
+        if self.select == "top":
+            count = max(round(self.top * len(logit_B)), 1)
+            return logit_B >= logit_B.sort(descending=True).values[count - 1]
+        s_B = logit_B if self.outlying_on == "logit" else logit_B.sigmoid()
+        far_B = outlyingness(s_B) > self.cut
+        return far_B if self.sided == "two" else far_B & (s_B > s_B.median())
+
+    def _threshold(self, score_N: Tensor, held_M: Tensor) -> float:
         if self.threshold == "conformal":
             return thresholds.conformal(held_M, self.alpha)
         if self.threshold == "top_share":
@@ -197,9 +213,11 @@ class Asset(Detector):
         return thresholds.half_gaussian_misplaced(score_N, self.density)
 
     def _network(self, victim: Victim, suspects: Split, rng: Generator) -> Victim:
+        """Return the network that is trained: the victim's architecture with the wanted outputs."""
         net = fresh_copy(victim, rng)
         if self.start == "victim":
             net.load_state_dict(victim.state_dict())
+
         found = infer(victim, suspects.x_NCHW[:1]).shape[1]
         wanted = self.outputs or (found if victim.head is not None else 10)
         if victim.head is None or wanted != found:
@@ -210,34 +228,24 @@ class Asset(Detector):
         return net
 
     def _selector(self, victim: Victim, suspects: Split, trusted: Split, rng: Generator) -> Select:
+        """Return what picks the suspects of a batch."""
         if self.concentrate == "none":
             return lambda rows_B: torch.ones(len(rows_B), dtype=torch.bool)
-        suspects_ND, trusted_MD = (
-            features(victim, part, self.layer, self.pooling) for part in (suspects, trusted)
-        )
+        suspects_ND = features(victim, suspects, self.layer, self.pooling)
+        trusted_MD = features(victim, trusted, self.layer, self.pooling)
         if self.standardise:
-            suspects_ND, trusted_MD = (
-                standardised(suspects_ND, trusted_MD),
-                standardised(trusted_MD, trusted_MD),
-            )
+            suspects_ND = standardised(suspects_ND, trusted_MD)
+            trusted_MD = standardised(trusted_MD, trusted_MD)
+
         how = Discriminator(self.width, self.inner_lr, self.steps, self.alternate, self.batch_size)
         if self.concentrate == "cross_fit":
             logit_N, _ = cross_fitted(how, suspects_ND, trusted_MD, trusted_MD[:1], self.folds, rng)
-            return lambda rows_B: self._pick(logit_N[rows_B])
+            return lambda rows_B: self.pick(logit_N[rows_B])
 
         def judge(rows_B: Tensor, inner: Generator) -> Tensor:
             base = torch.randperm(len(trusted_MD), generator=inner)[: len(rows_B)]
             net = how.train(suspects_ND[rows_B], trusted_MD[base], inner)
             with torch.no_grad():
-                return self._pick(net(suspects_ND[rows_B])[:, 0])
+                return self.pick(net(suspects_ND[rows_B])[:, 0])
 
         return lambda rows_B: once(partial(judge, rows_B), rng)
-
-    def _pick(self, logit_B: Tensor) -> Tensor:
-        """Mask of the rows that are raised."""
-        if self.select == "top":
-            least = logit_B.sort(descending=True).values[max(round(self.top * len(logit_B)), 1) - 1]
-            return logit_B >= least
-        s_B = logit_B if self.outlying_on == "logit" else logit_B.sigmoid()
-        far_B = outlyingness(s_B) > self.cut
-        return far_B if self.sided == "two" else far_B & (s_B > s_B.median())

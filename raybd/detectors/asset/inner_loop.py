@@ -1,7 +1,8 @@
-"""ASSET's inner loop: tell suspects from trusted images by their features, and pick those that can be told.
+"""ASSET's inner loop: tell suspects from trusted images by their features, and pick the outliers.
 
-Pan, Zeng, Lyu, Lin and Jia 2023, arXiv 2302.11408, section on poison concentration; the skew-adjusted outlyingness is
-that of Hubert and Van der Veeken 2008, the medcouple that of Brys, Hubert and Struyf 2004.
+Pan, Zeng, Lyu, Lin and Jia 2023, arXiv 2302.11408, section on poison concentration; the
+skew-adjusted outlyingness is that of Hubert and Van der Veeken 2008, the medcouple that of Brys,
+Hubert and Struyf 2004.
 """
 
 import math
@@ -14,7 +15,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from raybd.distributed import group
-from raybd.training.inference import embeddings, infer
+from raybd.training import layers
+from raybd.training.inference import embeddings
 from raybd.types.data import Split
 from raybd.types.errors import UserError
 from raybd.types.models import Victim
@@ -24,71 +26,57 @@ Pooling = Literal["mean", "flat"]
 
 
 def features(victim: Victim, split: Split, layer: Layer, pooling: Pooling) -> Tensor:
-    """Frozen features of the victim, in eval mode: N x D.
+    """Return frozen features of the victim, in eval mode: N x D.
 
-    `last`, `mean` is the embedding. Otherwise the last map of the encoder that is larger than one pixel, or the last map before it
-    of another shape, averaged over the image or flattened. Raises UserError where the encoder has no such map.
+    `last`, `mean` is the embedding. Otherwise the last map of the encoder that is larger than one
+    pixel, or the last map before it of another shape, averaged over the image or flattened. Raises
+    UserError if the encoder has no such map.
     """
-    if embedded(layer, pooling):
+    if is_embedding(layer, pooling):
         return embeddings(victim, split)
-    module = _map_of(victim, split.x_NCHW[:2], layer)
+    name = _map_of(victim, split.x_NCHW[:2], layer)
 
-    def read(x_BCHW: Tensor) -> Tensor:
-        caught: list[Tensor] = []
-        hook = module.register_forward_hook(lambda _, __, out: caught.append(out))
-        try:
-            victim.embed(x_BCHW)
-        finally:
-            hook.remove()
-        return caught[-1].flatten(1) if pooling == "flat" else caught[-1].mean((2, 3))
+    def pool(out_BCHW: Tensor) -> Tensor:
+        return out_BCHW.flatten(1) if pooling == "flat" else out_BCHW.mean((2, 3))
 
-    return infer(victim, split.x_NCHW, read)
+    return layers.activations(victim, split, [name], pool)[name]
 
 
-def embedded(layer: Layer, pooling: Pooling) -> bool:
-    """Whether these features are the embeddings themselves."""
+def is_embedding(layer: Layer, pooling: Pooling) -> bool:
+    """Return whether these features are the embeddings themselves."""
     return (layer, pooling) == ("last", "mean")
 
 
-def _map_of(victim: Victim, x_BCHW: Tensor, layer: Layer) -> nn.Module:
-    seen: list[tuple[nn.Module, torch.Size]] = []
-
-    def note(module: nn.Module, _: object, out: object) -> None:
-        if isinstance(out, Tensor) and out.ndim == 4 and out.shape[-1] > 1:
-            seen.append((module, out.shape))
-
-    hooks = [
-        module.register_forward_hook(note)
-        for module in victim.encoder.modules()
-        if not isinstance(module, nn.Sequential)
-    ]
-    infer(victim, x_BCHW, victim.embed)
-    for hook in hooks:
-        hook.remove()
-    wanted = [(module, shape) for module, shape in seen if layer == "last" or shape != seen[-1][1]]
+def _map_of(victim: Victim, x_BCHW: Tensor, layer: Layer) -> str:
+    """Return the name of the module whose map is read."""
+    calls = layers.maps(victim, x_BCHW)
+    wanted = [call for call in calls if layer == "last" or call.shape != calls[-1].shape]
     if not wanted:
         raise UserError(
             f"the encoder has no feature map for layer: {layer}",
             "Take layer: last with pooling: mean.",
             exit_code=1,
         )
-    return wanted[-1][0]
+    return wanted[-1].name
 
 
 @dataclass(frozen=True)
 class Discriminator:
-    """How a D-width-width-1 network is trained to tell suspects (1) from trusted features (0) by squared error on its sigmoid."""
+    """How a network learns to tell suspects (1) from trusted features (0).
+
+    The layers are D-width-width-1; the loss is the squared error of the sigmoid.
+    """
 
     width: int
     lr: float
     steps: int
     alternate: bool
-    """Two steps in turn, with Adam moments of their own, as in the authors' code; else one joint step."""
+    """Two steps in turn, with Adam moments of their own (authors' code); else one joint step."""
     batch: int
     """Rows of each kind in a step; all where there are fewer."""
 
     def train(self, suspects_ND: Tensor, trusted_MD: Tensor, rng: Generator) -> nn.Module:
-        """A fresh network: features -> logits."""
+        """Train a fresh network: features -> logits."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=rng)))
             hidden = [
@@ -98,10 +86,13 @@ class Discriminator:
                 nn.ReLU(),
             ]
             net = nn.Sequential(*hidden, nn.Linear(self.width, 1))
+
+        # Alternating steps need an optimizer each: their moments must not mix.
         optimizers = [
             torch.optim.Adam(net.parameters(), self.lr, fused=True)
             for _ in range(2 if self.alternate else 1)
         ]
+
         for _ in range(self.steps):
             parts = ((self._draw(suspects_ND, rng), 1.0), (self._draw(trusted_MD, rng), 0.0))
             for turn, optimizer in enumerate(optimizers):
@@ -128,12 +119,16 @@ def cross_fitted(
     folds: int,
     rng: Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Logits from discriminators none of which saw the suspects that it judges; for held-out trusted rows, their mean."""
+    """Return logits from discriminators that never saw the suspects that they judge.
+
+    For held-out trusted rows, return the mean logit of all discriminators.
+    """
     fold_N = torch.empty(len(suspects_ND), dtype=torch.int64)
     fold_N[torch.randperm(len(suspects_ND), generator=rng)] = torch.arange(len(suspects_ND)) % folds
 
     def make(inner: Generator) -> tuple[Tensor, Tensor]:
-        logit_N, held = torch.empty(len(suspects_ND)), []
+        logit_N = torch.empty(len(suspects_ND))
+        held = []
         for fold in range(folds):
             net = how.train(suspects_ND[fold_N != fold], trusted_MD, inner)
             with torch.no_grad():
@@ -146,13 +141,19 @@ def cross_fitted(
 
 
 def once(make: Callable[[Generator], Any], rng: Generator) -> Any:
-    """What one process makes, with a stream of its own, on every process: all agree to the bit, and their streams stay equal."""
+    """Return on every process what the first one makes, with a stream of its own.
+
+    All agree to the bit, and the streams of the processes stay equal.
+    """
     inner = torch.Generator().manual_seed(int(torch.randint(2**62, (1,), generator=rng)))
     return group.broadcast(lambda: make(inner))
 
 
 def by_content(x_NCHW: Tensor) -> Tensor:
-    """An order of the images that depends on what they show and not on where they stand; what is trained on them is drawn in it."""
+    """Return an order of the images that depends on their content and not on their places.
+
+    Batches are drawn in this order, so that the order of the suspects is irrelevant.
+    """
     place = torch.arange(x_NCHW[0].numel())
     weight = (place * 6364136223846793005 + 1442695040888963407) | 1
     parts = [(part.flatten(1).long() * weight).sum(1) for part in x_NCHW.cpu().split(1000)]
@@ -160,19 +161,25 @@ def by_content(x_NCHW: Tensor) -> Tensor:
 
 
 def standardised(rows_ND: Tensor, by_MD: Tensor) -> Tensor:
-    """Each feature in deviations from its mean, both taken over `by_MD`."""
+    """Return each feature in deviations from its mean, both taken over `by_MD`."""
     return (rows_ND - by_MD.mean(0)) / by_MD.std(0).clamp_min(1e-6)
 
 
 def medcouple(s_N: Tensor) -> float:
-    """A robust measure of skewness in -1..1: the median, over pairs around the median, of how unequal their distances to it are."""
+    """Return a robust measure of skewness, in -1..1.
+
+    It is the median, over pairs around the median, of how unequal their distances to it are.
+    """
     s_N = s_N.double().sort(descending=True).values
     centre = s_N.median() if len(s_N) % 2 else s_N[len(s_N) // 2 - 1 : len(s_N) // 2 + 1].mean()
-    upper, lower = s_N[s_N >= centre] - centre, s_N[s_N <= centre] - centre
+    upper = s_N[s_N >= centre] - centre
+    lower = s_N[s_N <= centre] - centre
     gap = upper[:, None] - lower[None, :]
     kernel = (upper[:, None] + lower[None, :]) / torch.where(gap == 0, 1.0, gap)
+
+    # Of two values that equal the median, the sign of their order around it counts.
     ties = int((s_N == centre).sum())
-    if ties:  # pairs of two values equal to the median: the sign of their order around it
+    if ties:
         place = torch.arange(ties)
         sign = torch.sign(ties - 1 - place[:, None] - place[None, :]).double()
         kernel[len(upper) - ties :, :ties] = sign.to(kernel)
@@ -180,15 +187,20 @@ def medcouple(s_N: Tensor) -> float:
 
 
 def outlyingness(s_N: Tensor) -> Tensor:
-    """Distance of each value from the median in units of the skew-adjusted fence on its side (1 = on the fence), float64."""
+    """Return the distance of each value from the median in units of the fence on its side, float64.
+
+    The fence is skew-adjusted; a value of 1 lies on it.
+    """
     s_N = s_N.double()
     first, middle, third = torch.quantile(
         s_N, torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64, device=s_N.device)
     )
-    skew, spread = medcouple(s_N), third - first
+    skew = medcouple(s_N)
+    spread = third - first
     low, high = (-4, 3) if skew >= 0 else (-3, 4)
     below = first - 1.5 * math.exp(low * skew) * spread
     above = third + 1.5 * math.exp(high * skew) * spread
+
     tiny = torch.finfo(torch.float64).tiny
     return torch.where(
         s_N > middle,

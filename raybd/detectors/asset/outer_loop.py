@@ -1,121 +1,136 @@
-"""ASSET's outer loop: the losses that can stand in its slots, and the two steps that pull against each other.
+"""ASSET's outer loop: two steps that pull against each other, and the losses that they may use.
 
 Pan, Zeng, Lyu, Lin and Jia 2023, arXiv 2302.11408, section on the offset objective.
 """
 
-import time
 from collections.abc import Callable
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from raybd.distributed import ddp, group
+from raybd.training.epochs import Epochs, Stream
 from raybd.training.precision import bf16
-from raybd.training.runtime import halfway, report
 from raybd.types.data import Split
 from raybd.types.models import Victim
 
 Loss = Literal["variance", "cross_entropy"]
-_Objective = Callable[[Tensor, Tensor], Tensor]
 Select = Callable[[Tensor], Tensor]
-"""Rows of a batch -> which of them the loss is raised on, as a mask over the batch."""
+"""Rows of a batch -> a mask over the batch: the rows on which the loss is raised."""
 
 
 def losses(kind: Loss, out_BK: Tensor, y_B: Tensor) -> Tensor:
-    """One loss per image: the unbiased variance over the outputs, which needs no labels, or cross-entropy with its label."""
-    return (
-        out_BK.var(dim=1) if kind == "variance" else F.cross_entropy(out_BK, y_B, reduction="none")
-    )
+    """Return one loss per image: the unbiased variance of its outputs, or its cross-entropy.
+
+    The variance needs no labels.
+    """
+    if kind == "variance":
+        return out_BK.var(dim=1)
+    return F.cross_entropy(out_BK, y_B, reduction="none")
+
+
+@dataclass(frozen=True)
+class Offset:
+    """How the two steps are taken; the fields are those of the detector."""
+
+    minimise: Loss
+    maximise: Loss
+    lr_min: float
+    lr_max: float
+    epochs: int
+    batch_size: int
+    cap: float | None
+    clip: float | None
+
+    def lowered(self, out_BK: Tensor, y_B: Tensor) -> Tensor:
+        """Return the losses that are lowered on trusted images."""
+        return losses(self.minimise, out_BK, y_B)
+
+    def raised(self, out_BK: Tensor, y_B: Tensor) -> Tensor:
+        """Return the losses that are raised on suspects, with the sign for going down."""
+        loss_B = losses(self.maximise, out_BK, y_B)
+        return -(loss_B if self.cap is None else loss_B.clamp(max=self.cap))
 
 
 def offset(
+    how: Offset,
     net: Victim,
     suspects: Split,
     trusted: Split,
     select: Select,
-    *,
-    minimise: Loss,
-    maximise: Loss,
-    lr_min: float,
-    lr_max: float,
-    epochs: int,
-    batch_size: int,
-    cap: float | None,
-    clip: float | None,
-    watch: Callable[[Victim], Tensor],
+    intermediate_scores: Callable[[Victim], Tensor],
     rng: Generator,
 ) -> tuple[Victim, float]:
-    """Lower one loss on trusted images, raise another on the selected suspects, in turn, each with an Adam of its own.
+    """Lower one loss on trusted images and raise another on selected suspects, in turn.
 
-    Where fewer than two suspects are selected the second step is left out. `watch` gives the scores of a network that is not yet
-    finished. Returns the network, in eval mode, and the share of
-    steps that had a second one.
+    Each of the two steps has an Adam of its own. The second one is left out where fewer than two
+    suspects are selected. `intermediate_scores` computes the scores of a network that is not
+    finished. Returns the network, in eval mode, and the share of steps that had a second one.
     """
-    device = group.device()
-    net.to(device).to(memory_format=torch.channels_last)
+    net.to(group.device()).to(memory_format=torch.channels_last)
     model = ddp.wrap(net).train()
-    optimizers = [torch.optim.Adam(net.parameters(), lr, fused=True) for lr in (lr_min, lr_max)]
-    x_NCHW, y_N = suspects.x_NCHW.to(device), suspects.y_N.to(device)
-    trusted_x, trusted_y = trusted.x_NCHW.to(device), trusted.y_N.to(device)
-    batch = min(batch_size, len(suspects))
-
-    def step(
-        optimizer: torch.optim.Optimizer,
-        x_BCHW: Tensor,
-        y_B: Tensor,
-        objective: Callable[[Tensor, Tensor], Tensor],
-    ) -> Tensor:
-        # Too few rows to share: every process takes them all, and the gradients are the same.
-        n, shared = len(x_BCHW), len(x_BCHW) >= 2 * group.world()
-        mine = group.shard(torch.arange(n)) if shared else torch.arange(n)
-        mine = mine.to(device)
-        with bf16(device):
-            out_BK = model(x_BCHW[mine].contiguous(memory_format=torch.channels_last))
-        loss = objective(out_BK.float(), y_B[mine]).sum() * ((group.world() if shared else 1) / n)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if clip is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), clip)
-        optimizer.step()
-        return loss.detach()
-
-    def raised(out_BK: Tensor, y_B: Tensor) -> Tensor:
-        loss_B = losses(maximise, out_BK, y_B)
-        return -(loss_B if cap is None else loss_B.clamp(max=cap))
-
-    steps, started = len(suspects) // batch, 0
-    for epoch in range(epochs):
-        began, total = time.monotonic(), torch.zeros((), device=device)
-        for rows_B in torch.randperm(len(suspects), generator=rng)[: steps * batch].view(
-            steps, batch
-        ):
-            base = torch.randperm(len(trusted), generator=rng)[:batch].to(device)
-            total += step(
-                optimizers[0],
-                trusted_x[base],
-                trusted_y[base],
-                lambda out, y: losses(minimise, out, y),
-            )
-            chosen = rows_B[select(rows_B)].to(device)
-            if len(chosen) >= 2:
-                step(optimizers[1], x_NCHW[chosen], y_N[chosen], raised)
-                started += 1
-        loss, speed = (
-            float(group.sum_over(total)) / steps,
-            steps * batch / (time.monotonic() - began),
-        )
-        told = {
-            "name": "asset",
-            "epoch": epoch + 1,
-            "epochs": epochs,
-            "loss": loss,
-            "images_per_second": speed,
-        }
-        report(told | halfway(lambda: watch(net)))
-        model.train()
-    ddp.unwrap(model)
-    return net.to("cpu").to(memory_format=torch.contiguous_format).eval(), started / max(
-        steps * epochs, 1
+    down = torch.optim.Adam(net.parameters(), how.lr_min, fused=True)
+    up = torch.optim.Adam(net.parameters(), how.lr_max, fused=True)
+    second_steps = _Count()
+    batch_size = min(how.batch_size, len(suspects))
+    loop = Epochs(
+        "asset",
+        how.epochs,
+        Stream(suspects.x_NCHW, suspects.y_N, batch_size, sharded=False),
+        rng,
+        {"net": net, "second_steps": second_steps},
+        further=[Stream(trusted.x_NCHW, trusted.y_N, batch_size, sharded=False)],
+        optimizers=[down, up],
+        clip=how.clip,
+        hint="Lower lr_min or lr_max, or set clip.",
     )
+    for _ in loop.remaining():
+        for batch in loop.batches():
+            (base,) = batch.further
+            loss = _loss(model, base.x_B, base.y_B, how.lowered)
+            loop.step(loss, down)
+            loop.add_loss(loss, group.world())
+
+            chosen = select(batch.all_rows_B).nonzero().flatten()
+            if len(chosen) >= 2:  # batch statistics and the variance need two
+                chosen = chosen.to(batch.x_B.device)
+                loop.step(_loss(model, batch.x_B[chosen], batch.y_B[chosen], how.raised), up)
+                second_steps.value += 1
+        loop.end_epoch(intermediate_scores=lambda: intermediate_scores(net))
+        model.train()  # computing scores leaves the network in eval mode
+
+    ddp.unwrap(model)
+    net.to("cpu").to(memory_format=torch.contiguous_format)
+    return net.eval(), second_steps.value / max(loop.steps * how.epochs, 1)
+
+
+def _loss(
+    model: nn.Module, x_BCHW: Tensor, y_B: Tensor, objective: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Return this worker's loss of a batch that every worker has.
+
+    The mean over the workers is the mean over the batch.
+    """
+    n = len(x_BCHW)
+    # Too few rows to share: every worker takes them all, and the gradients are the same.
+    shared = n >= 2 * group.world()
+    mine = (group.shard(torch.arange(n)) if shared else torch.arange(n)).to(x_BCHW.device)
+    with bf16(x_BCHW.device):
+        out_BK = model(x_BCHW[mine].contiguous(memory_format=torch.channels_last))
+    factor = (group.world() if shared else 1) / n
+    return objective(out_BK.float(), y_B[mine]).sum() * factor
+
+
+class _Count:
+    """A number that a checkpoint holds."""
+
+    value = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self.value}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.value = state["value"]

@@ -1,11 +1,13 @@
-"""DeDe: a decoder paints images back from their embeddings; where a trigger has moved the embedding, it paints another image.
+"""DeDe: a decoder reconstructs images from their embeddings; a trigger moves the embedding away.
 
-Hou, Li and Yao 2025, arXiv 2411.16154, sections on the decoder and on detection.
-Differs: the threshold is a quantile of held-out auxiliary scores, where the authors take the median of the pool, which knows that
-half is poisoned (`pooled_median`); all images share the masks in scoring (with the authors' 0.99 no patch of 64 is seen at all);
-the loss is the mean over hidden pixels; pixels are normalised with the moments of the auxiliary images; the blocks are torch's,
-whose attention has biases; weight decay is decoupled; images are shuffled. For images of 224 pixels take patch 16 or 32 (authors:
-4, or 3,136 tokens, and 32), or a smaller `side`.
+Where a trigger has moved the embedding, the decoder reconstructs another image, and the error is
+large. Hou, Li and Yao 2025, arXiv 2411.16154, sections on the decoder and on detection.
+Differs: the threshold is a quantile of held-out auxiliary scores, where the authors take the median
+of the pool, which assumes that half is poisoned (`pooled_median`); all images share the masks in
+scoring (with the authors' 0.99 no patch of 64 is seen at all); the loss is the mean over hidden
+pixels; pixels are normalised with the moments of the auxiliary images; the blocks are torch's,
+whose attention has biases; weight decay is decoupled; images are shuffled. For images of 224 pixels
+take patch 16 or 32 (authors: 4, or 3,136 tokens, and 32), or a smaller `side`.
 """
 
 from collections.abc import Callable
@@ -19,15 +21,12 @@ from torch import Generator, Tensor, nn
 from raybd.detectors.dede.decoder import (
     MaskedDecoder,
     Normalisation,
-    Painter,
-    Region,
     Target,
     hidden,
     normalised,
-    outside,
-    resized,
     visible_count,
 )
+from raybd.detectors.dede.painter import Painter, Region, outside, resized
 from raybd.detectors.dede.thinning import least_crowded
 from raybd.distributed import group
 from raybd.metrics import thresholds
@@ -43,27 +42,28 @@ from raybd.types.verdicts import Suspicion
 
 
 class DeDe(StreamDetector):
-    """Score by the error with which an image is painted back from the victim's embedding of it."""
+    """Score by the error of reconstructing an image from the victim's embedding of it."""
 
-    halfway: ClassVar[tuple[str, ...]] = ("mismatch_auroc",)
+    intermediate_metrics: ClassVar[tuple[str, ...]] = ("mismatch_auroc",)
+    pools: ClassVar[tuple[Pool, ...]] = ("train", "test")
     pool: Pool = "test"
     """Scores a stream of test inputs, or the training set."""
     mask_ratio: float = Field(0.9, gt=0, le=1, json_schema_extra=searched(low=0.5, high=0.99))
-    """Share of patches that is hidden in training."""
+    """Share of patches that are hidden in training."""
     test_mask_ratio: float = Field(
         0.99, gt=0, le=1, json_schema_extra=searched(choices=[0.9, 0.95, 0.99, 1.0])
     )
-    """Share of patches that is hidden in scoring; 1: the embedding alone."""
+    """Share of patches that are hidden in scoring; 1: the embedding alone."""
     masks: int = Field(1, ge=1)
-    """Masks that the score is averaged over, where patches are seen."""
+    """Masks that the score is averaged over, if patches are seen."""
     side: int | None = Field(None, ge=4)
-    """Side of the images that are painted, in pixels; others are resized. Unset: as they are."""
+    """Side of the reconstructed images, in pixels; others are resized. Unset: as they are."""
     patch: int = Field(4, ge=1, json_schema_extra=searched(choices=[2, 4, 8]))
     """Side of a patch, in pixels; a divisor of the side."""
     encoder_depth: int = Field(12, ge=0, json_schema_extra=searched(choices=[0, 2, 6, 12]))
-    """Blocks of the transformer over the patches that are seen; 0: linear."""
+    """Blocks of the transformer over the seen patches; 0: linear."""
     decoder_depth: int = Field(4, ge=1, json_schema_extra=searched(choices=[2, 4, 6, 8]))
-    """Blocks of the transformer that paints."""
+    """Blocks of the transformer that reconstructs."""
     width: int = Field(192, ge=8, json_schema_extra=searched(choices=[96, 128, 192, 256]))
     """Values of a token."""
     heads: int | None = Field(None, ge=1)
@@ -87,34 +87,39 @@ class DeDe(StreamDetector):
     thin: float = Field(
         0.0, ge=0, le=0.5, json_schema_extra=searched(choices=[0.0, 0.05, 0.1, 0.2])
     )
-    """Share of the auxiliary images that is left out, where some may be poisoned: those whose embeddings lie closest together."""
+    """Share of the auxiliary images that is left out, if some may be poisoned: those whose
+    embeddings lie closest together."""
     mirror: bool = Field(False, json_schema_extra=searched(choices=[False, True]))
-    """Whether the auxiliary images are mirrored too, which makes them twice as many; helps where there are few."""
+    """Whether the auxiliary images are mirrored too, which doubles them; helps if there are few."""
     precision: Literal["auto", "fp32"] = "auto"
     """auto: training in bf16 where the hardware has it; scores are always fp32."""
     embedding: Normalisation = Field(
         "raw", json_schema_extra=searched(choices=["raw", "std", "l2", "layernorm"])
     )
-    """What the decoder is given: embeddings as they are, divided by one deviation, of length 1, or each standardised."""
+    """What the decoder is given: embeddings as they are, divided by one deviation, of length 1, or
+    each standardised."""
     target: Target = Field(
         "pixels", json_schema_extra=searched(choices=["pixels", "normalised_patches", "low_passed"])
     )
-    """What is painted: the pixels, each patch up to its own mean and deviation, or the pixels without their details."""
+    """What is reconstructed: the pixels, each patch up to its own mean and deviation, or the pixels
+    without their details."""
     coarse: int = Field(8, ge=1)
     """`low_passed`: side that an image is reduced to."""
     measure: Literal["squares", "relative"] = Field(
         "squares", json_schema_extra=searched(choices=["squares", "relative"])
     )
-    """The score: sum of squared errors, or that sum over its mean when the embeddings of other images are given instead."""
+    """The score: sum of squared errors, or that sum over its mean with the embeddings of other
+    images."""
     strangers: int = Field(8, ge=1)
-    """`relative`: auxiliary images whose embeddings are given instead."""
+    """`relative`: auxiliary images whose embeddings are used as those of others."""
     skip: Region | None = None
-    """Pixels that don't count: top, bottom, left, right, as in `x[top:bottom, left:right]`. Patches that touch them are left out.
-    Whoever knows where a trigger lies is no defender: for analysis."""
+    """Pixels that do not count: top, bottom, left, right, as in `x[top:bottom, left:right]`;
+    patches that touch them are left out. For analysis: no defender knows where a trigger lies."""
     held_out: float = Field(0.1, gt=0, lt=1)
     """Share of the auxiliary images that the decoder is not trained on; at least two images."""
     threshold: Literal["quantile", "mean_multiple", "pooled_median"] = "quantile"
-    """Quantile of held-out scores, a multiple of their mean, or the median of the pool (authors; right if half is poisoned)."""
+    """Quantile of held-out scores, a multiple of their mean, or the median of the pool (authors;
+    right if half is poisoned)."""
     alpha: float = Field(0.05, gt=0, lt=1)
     """`quantile`: share of held-out scores above it."""
     multiple: float = Field(1.5, gt=0)
@@ -122,26 +127,28 @@ class DeDe(StreamDetector):
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> Self:
-        if self.width % self._heads:
-            raise ValueError(f"width {self.width} is no multiple of heads {self._heads}")
+        if self.width % self.attention_heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.attention_heads}")
         return self
 
     def refused(self, side: int) -> str | None:
-        """Why a sweep need not try this on images of this side: patches must fit, and training must see some of them."""
+        """Return why a sweep need not try this on images of this side, if so.
+
+        Patches must fit, and training must see some of them.
+        """
         side = self.side or side
         if side % self.patch:
             return f"side {side} is no multiple of patch {self.patch}"
         tokens = (side // self.patch) ** 2
         if self.mask_ratio < 1 and not visible_count(tokens, self.mask_ratio):
-            return f"mask_ratio {self.mask_ratio:.3f} leaves none of {tokens} patches to be seen, as 1 does"
+            return f"mask_ratio {self.mask_ratio:.3f} hides all of {tokens} patches, as 1 does"
         return None
 
-    def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
-        """Suspicion of each image; labels play no part."""
-        return self.learn(victim, clean, rng)(suspects)
-
     def learn(self, victim: Victim, clean: Split, rng: Generator) -> Callable[[Split], Suspicion]:
-        """Train a decoder that scores any stream of inputs. The auxiliary images may be poisoned or of other classes."""
+        """Train a decoder that scores any stream of inputs; labels are ignored.
+
+        The auxiliary images may be poisoned, or of other classes. Raises UserError for too few.
+        """
         order = torch.randperm(len(clean), generator=rng)
         held_out = max(2, round(self.held_out * len(clean)))
         if len(clean) < held_out + 2:
@@ -164,12 +171,18 @@ class DeDe(StreamDetector):
         self, painter: Painter, x_NCHW: Tensor, held_M: Tensor, facts: dict[str, float]
     ) -> Suspicion:
         maps_NT = painter.maps(x_NCHW, painter.embed(x_NCHW)) / painter.unit(x_NCHW)[:, None]
-        score_N, grid = maps_NT.sum(1), painter.side // self.patch
+        score_N = maps_NT.sum(1)
+        grid = painter.side // self.patch
+
+        # Pictures show the four least and the four most suspicious images.
         extremes = score_N.argsort()[torch.tensor([0, 1, 2, 3, -4, -3, -2, -1]) % len(score_N)]
-        blind = "the decoder hardly looks at the embedding: raise mask_ratio or epochs, or give it more auxiliary images"
+        blind = (
+            "the decoder hardly looks at the embedding: raise mask_ratio or epochs, "
+            "or give it more auxiliary images"
+        )
         return Suspicion(
             score_N,
-            torch.tensor(self._cut(score_N, held_M)),
+            torch.tensor(self.cut(score_N, held_M)),
             oracle=self.skip is not None or self.threshold == "pooled_median",
             warning=blind if facts["mismatch_auroc"] < 0.6 else None,
             facts=facts,
@@ -180,7 +193,10 @@ class DeDe(StreamDetector):
     def painter(
         self, victim: Victim, auxiliary: Split, rng: Generator, held_NCHW: Tensor | None = None
     ) -> Painter:
-        """A decoder trained on the auxiliary images; their labels play no part. Others tell halfway how good it is."""
+        """Train a decoder on the auxiliary images; their labels are ignored.
+
+        The held-out images give the intermediate metrics.
+        """
         side = self.side or auxiliary.x_NCHW.shape[-1]
         if side % self.patch:
             raise UserError(
@@ -199,10 +215,10 @@ class DeDe(StreamDetector):
         deviation = max(float(z_ND.std()), 1e-6)
         z_ND = normalised(z_ND, self.embedding, deviation)
         split = Split(resized(auxiliary.x_NCHW, side), auxiliary.y_N)
-        model = self._decoder(split, z_ND.shape[1], side, rng)
+        model = self.decoder(split, z_ND.shape[1], side, rng)
         seen = visible_count(model.tokens, self.mask_ratio)
-        batch, device = min(self.batch_size, len(split)), group.device()
-        near_ND = z_ND.to(device)
+        batch = min(self.batch_size, len(split))
+        near_ND = z_ND.to(group.device())
 
         def objective(net: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
             order_BT = torch.rand(batch, model.tokens, generator=rng)[
@@ -225,7 +241,7 @@ class DeDe(StreamDetector):
                 victim, model, self.embedding, deviation, side, masks_MK, counted_T, strangers_JD
             )
 
-        def watch() -> dict[str, float]:
+        def mismatch() -> dict[str, float]:
             assert held_NCHW is not None
             own_M, other_M, unit_M = with_masks(Generator().manual_seed(0)).mismatched(held_NCHW)
             return {"mismatch_auroc": _auroc(own_M / unit_M, other_M / unit_M)}
@@ -239,12 +255,13 @@ class DeDe(StreamDetector):
             objective,
             "dede",
             frozen,
-            watch=None if held_NCHW is None else watch,
+            intermediate_facts=None if held_NCHW is None else mismatch,
         )
         return with_masks(rng)
 
     @property
-    def _heads(self) -> int:
+    def attention_heads(self) -> int:
+        """The field `heads`, or one for each 64 values."""
         return self.heads or max(1, self.width // 64)
 
     @property
@@ -266,7 +283,8 @@ class DeDe(StreamDetector):
             channels_last=False,
         )
 
-    def _decoder(self, split: Split, values: int, side: int, rng: Generator) -> MaskedDecoder:
+    def decoder(self, split: Split, values: int, side: int, rng: Generator) -> MaskedDecoder:
+        """Return an untrained decoder for images like these and embeddings of so many values."""
         std_C, mean_C = torch.std_mean(split.x_NCHW[:5000].float().div(255), (0, 2, 3))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=rng)))
@@ -277,24 +295,24 @@ class DeDe(StreamDetector):
                 patch=self.patch,
                 values=values,
                 width=self.width,
-                heads=self._heads,
+                heads=self.attention_heads,
                 encoder_depth=self.encoder_depth,
                 decoder_depth=self.decoder_depth,
                 target=self.target,
                 coarse=self.coarse,
             )
 
-    def _cut(self, score_N: Tensor, held_M: Tensor) -> float:
+    def cut(self, score_N: Tensor, held_M: Tensor) -> float:
+        """Return the threshold from the scores of the pool and of held-out auxiliary images."""
         if self.threshold == "quantile":
             return thresholds.conformal(held_M, self.alpha)
-        return (
-            self.multiple * float(held_M.mean())
-            if self.threshold == "mean_multiple"
-            else float(score_N.quantile(0.5))
-        )
+        if self.threshold == "mean_multiple":
+            return self.multiple * float(held_M.mean())
+        return float(score_N.quantile(0.5))
 
 
 def _auroc(negative_M: Tensor, positive_M: Tensor) -> float:
+    """Return how well the second scores are above the first ones."""
     from sklearn.metrics import roc_auc_score
 
     is_positive = [0] * len(negative_M) + [1] * len(positive_M)

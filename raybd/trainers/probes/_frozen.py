@@ -1,4 +1,4 @@
-"""What probes share: the frozen encoder that they stand on, and its embeddings."""
+"""What probes share: the frozen encoder under them, and its embeddings."""
 
 import copy
 
@@ -13,7 +13,10 @@ from raybd.types.models import Network, Victim
 def frozen(
     start: Victim | None, split: Split, num_classes: int, network: Network, rng: Generator
 ) -> tuple[Victim, Tensor]:
-    """The encoder of `start` without a head, or that of the network's own pretrained weights; and its embedding of each image."""
+    """Return an encoder without a head, and its embeddings z_ND of the split.
+
+    The encoder is that of `start`, or has the network's own pretrained weights.
+    """
     start = start if start is not None else new_victim(split, num_classes, network, rng)
     victim = Victim(
         copy.deepcopy(start.encoder), None, start.mean_C.clone(), start.std_C.clone()

@@ -1,7 +1,8 @@
-"""Linear probe: one linear layer on the embeddings of a frozen encoder, the usual measure of a self-supervised one.
+"""Linear probe: a linear layer on a frozen encoder, the usual measure of a self-supervised one.
 
-Chen, Kornblith, Norouzi and Hinton 2020, arXiv 2002.05709, appendix B.8 (logistic regression by L-BFGS); embeddings of unit
-length, standardised per dimension, as in Saha, Tejankar, Koohpayegani and Pirsiavash 2022, arXiv 2105.10123.
+Chen, Kornblith, Norouzi and Hinton 2020, arXiv 2002.05709, appendix B.8 (logistic regression by
+L-BFGS); embeddings of unit length, standardised per dimension, as in Saha, Tejankar, Koohpayegani
+and Pirsiavash 2022, arXiv 2105.10123.
 Differs: standardisation and classifier are one linear layer; no augmentation.
 """
 
@@ -22,39 +23,48 @@ from raybd.types.models import Network, Victim
 
 
 class LinearProbe(TransferTrainer):
-    """Logistic regression on the embeddings of the victim which `source` names, or of the network's own pretrained weights."""
+    """Fit a logistic regression to frozen embeddings.
+
+    They are those of the victim that `source` names, or of the network's own pretrained weights.
+    """
 
     version: ClassVar[int] = 2
     penalty: float = Field(1e-4, ge=0, json_schema_extra=searched(low=1e-6, high=1e-1, log=True))
-    """Half of it weighs the squared length of the weights, beside the mean cross-entropy."""
+    """Twice the factor of the squared length of the weights, next to the mean cross-entropy."""
     iterations: int = Field(200, ge=1)
-    """Of L-BFGS, at most."""
+    """Largest number of iterations of L-BFGS."""
 
     def train_from(
         self, start: Victim | None, split: Split, num_classes: int, network: Network, rng: Generator
     ) -> Victim:
-        """The frozen encoder under a linear head."""
+        """Return the frozen encoder under a linear head."""
         victim, z_ND = frozen(start, split, num_classes, network, rng)
         z_ND = F.normalize(z_ND, dim=1)
-        mean_D, deviation_D = z_ND.mean(0), z_ND.std(0, correction=0).clamp_min(1e-6)
+        mean_D = z_ND.mean(0)
+        deviation_D = z_ND.std(0, correction=0).clamp_min(1e-6)
+
+        # One worker solves it: all get the same head, to the bit.
         weight_KD, bias_K = group.broadcast(
             lambda: self._regress((z_ND - mean_D) / deviation_D, split.y_N, num_classes)
         )
+
+        # Standardisation becomes part of the layer.
         head = _OnDirections(z_ND.shape[1], num_classes)
         with torch.no_grad():
             head.weight.copy_(weight_KD / deviation_D)
             head.bias.copy_(bias_K - head.weight @ mean_D)
         return Victim(victim.encoder, head, victim.mean_C, victim.std_C).eval()
 
-    def head_for(self, state: Mapping[str, Tensor]) -> nn.Module:
-        """An empty head of the shape of these stored tensors."""
-        num_classes, inputs = state["weight"].shape
-        return _OnDirections(inputs, num_classes)
+    def reshape(self, victim: Victim, state: Mapping[str, Tensor]) -> None:
+        """Give the victim an empty head of the shape of the stored tensors."""
+        num_classes, inputs = state["head.weight"].shape
+        victim.head = _OnDirections(inputs, num_classes)
 
     def _regress(self, z_ND: Tensor, y_N: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-        """Weights and biases with the least penalised cross-entropy."""
+        """Return the weights and biases with the least penalised cross-entropy."""
         device = group.device()
-        z_ND, y_N = z_ND.to(device), y_N.to(device)
+        z_ND = z_ND.to(device)
+        y_N = y_N.to(device)
         weight_KD = torch.zeros(num_classes, z_ND.shape[1], device=device, requires_grad=True)
         bias_K = torch.zeros(num_classes, device=device, requires_grad=True)
         solver = torch.optim.LBFGS(
@@ -66,10 +76,8 @@ class LinearProbe(TransferTrainer):
 
         def loss() -> Tensor:
             solver.zero_grad()
-            value = (
-                F.cross_entropy(F.linear(z_ND, weight_KD, bias_K), y_N)
-                + self.penalty / 2 * weight_KD.square().sum()
-            )
+            value = F.cross_entropy(F.linear(z_ND, weight_KD, bias_K), y_N)
+            value = value + self.penalty / 2 * weight_KD.square().sum()
             value.backward()
             return value
 
@@ -78,8 +86,8 @@ class LinearProbe(TransferTrainer):
 
 
 class _OnDirections(nn.Linear):
-    """z_BD -> logits_BK, whatever the length of an embedding."""
+    """z_BD -> logits_BK; the length of an embedding plays no part."""
 
     def forward(self, z_BD: Tensor) -> Tensor:
-        """One layer on embeddings of unit length."""
+        """Return the logits of embeddings, which are scaled to unit length first."""
         return super().forward(F.normalize(z_BD, dim=1))

@@ -1,7 +1,7 @@
-"""MLP probe: a classifier of three layers on the embeddings of a frozen encoder, which BadEncoder's downstream tasks are given.
+"""MLP probe: a classifier of three layers on a frozen encoder, as in BadEncoder's downstream tasks.
 
-Jia, Liu and Gong 2022, arXiv 2108.00352, section 5.1 (downstream classifiers); layers, dropout, optimizer and epochs from the
-authors' code. Embeddings have unit length.
+Jia, Liu and Gong 2022, arXiv 2108.00352, section 5.1 (downstream classifiers); layers, dropout,
+optimizer and epochs from the authors' code. Embeddings have unit length.
 Differs: a cosine schedule may be asked for; Adam's weight decay is zero as there, but decoupled.
 """
 
@@ -24,7 +24,10 @@ from raybd.types.models import Network, Victim
 
 
 class MlpProbe(Recipe, TransferTrainer):
-    """A small network on the embeddings of the victim which `source` names, or of the network's own pretrained weights."""
+    """Train a small network on frozen embeddings.
+
+    They are those of the victim that `source` names, or of the network's own pretrained weights.
+    """
 
     epochs: int = Field(500, ge=1, json_schema_extra=searched(low=50, high=500, log=True))
     """Passes over the embeddings."""
@@ -41,41 +44,38 @@ class MlpProbe(Recipe, TransferTrainer):
     augment: Literal["none"] = "none"
     """Embeddings are computed once."""
     hidden: tuple[int, int] = (512, 256)
-    """Values of the hidden layers."""
+    """Widths of the two hidden layers."""
     dropout: float = Field(0.5, ge=0, lt=1)
     """Share of the first hidden layer that is dropped in training."""
 
     def train_from(
         self, start: Victim | None, split: Split, num_classes: int, network: Network, rng: Generator
     ) -> Victim:
-        """The frozen encoder under a small network."""
+        """Return the frozen encoder under a small network that is trained on its embeddings."""
         victim, z_ND = frozen(start, split, num_classes, network, rng)
         seed = int(torch.randint(2**31, (1,), generator=rng))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             head = _Layers(z_ND.shape[1], *self.hidden, num_classes)
+
+        def objective(model: nn.Module, z_BD: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
+            # Dropout is drawn for the whole batch: the number of workers does not change it.
+            drawn_BD = torch.rand(batch, self.hidden[0], generator=rng)
+            kept_BD = drawn_BD[group.shard(torch.arange(batch))] >= self.dropout
+            head.kept_BD = kept_BD.to(z_BD.device) / (1 - self.dropout)
+            return F.cross_entropy(model(z_BD), y_B, reduction="none")
+
         batch = min(self.batch_size, len(split))
-
-        def objective(model: nn.Module, x_BD11: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
-            kept_BD = (
-                torch.rand(batch, self.hidden[0], generator=rng)[group.shard(torch.arange(batch))]
-                >= self.dropout
-            )
-            head.kept_BD = kept_BD.to(x_BD11.device) / (1 - self.dropout)
-            return F.cross_entropy(model(x_BD11), y_B, reduction="none")
-
-        # The loop takes images: an embedding is one of a pixel with D channels, and 255 times 1 / 255 undoes the preprocessing.
-        still = Victim(
-            nn.Flatten(), head, torch.zeros(z_ND.shape[1]), torch.full((z_ND.shape[1],), 1 / 255)
-        )
-        fit(still, Split(z_ND[:, :, None, None], split.y_N), self, rng, objective, name="mlp probe")
+        fit(head, Split(z_ND, split.y_N), self, rng, objective, name="mlp probe")
         head.kept_BD = None
         return Victim(victim.encoder, head, victim.mean_C, victim.std_C).eval()
 
-    def head_for(self, state: Mapping[str, Tensor]) -> nn.Module:
-        """An empty head of the shape of these stored tensors."""
-        (first, inputs), (second, _) = state["first.weight"].shape, state["second.weight"].shape
-        return _Layers(inputs, first, second, len(state["last.weight"]))
+    def reshape(self, victim: Victim, state: Mapping[str, Tensor]) -> None:
+        """Give the victim an empty head of the shape of the stored tensors."""
+        first, inputs = state["head.first.weight"].shape
+        second = len(state["head.second.weight"])
+        num_classes = len(state["head.last.weight"])
+        victim.head = _Layers(inputs, first, second, num_classes)
 
 
 class _Layers(nn.Module):
@@ -83,16 +83,14 @@ class _Layers(nn.Module):
 
     def __init__(self, inputs: int, first: int, second: int, num_classes: int) -> None:
         super().__init__()
-        self.first, self.second, self.last = (
-            nn.Linear(inputs, first),
-            nn.Linear(first, second),
-            nn.Linear(second, num_classes),
-        )
+        self.first = nn.Linear(inputs, first)
+        self.second = nn.Linear(first, second)
+        self.last = nn.Linear(second, num_classes)
         self.kept_BD: Tensor | None = None
-        """What dropout leaves of the first hidden layer in this step of training."""
+        """Factors of the first hidden layer in this step of training: dropout."""
 
     def forward(self, z_BD: Tensor) -> Tensor:
-        """Three layers on embeddings of unit length."""
+        """Return the logits of embeddings, which are scaled to unit length first."""
         h_BD = F.relu(self.first(F.normalize(z_BD.float(), dim=1)))
         if self.training and self.kept_BD is not None:
             h_BD = h_BD * self.kept_BD

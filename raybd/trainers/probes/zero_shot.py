@@ -1,6 +1,7 @@
-"""Zero-shot classification: an image is of the class whose name, put into a sentence, CLIP finds nearest; nothing is trained.
+"""Zero-shot classification: CLIP takes the class whose name, in a sentence, is nearest.
 
-Radford et al. 2021, arXiv 2103.00020, sections 3.1.2 and 3.1.4: the mean over the templates of a name, at unit length.
+Radford et al. 2021, arXiv 2103.00020, sections 3.1.2 and 3.1.4: the mean over the templates of a
+name, at unit length. Nothing is trained.
 Differs: one template unless more are asked for.
 """
 
@@ -20,18 +21,25 @@ from raybd.types.models import Captioned, Network, Templates, Victim
 
 
 class ZeroShot(TransferTrainer):
-    """The encoder that `encoder` or `source` names, or the network's own pretrained weights, under the texts of the classes."""
+    """Classify by the texts of the classes.
+
+    The encoder is the one that `encoder` or `source` names, or has the network's own pretrained
+    weights.
+    """
 
     templates: Templates = ("a photo of a {}.",)
-    """Sentences with {} where the name of a class goes, as in `a traffic sign: {}.`; imagenet: the 80 of CLIP's authors."""
+    """Sentences with {} for the name of a class, as in `a traffic sign: {}.`; imagenet: the 80 of
+    CLIP's authors."""
 
     def train_from(
         self, start: Victim | None, split: Split, num_classes: int, network: Network, rng: Generator
     ) -> Victim:
-        """The encoder under a head made of its own texts; images and labels play no part."""
-        start = (
-            start if start is not None else published("zero_shot", split, num_classes, network, rng)
-        )
+        """Return the encoder under a head made of its own texts; images and labels play no part.
+
+        Raises UserError where the encoder reads no texts.
+        """
+        if start is None:
+            start = published("zero_shot", split, num_classes, network, rng)
         encoder = copy.deepcopy(start.encoder).eval()
         if not isinstance(encoder, Captioned):
             raise UserError(
@@ -46,9 +54,9 @@ class ZeroShot(TransferTrainer):
             head = _Cosine((encoder.factor() * F.normalize(t_KTD.mean(1), dim=1)).cpu())
         return Victim(encoder.cpu(), head, start.mean_C.clone(), start.std_C.clone()).eval()
 
-    def head_for(self, state: Mapping[str, Tensor]) -> nn.Module:
-        """An empty head of the shape of these stored tensors."""
-        return _Cosine(torch.empty_like(state["weight_KD"]))
+    def reshape(self, victim: Victim, state: Mapping[str, Tensor]) -> None:
+        """Give the victim an empty head of the shape of the stored tensors."""
+        victim.head = _Cosine(torch.empty_like(state["head.weight_KD"]))
 
 
 class _Cosine(nn.Module):
@@ -61,6 +69,6 @@ class _Cosine(nn.Module):
         self.register_buffer("weight_KD", weight_KD)
 
     def forward(self, z_BD: Tensor) -> Tensor:
-        """Cosines with the texts of the classes, times a factor."""
+        """Return the cosines with the texts of the classes, times the factor of the model."""
         with torch.autocast(z_BD.device.type, enabled=False):
             return F.linear(F.normalize(z_BD.float(), dim=1), self.weight_KD)

@@ -1,9 +1,11 @@
-"""BYOL: one view predicts what a slowly following copy of the network makes of the other; no negatives.
+"""BYOL: one view predicts how a slowly following copy of the network projects the other one.
 
-Grill et al. 2020, arXiv 2006.07733, section 3.1, equation 2 and appendix A. Loss, heads and momentum are lightly's.
+Grill et al. 2020, arXiv 2006.07733, section 3.1, equation 2 and appendix A. There are no negatives.
+Loss, heads and momentum are lightly's.
 Published: lightly's CIFAR-10 benchmark, ResNet-18, batch 128, 200 epochs: kNN 0.869.
-Differs: the recipe of that benchmark (SGD, constant momentum 0.99; paper: LARS, 0.996 rising to 1) with Nesterov momentum; both
-views are drawn alike; batch statistics over both views and the whole batch.
+Differs: the recipe of that benchmark (SGD, constant momentum 0.99; paper: LARS, 0.996 rising to 1)
+with Nesterov momentum; both views are drawn alike; batch statistics over both views and the whole
+batch.
 """
 
 from typing import Literal
@@ -32,7 +34,8 @@ class BYOL(SelfSupervised):
     keep: float = Field(
         0.99, ge=0, le=1, json_schema_extra=searched(choices=[0.97, 0.98, 0.99, 0.996, 0.999])
     )
-    """Share of itself that the copy keeps at each step; lower where there are only a few thousand steps, 0.97 or 0.98."""
+    """Share of itself that the copy keeps at each step; 0.97 or 0.98 where there are only a few
+    thousand steps."""
     keep_schedule: Literal["constant", "cosine"] = "constant"
     """Whether `keep` stays, or rises to 1 over the training (paper)."""
     hidden: int = Field(1024, ge=1)
@@ -41,14 +44,16 @@ class BYOL(SelfSupervised):
     """Values of a projection."""
 
     def train(self, split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
-        """An encoder trained on the images of the split."""
-        victim, batch = self.encoder(split, num_classes, network, rng), self.batch(split)
+        """Return an encoder trained on the images of the split."""
+        victim = self.encoder(split, num_classes, network, rng)
+        batch = self.batch(split)
         from lightly.loss import NegativeCosineSimilarity
 
-        values, distance = width(victim, split), NegativeCosineSimilarity()
+        values = width(victim, split)
+        distance = NegativeCosineSimilarity()
         steps = len(split) // batch * self.epochs if self.keep_schedule == "cosine" else None
         heads = seeded(
-            lambda: _Heads(victim.encoder, values, self.hidden, self.output, self.keep, steps), rng
+            lambda: Heads(victim.encoder, values, self.hidden, self.output, self.keep, steps), rng
         )
 
         def objective(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
@@ -57,15 +62,15 @@ class BYOL(SelfSupervised):
             target_BD = heads.target.project(victim.preprocess(views_BCHW), batch)
             p_BD = model(views_BCHW)
             with exact(p_BD.device):
-                return group.of_batch(
-                    distance(p_BD.float(), target_BD.float().roll(batch, 0)), batch
-                )
+                # Rolled by a batch, each view meets the other view of its image.
+                loss = distance(p_BD.float(), target_BD.float().roll(batch, 0))
+                return group.spread_loss(loss, batch)
 
         return pretrain(victim, OverBatch(heads, batch), split, self, rng, objective, "byol")
 
 
-class _Heads(nn.Module):
-    """The predictor on the projector; the slow copy beside them."""
+class Heads(nn.Module):
+    """The predictor on the projector, and the slow copy."""
 
     def __init__(
         self,

@@ -1,8 +1,10 @@
 """CLIP: an image and its caption point the same way, and away from all others in the batch.
 
-Radford et al. 2021, arXiv 2103.00020, section 2.3 and figure 3; section 2.5 for the recipe (Adam, decoupled decay, cosine).
-Differs: captions are the names of the classes in templates; several images of one class in a batch fit each other's captions, in
-equal shares; weight decay is on all weights; classes are few, so batches are small; images are cropped and flipped.
+Radford et al. 2021, arXiv 2103.00020, section 2.3 and figure 3; section 2.5 for the recipe (Adam,
+decoupled decay, cosine).
+Differs: captions are the names of the classes in templates; several images of one class in a batch
+fit each other's captions, in equal shares; weight decay is on all weights; classes are few, so
+batches are small; images are cropped and flipped.
 """
 
 from typing import Literal
@@ -38,30 +40,33 @@ class ClipContrast(Recipe, Trainer):
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of the training over which the learning rate rises from zero."""
     templates: Templates = ("a photo of a {}.",)
-    """Sentences with {} where the name of a class goes, one drawn for each image; imagenet: the 80 of CLIP's authors."""
+    """Sentences with {} for the name of a class, one drawn for each image; imagenet: the 80 of
+    CLIP's authors."""
 
     def train(self, split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
-        """An encoder trained on the split, without a head. Raises UserError where the network reads no texts."""
+        """Return an encoder trained on the split, without a head.
+
+        Raises UserError where the network reads no texts.
+        """
         victim = new_victim(split, num_classes, network, rng)
-        victim.head, encoder = None, victim.encoder
+        victim.head = None
+        encoder = victim.encoder
         if not isinstance(encoder, Captioned):
             raise UserError(
                 "clip: the network reads no texts",
                 "Take the network clip or tiny_clip.",
                 exit_code=1,
             )
-        captions, batch = (
-            encoder.captions(split.class_names, self.templates),
-            min(self.batch_size, len(split)),
-        )
+        captions = encoder.captions(split.class_names, self.templates)
+        batch = min(self.batch_size, len(split))
         templates = len(captions) // len(split.class_names)
 
         def objective(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
-            z_BD, y_B = group.over_batch(model(x_BCHW), batch), group.gather_rows(y_B, batch)
+            z_BD = group.gather_batch(model(x_BCHW), batch)
+            y_B = group.gather_rows(y_B, batch)
             caption_B = y_B.cpu() * templates + torch.randint(templates, (batch,), generator=rng)
-            return group.of_batch(
-                encoder.contrast(z_BD, [captions[at] for at in caption_B.tolist()], y_B), batch
-            )
+            texts = [captions[at] for at in caption_B.tolist()]
+            return group.spread_loss(encoder.contrast(z_BD, texts, y_B), batch)
 
         encoder.reader().requires_grad_(True)
         fit(victim, split, self, rng, objective, "clip")

@@ -1,8 +1,10 @@
-"""MAE: a vision transformer sees a quarter of an image's patches, and a small decoder on top of it fills in the others.
+"""MAE: a vision transformer sees a quarter of the patches; a small decoder completes the image.
 
-He, Chen, Xie, Li, Dollar and Girshick 2022, arXiv 2111.06377, section 3 and appendix A.1. Masked encoder and decoder are lightly's.
-Recipe: solo-learn's for CIFAR-10 (AdamW 2e-4 at batch 256, weight decay 0.05, mask 0.75, crops and flips alone). No result of it is
-published; without fine-tuning such features are weak (lightly, Imagenette, 800 epochs: kNN 0.610 against 0.889 of SimCLR).
+He, Chen, Xie, Li, Dollar and Girshick 2022, arXiv 2111.06377, section 3 and appendix A.1. Masked
+encoder and decoder are lightly's.
+Recipe: solo-learn's for CIFAR-10 (AdamW 2e-4 at batch 256, weight decay 0.05, mask 0.75, crops and
+flips alone). No result of it is published; without fine-tuning such features are weak (lightly,
+Imagenette, 800 epochs: kNN 0.610 against 0.889 of SimCLR).
 Differs: Adam's second momentum is 0.999; weights are drawn by the network's own rule.
 """
 
@@ -49,9 +51,13 @@ class MAE(SelfSupervised):
     """Blocks of the decoder."""
 
     def train(self, split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
-        """An encoder trained on the images of the split. Raises UserError for a network that is no vision transformer."""
-        victim, batch = self.encoder(split, num_classes, network, rng), self.batch(split)
-        fresh = not getattr(network, "pretrained", False)
+        """Return an encoder trained on the images of the split.
+
+        Raises UserError for a network that is no vision transformer.
+        """
+        victim = self.encoder(split, num_classes, network, rng)
+        batch = self.batch(split)
+        fresh = not network.starts_pretrained
         completion = seeded(
             lambda: _Completion(victim.encoder, self.decoder_width, self.decoder_depth, fresh), rng
         )
@@ -59,32 +65,23 @@ class MAE(SelfSupervised):
 
         def objective(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
             view_BCHW = self.views.one(x_BCHW, batch, rng)
-            order_BT = torch.rand(batch, completion.patches, generator=rng)[
-                group.shard(torch.arange(batch))
-            ].argsort(1)
+            drawn_BT = torch.rand(batch, completion.patches, generator=rng)
+            order_BT = drawn_BT[group.shard(torch.arange(batch))].argsort(1)
             completion.hide(order_BT.to(x_BCHW.device), hidden)
             p_BTD = model(view_BCHW)
             with exact(p_BTD.device):
-                patch_BTD = completion.hidden_patches(
-                    victim.preprocess(view_BCHW), self.normalise_patches
-                )
+                pixels_BCHW = victim.preprocess(view_BCHW)
+                patch_BTD = completion.hidden_patches(pixels_BCHW, self.normalise_patches)
                 return torch.square(p_BTD.float() - patch_BTD).mean((1, 2))
 
-        fit(
-            Victim(completion, None, victim.mean_C, victim.std_C),
-            split,
-            self,
-            rng,
-            objective,
-            name="mae",
-        )
-        return Victim(
-            victim.encoder.requires_grad_(True), None, victim.mean_C.cpu(), victim.std_C.cpu()
-        ).eval()
+        masked = Victim(completion, None, victim.mean_C, victim.std_C)
+        fit(masked, split, self, rng, objective, name="mae")
+        encoder = victim.encoder.requires_grad_(True)
+        return Victim(encoder, None, victim.mean_C.cpu(), victim.std_C.cpu()).eval()
 
 
 class _Completion(nn.Module):
-    """Preprocessed images -> hidden patches, as the encoder and a decoder on top of it guess them from the others."""
+    """Preprocessed images -> the hidden patches, guessed by encoder and decoder from the others."""
 
     def __init__(self, encoder: nn.Module, width: int, depth: int, fresh: bool) -> None:
         from lightly.models.modules import MaskedVisionTransformerDecoderTIMM
@@ -97,35 +94,39 @@ class _Completion(nn.Module):
         self.predict = nn.Linear(width, 3 * self.patch**2)
 
     def hide(self, order_BT: Tensor, hidden: int) -> None:
-        """Choose the patches of the next images: the first ones of this order are hidden. Token 0 is the class token."""
-        self.hidden_BT, kept_BT = order_BT[:, :hidden] + 1, order_BT[:, hidden:] + 1
+        """Hide the first patches in this order, of the next images."""
+        # Token 0 is the class token, which is always seen.
+        self.hidden_BT = order_BT[:, :hidden] + 1
+        kept_BT = order_BT[:, hidden:] + 1
         self.kept_BT = torch.cat([torch.zeros_like(kept_BT[:, :1]), kept_BT], 1)
 
     def hidden_patches(self, x_BCHW: Tensor, normalise: bool) -> Tensor:
-        """The pixels of the hidden patches."""
+        """Return the pixels of the hidden patches, perhaps each by its own mean and deviation."""
         from lightly.models.utils import get_at_index, normalize_mean_var, patchify
 
-        patch_BTD = get_at_index(
-            patchify(self.front(x_BCHW).float(), self.patch), self.hidden_BT - 1
-        )
+        patches = patchify(self.front(x_BCHW).float(), self.patch)
+        patch_BTD = get_at_index(patches, self.hidden_BT - 1)
         target_BTD: Tensor = normalize_mean_var(patch_BTD) if normalise else patch_BTD
         return target_BTD
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """A guess at the pixels of the hidden patches."""
+        """Return a guess at the pixels of the hidden patches."""
         from lightly.models.utils import get_at_index, repeat_token, set_at_index
 
         seen_BTD = self.embed(self.masked.encode(self.front(x_BCHW), idx_keep=self.kept_BT))
-        token_BTD = repeat_token(self.decoder.mask_token, (len(x_BCHW), self.patches + 1)).type_as(
-            seen_BTD
-        )
+        shape = (len(x_BCHW), self.patches + 1)
+        token_BTD = repeat_token(self.decoder.mask_token, shape).type_as(seen_BTD)
         decoded_BTD = self.decoder(set_at_index(token_BTD, self.kept_BT, seen_BTD))
         guess_BTD: Tensor = self.predict(get_at_index(decoded_BTD, self.hidden_BT))
         return guess_BTD
 
 
 def _masked(encoder: nn.Module, fresh: bool) -> tuple[nn.Module, Any, int, int]:
-    """What comes before the transformer in an encoder, the transformer that can skip tokens, its width and its patch's side."""
+    """Divide an encoder into what comes before the transformer, and the transformer.
+
+    Returns both (the transformer so that it can skip tokens), its width and the side of a patch.
+    Raises UserError for a network that is no vision transformer with a class token.
+    """
     from lightly.models.modules import (
         MaskedVisionTransformerTIMM,
         MaskedVisionTransformerTorchvision,

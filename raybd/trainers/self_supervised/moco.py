@@ -1,10 +1,12 @@
-"""MoCo v2: a view is told apart from a queue of earlier views, as a slowly following copy of the network sees them.
+"""MoCo v2: a view is told apart from a queue of earlier views, as a slow copy projects them.
 
-He, Fan, Wu, Xie and Girshick 2020, arXiv 1911.05722, section 3.2 and algorithm 1; Chen, Fan, Girshick and He 2020, arXiv 2003.04297
-(projector, views). Loss, queue, projector and momentum are lightly's.
+He, Fan, Wu, Xie and Girshick 2020, arXiv 1911.05722, section 3.2 and algorithm 1; Chen, Fan,
+Girshick and He 2020, arXiv 2003.04297 (projector, views). Loss, queue, projector and momentum are
+lightly's.
 Published: lightly's CIFAR-10 benchmark, ResNet-18, batch 128, 200 epochs: kNN 0.838.
-Differs: the recipe of that benchmark (temperature 0.1, queue of 4,096, momentum 0.99, both views are queries) with Nesterov
-momentum; batch statistics over both views and the whole batch, on all workers, instead of shuffled parts of it.
+Differs: the recipe of that benchmark (temperature 0.1, queue of 4,096, momentum 0.99, both views
+are queries) with Nesterov momentum; batch statistics over both views and the whole batch, on all
+workers, instead of shuffled parts of it.
 """
 
 from typing import Any
@@ -34,24 +36,26 @@ class MoCo(SelfSupervised):
     temperature: float = Field(0.1, gt=0, json_schema_extra=searched(low=0.05, high=0.5, log=True))
     """Divides the cosines."""
     queue: int = Field(4096, ge=2, json_schema_extra=searched(low=512, high=65536, log=True))
-    """Earlier views that are kept; at least a few batches, and best below the number of training images."""
+    """Earlier views that are kept: at least a few batches, and best fewer than there are training
+    images."""
     keep: float = Field(
         0.99, ge=0, le=1, json_schema_extra=searched(choices=[0.97, 0.98, 0.99, 0.996, 0.999])
     )
-    """Share of itself that the copy keeps at each step; lower where there are only a few thousand steps, 0.97 or 0.98."""
+    """Share of itself that the copy keeps at each step; 0.97 or 0.98 where there are only a few
+    thousand steps."""
     output: int = Field(128, ge=1)
     """Values of a projection; the hidden layer is as wide as the embedding."""
 
     def train(self, split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
-        """An encoder trained on the images of the split."""
-        victim, batch = self.encoder(split, num_classes, network, rng), self.batch(split)
+        """Return an encoder trained on the images of the split."""
+        victim = self.encoder(split, num_classes, network, rng)
+        batch = self.batch(split)
         from lightly.loss import NTXentLoss
 
         values = width(victim, split)
-        heads = seeded(lambda: _Heads(victim.encoder, values, self.output, self.keep), rng)
-        contrast = seeded(lambda: NTXentLoss(self.temperature, (self.queue, self.output)), rng).to(
-            group.device()
-        )
+        heads = seeded(lambda: Heads(victim.encoder, values, self.output, self.keep), rng)
+        contrast = seeded(lambda: NTXentLoss(self.temperature, (self.queue, self.output)), rng)
+        contrast = contrast.to(group.device())
 
         def objective(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
             views_BCHW = self.views.pair(x_BCHW, batch, rng)
@@ -59,18 +63,17 @@ class MoCo(SelfSupervised):
             key_BD = heads.target.project(victim.preprocess(views_BCHW), batch)
             query_BD = model(views_BCHW)
             with exact(query_BD.device):
-                return group.of_batch(
-                    contrast(query_BD.float(), key_BD.float().roll(batch, 0)), batch
-                )
+                # Rolled by a batch, each view meets the other view of its image.
+                loss = contrast(query_BD.float(), key_BD.float().roll(batch, 0))
+                return group.spread_loss(loss, batch)
 
         head = OverBatch(heads, batch)
-        return pretrain(
-            victim, head, split, self, rng, objective, "moco", beside=_Queue(contrast.memory_bank)
-        )
+        queue = _Queue(contrast.memory_bank)
+        return pretrain(victim, head, split, self, rng, objective, "moco", extra_state=queue)
 
 
-class _Heads(nn.Module):
-    """The projector; the slow copy beside it."""
+class Heads(nn.Module):
+    """The projector, and the slow copy."""
 
     def __init__(self, encoder: nn.Module, values: int, output: int, keep: float) -> None:
         from lightly.models.modules.heads import MoCoProjectionHead
@@ -85,7 +88,7 @@ class _Heads(nn.Module):
 
 
 class _Queue:
-    """lightly's queue, which it does not count as its state, for checkpoints."""
+    """lightly's queue for checkpoints: it is not part of the state of lightly's module."""
 
     def __init__(self, bank: Any) -> None:
         self.bank = bank

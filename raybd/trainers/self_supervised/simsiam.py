@@ -1,8 +1,10 @@
 """SimSiam: one view predicts the other, which is held fixed; no negatives, no momentum copy.
 
-Chen and He 2021, arXiv 2011.10566, section 3, algorithm 1, and the CIFAR-10 appendix (two layers in the projector).
-Loss and heads are lightly's. Published: lightly's CIFAR-10 benchmark, ResNet-18, batch 128, 200 epochs: kNN 0.819.
-Differs: the predictor's rate falls like the others'; Nesterov momentum; batch statistics over both views and the whole batch.
+Chen and He 2021, arXiv 2011.10566, section 3, algorithm 1, and the CIFAR-10 appendix (two layers in
+the projector). Loss and heads are lightly's.
+Published: lightly's CIFAR-10 benchmark, ResNet-18, batch 128, 200 epochs: kNN 0.819.
+Differs: the predictor's rate falls like the others'; Nesterov momentum; batch statistics over both
+views and the whole batch.
 """
 
 from pydantic import Field
@@ -19,15 +21,16 @@ class SimSiam(SelfSupervised):
     """Train an encoder whose views predict each other, without labels."""
 
     lr: float = Field(0.06, gt=0, json_schema_extra=searched(low=0.01, high=0.5, log=True))
-    """Highest learning rate; lightly leaves it as it is for larger batches."""
+    """Highest learning rate; lightly does not raise it for larger batches."""
     output: int = Field(2048, ge=1)
     """Values of a projection and of the projector's hidden layer."""
     hidden: int = Field(512, ge=1)
     """Values inside the predictor."""
 
     def train(self, split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
-        """An encoder trained on the images of the split."""
-        victim, batch = self.encoder(split, num_classes, network, rng), self.batch(split)
+        """Return an encoder trained on the images of the split."""
+        victim = self.encoder(split, num_classes, network, rng)
+        batch = self.batch(split)
         from lightly.loss import NegativeCosineSimilarity
 
         values = width(victim, split)
@@ -36,21 +39,23 @@ class SimSiam(SelfSupervised):
         def objective(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
             z_BD, p_BD = model(self.views.pair(x_BCHW, batch, rng))
             with exact(p_BD.device):
+                # Rolled by a batch, each view meets the other view of its image.
                 z_BD = z_BD.detach().float().roll(batch, 0)
-                return group.of_batch(distance(p_BD.float(), z_BD), batch)
+                return group.spread_loss(distance(p_BD.float(), z_BD), batch)
 
-        head = OverBatch(seeded(lambda: _Heads(values, self.hidden, self.output), rng), batch)
+        head = OverBatch(seeded(lambda: Heads(values, self.hidden, self.output), rng), batch)
         return pretrain(victim, head, split, self, rng, objective, "simsiam")
 
 
-class _Heads(nn.Module):
-    """Projection z_BD and its prediction p_BD."""
+class Heads(nn.Module):
+    """Embeddings -> their projection z_BD, and its prediction p_BD of the other view."""
 
     def __init__(self, values: int, hidden: int, output: int) -> None:
         from lightly.models.modules.heads import ProjectionHead, SimSiamPredictionHead
 
         super().__init__()
-        first, last = nn.BatchNorm1d(output), nn.BatchNorm1d(output, affine=False)
+        first = nn.BatchNorm1d(output)
+        last = nn.BatchNorm1d(output, affine=False)
         self.projector = ProjectionHead(
             [(values, output, first, nn.ReLU()), (output, output, last, None)]
         )

@@ -1,9 +1,11 @@
-"""SupCon: views of images with one label are close to each other; with labels, the cheapest way to embeddings in clusters.
+"""SupCon: views of images with one label are close to each other.
 
 Khosla et al. 2020, arXiv 2004.11362, section 3.2, equation 2 (the sum outside of the logarithm).
+With labels, this is the cheapest way to embeddings in clusters.
 Published: solo-learn, ResNet-18, CIFAR-10, 1,000 epochs: linear probe 0.938.
-Differs: one stage, the recipe of the other encoders; optionally cross-entropy beside it, under a linear head that is thrown away,
-as in small checks on a CPU (contrast 0.3, cross_entropy 1, temperature 0.2, Adam at 2e-3).
+Differs: one stage, the recipe of the other encoders; optionally cross-entropy as well, under a
+linear head that is thrown away, as in small checks on a CPU (contrast 0.3, cross_entropy 1,
+temperature 0.2, Adam at 2e-3).
 """
 
 import torch
@@ -31,25 +33,25 @@ class SupCon(SelfSupervised):
     """Factor of the cross-entropy of a linear head on the embedding."""
 
     def train(self, split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
-        """An encoder trained on the split."""
-        victim, batch = self.encoder(split, num_classes, network, rng), self.batch(split)
+        """Return an encoder trained on the split."""
+        victim = self.encoder(split, num_classes, network, rng)
+        batch = self.batch(split)
         values = width(victim, split)
 
         def objective(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
             p_BD, logits_BK = model(self.views.pair(x_BCHW, batch, rng))
             with exact(p_BD.device):
                 y_B = group.gather_rows(y_B, batch).repeat(2)
-                loss = self.contrast * _contrast(p_BD.float(), y_B, self.temperature)
-                return group.of_batch(
-                    loss + self.cross_entropy * F.cross_entropy(logits_BK.float(), y_B), batch
-                )
+                loss = self.contrast * contrast(p_BD.float(), y_B, self.temperature)
+                loss = loss + self.cross_entropy * F.cross_entropy(logits_BK.float(), y_B)
+                return group.spread_loss(loss, batch)
 
-        head = OverBatch(seeded(lambda: _Heads(values, self.output, num_classes), rng), batch)
+        head = OverBatch(seeded(lambda: Heads(values, self.output, num_classes), rng), batch)
         return pretrain(victim, head, split, self, rng, objective, "supcon")
 
 
-class _Heads(nn.Module):
-    """Projection and logits of one embedding."""
+class Heads(nn.Module):
+    """Embeddings -> their projections and logits."""
 
     def __init__(self, values: int, output: int, num_classes: int) -> None:
         from lightly.models.modules.heads import SimCLRProjectionHead
@@ -62,8 +64,12 @@ class _Heads(nn.Module):
         return self.projector(z_BD), self.classifier(z_BD)
 
 
-def _contrast(p_BD: Tensor, y_B: Tensor, temperature: float) -> Tensor:
-    """For each view, the mean over all others of its label of -log of their share among all others; the mean of these."""
+def contrast(p_BD: Tensor, y_B: Tensor, temperature: float) -> Tensor:
+    """Return the mean over all views of equation 2.
+
+    For one view: the mean, over all other views of its label, of -log of their share among all
+    other views.
+    """
     p_BD = F.normalize(p_BD, dim=1)
     itself_BB = torch.eye(len(p_BD), dtype=torch.bool, device=p_BD.device)
     logits_BB = (p_BD @ p_BD.T / temperature).masked_fill(itself_BB, -torch.inf)

@@ -1,7 +1,8 @@
-"""What a network learns first: the losses of all images over snapshots of a short training, and the mode of low ones.
+"""The first network of CBD: the losses of all images over snapshots, and their low mode.
 
 Zhang, Liu, Wang, Lu and Hu 2023, arXiv 2303.06818, first stage.
-Differs: see cbd.py; the low mode is that of a mixture of two normal distributions over the logarithm of the losses.
+Differs: see the package's docstring; the low mode is that of a mixture of two normal distributions
+over the logarithm of the losses.
 """
 
 from dataclasses import dataclass
@@ -20,38 +21,40 @@ Loss = Literal["ce", "gce", "lga"]
 Combine = Literal["median", "mean", "min"]
 
 TINY = 1e-8
-"""Against the logarithm of zero and division by it; the authors' value."""
+"""Avoids the logarithm of zero and division by it; the authors' value."""
 
 
 class Snapshots:
-    """Objective of the first network; takes the losses of all images after some of its steps, and its weights after the last."""
+    """The objective of the first network, and what is kept of it.
+
+    After some of the steps it keeps the losses of all images, after the last one also the weights.
+    """
 
     def __init__(
         self, victim: Victim, split: Split, kind: Loss, steps: int, snapshots: int
     ) -> None:
         self.victim, self.split, self.kind = victim, split, kind
         self.due = {max(1, round(steps * k / snapshots)) for k in range(1, snapshots + 1)}
-        self.step, self.losses, self.weights = 0, dict[int, Tensor](), dict[str, Tensor]()
+        self.step = 0
+        self.losses: dict[int, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}
 
     def __call__(self, model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
-        self.look(model)
-        self.step += 1
         return shortcut_loss(self.kind, model(x_BCHW), y_B)
 
-    def look(self, model: nn.Module) -> None:
-        """Take what is due after as many steps as have been made."""
+    def after_step(self) -> None:
+        """Count a step, and take what is due after it."""
+        self.step += 1
         if self.step not in self.due:
             return
-        training = model.training
         self.losses[self.step] = losses(self.victim, self.split)
-        model.train(training)
+        self.victim.train()
         if self.step == max(self.due):
-            self.weights = {
-                name: tensor.cpu().clone() for name, tensor in self.victim.state_dict().items()
-            }
+            state = self.victim.state_dict()
+            self.weights = {name: tensor.cpu().clone() for name, tensor in state.items()}
 
     def combined(self, how: Combine) -> Tensor:
-        """One loss for each image."""
+        """Return one loss for each image."""
         losses_SN = torch.stack(list(self.losses.values()))
         return {
             "median": losses_SN.median(0).values,
@@ -60,16 +63,18 @@ class Snapshots:
         }[how]
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed training needs; the weights are taken in its last epoch, which is repeated."""
+        """Return what a resumed training needs."""
+        # The weights are taken in the last epoch, which a resumed training repeats.
         return {"step": self.step, "losses": self.losses}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it up again."""
-        self.step, self.losses = state["step"], state["losses"]
+        """Go on from a state that `state_dict` returned."""
+        self.step = state["step"]
+        self.losses = state["losses"]
 
 
 def shortcut_loss(kind: Loss, logits_BK: Tensor, y_B: Tensor) -> Tensor:
-    """Losses that the first network is trained on; `gce` and `lga` favour what is learned easily."""
+    """Return the losses that the first network is trained on: ce, gce or lga, see `first_loss`."""
     loss_B = F.cross_entropy(logits_BK.float(), y_B, reduction="none")
     if kind == "gce":  # Zhang and Sabuncu 2018, arXiv 1805.07836, q = 0.7
         return (1 - (-0.7 * loss_B).exp()) / 0.7
@@ -79,18 +84,22 @@ def shortcut_loss(kind: Loss, logits_BK: Tensor, y_B: Tensor) -> Tensor:
 
 
 def losses(victim: Victim, split: Split) -> Tensor:
-    """Cross-entropy of every image, without augmentation."""
+    """Return the cross-entropy of every image, in double precision, without augmentation."""
     return F.cross_entropy(infer(victim, split.x_NCHW).double(), split.y_N, reduction="none")
 
 
 def weights(first_loss_B: Tensor, loss_B: Tensor) -> Tensor:
-    """Formula (9), in 0..1: small where the first network knows an image and the second does not; carries no gradient."""
-    first_loss_B, loss_B = first_loss_B.detach(), loss_B.detach()
+    """Return formula (9), in 0..1, without gradient.
+
+    It is small where the first network knows an image and the second one does not.
+    """
+    first_loss_B = first_loss_B.detach()
+    loss_B = loss_B.detach()
     return first_loss_B / (first_loss_B + loss_B + TINY)
 
 
 def lowest(loss_N: Tensor) -> Tensor:
-    """Rows of the 1 % of images with the lowest losses, and of ten at least."""
+    """Return the rows of the 1 % of images with the lowest losses, but at least ten."""
     return loss_N.argsort()[: max(10, len(loss_N) // 100)]
 
 
@@ -99,9 +108,10 @@ class Mode:
     """The lower one of two modes."""
 
     two: bool
-    """Whether two modes describe the values better than one, by the Bayesian information criterion."""
+    """Whether two modes describe the values better than one, by the Bayesian information
+    criterion."""
     share: float
-    """Of the values that belong to it."""
+    """Share of the values that belong to it."""
     mean: float
     """Geometric mean of the values that belong to it."""
     bound: float
@@ -109,15 +119,19 @@ class Mode:
 
 
 def low_mode(value_N: Tensor) -> Mode:
-    """Part positive values by a mixture of two normal distributions over their logarithm."""
+    """Divide positive values by a mixture of two normal distributions over their logarithm."""
     from sklearn.mixture import GaussianMixture
 
     log_N1 = (value_N.double() + TINY).log().numpy()[:, None]
     one, two = (GaussianMixture(k, random_state=0).fit(log_N1) for k in (1, 2))
     low = int(two.means_[:, 0].argmin())
+
+    # Where the two components meet, on a grid between their means.
     between_G = np.linspace(two.means_[low, 0], two.means_[1 - low, 0], 1001)
     bound = between_G[two.predict(between_G[:, None]) == low].max(initial=between_G[0])
-    mean = float(np.exp(two.means_[low, 0]))
     return Mode(
-        bool(two.bic(log_N1) < one.bic(log_N1)), float(two.weights_[low]), mean, float(bound)
+        two=bool(two.bic(log_N1) < one.bic(log_N1)),
+        share=float(two.weights_[low]),
+        mean=float(np.exp(two.means_[low, 0])),
+        bound=float(bound),
     )

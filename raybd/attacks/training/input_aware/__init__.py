@@ -1,44 +1,57 @@
-"""Input-aware (Dynamic): a generator makes another trigger for each image, and no image's trigger works on another one.
+"""Input-aware (Dynamic): a generator makes a trigger for each image that works on no other image.
 
-Nguyen and Tran 2020, arXiv 2010.08138, section on the proposed method (diversity loss, cross-trigger test, masks).
-Differs: every learning rate falls along a cosine; batches are flipped, not cropped; images are paired within a batch; at least one
-image for each worker and batch is poisoned; the overlay is made once, by the finished generator, on rows of its own draw.
+Nguyen and Tran 2020, arXiv 2010.08138, section on the proposed method (diversity loss,
+cross-trigger test, masks).
+Differs: every learning rate falls along a cosine; batches are flipped, not cropped; images are
+paired within a batch; at least one image for each worker and batch is poisoned; the overlay is made
+once, by the finished generator, on rows of its own draw.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from raybd.attacks.training.input_aware.generator import (
-    Together,
     diversity_losses,
     new_auto_encoder,
     soft_threshold,
     stored_auto_encoder,
-    train_together,
     wear,
 )
 from raybd.distributed import ddp, group
-from raybd.poisoning.drawing import draw, draw_cross
+from raybd.poisoning.attack import DataAttack
+from raybd.poisoning.drawing import draw_cross
 from raybd.poisoning.label_maps import AllToAll, AllToOne
 from raybd.poisoning.overlay import overlay
 from raybd.poisoning.pixels import to_pixels
 from raybd.training import models
-from raybd.types.config import Config
-from raybd.types.data import LabelMap, Poisoned, Split
-from raybd.types.models import Network, Victim
+from raybd.training.epochs import Epochs, Stream
+from raybd.training.precision import bf16
+from raybd.types.data import Poisoned, Split
+from raybd.types.methods import AttackInput, ThreatModel
+from raybd.types.models import Victim
+
+Objective = Callable[[Tensor, Tensor], Tensor]
+"""(x_BCHW float in 0..255, y_B) of a whole batch -> this worker's part of its loss. The loss is the
+sum of the parts."""
 
 
-class InputAware(Config):
-    """Train a classifier together with a generator of triggers; images that wear another image's trigger keep their label."""
+class InputAware(DataAttack):
+    """Train a classifier together with a generator of triggers.
+
+    Images with the trigger of another image keep their label (role `cross`).
+    """
 
     version: ClassVar[int] = 2
+    threat_model: ClassVar[ThreatModel] = "training"
     rate: float = Field(0.1, gt=0, le=0.5)
-    """Share of the training set and of each batch that is poisoned; as many wear another image's trigger (role `cross`)."""
+    """Share of the training set and of each batch that is poisoned; as many have
+    another image's trigger (role `cross`)."""
     epochs: int = Field(100, ge=1)
     """Passes over the training images with classifier and generator."""
     mask_epochs: int = Field(25, ge=1)
@@ -62,63 +75,49 @@ class InputAware(Config):
     labels: Annotated[AllToOne | AllToAll, Field(discriminator="map")] = AllToOne()
     """What happens to the labels."""
 
-    def choose(self, y_N: Tensor, num_classes: int, rng: Generator) -> Tensor:
-        """Rows drawn from every class that the label map allows."""
-        return draw(y_N, num_classes, self.rate, self.labels, rng)
+    def poison(self, given: AttackInput, rng: Generator) -> Poisoned:
+        """Train masks, then generator and victim; poison rows with the finished generator."""
+        train = given.train
+        assert given.network is not None  # a plan gives it to an attack that controls training
+        rows = self.choose(train.y_N, given.num_classes, rng)
+        all_N = torch.ones_like(train.y_N, dtype=torch.bool)
+        crossed = draw_cross(train.y_N, rows, self.rate, all_N, rng)
 
-    def poison_and_train(
-        self, train: Split, num_classes: int, network: Network, rng: Generator
-    ) -> tuple[Poisoned, Victim]:
-        """Train masks, then generator and victim; let the finished generator poison the chosen rows."""
-        rows = self.choose(train.y_N, num_classes, rng)
-        crossed = draw_cross(
-            train.y_N, rows, self.rate, torch.ones_like(train.y_N, dtype=torch.bool), rng
-        )
-        masker, generator = (
-            new_auto_encoder(self.width, 1, rng),
-            new_auto_encoder(self.width, 3, rng),
-        )
-        victim = models.new_victim(train, num_classes, network, rng)
+        masker = new_auto_encoder(self.width, 1, rng)
+        generator = new_auto_encoder(self.width, 3, rng)
+        victim = models.new_victim(train, given.num_classes, given.network, rng)
         self._train_masker(masker, train, rng)
-        self._train_jointly(victim, generator, masker, train, num_classes, rng)
-        parts = (("generator.", generator), ("masker.", masker))
+        self._train_jointly(victim, generator, masker, train, given.num_classes, rng)
+
         state = {
             prefix + name: tensor.cpu().contiguous()
-            for prefix, part in parts
+            for prefix, part in (("generator.", generator), ("masker.", masker))
             for name, tensor in part.state_dict().items()
         }
         x_LCHW = self._wear(train.x_NCHW[crossed], train.x_NCHW[(crossed + 1) % len(train)], state)
-        poisoned = overlay(
-            train, num_classes, rows, self.stamp, self.labels, state, cross=(crossed, x_LCHW)
-        )
-        return poisoned, victim.cpu().to(memory_format=torch.contiguous_format).eval()
+        victim = victim.cpu().to(memory_format=torch.contiguous_format).eval()
+        return overlay(self, given, rows, state=state, cross=(crossed, x_LCHW), victim=victim)
 
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
-        """Copies of the images, each with the trigger that is made for it."""
+        """Return copies of the images, each with the trigger that is made for it."""
         return self._wear(x_NCHW, x_NCHW, state)
-
-    @property
-    def label_map(self) -> LabelMap:
-        """The field `labels`."""
-        return self.labels
 
     @torch.no_grad()
     def _wear(self, x_NCHW: Tensor, source_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
-        """Copies of the images, each with the trigger that is made for its source."""
+        """Return copies of the images, each with the trigger that is made for its source."""
         generator = stored_auto_encoder(self.width, 3, "generator.", state)
         masker = stored_auto_encoder(self.width, 1, "masker.", state)
         worn_NCHW = torch.empty_like(x_NCHW)
         for rows_B in torch.arange(len(x_NCHW)).split(500):
-            x_BCHW, source_BCHW = (
-                part[rows_B].to(group.device()).float() for part in (x_NCHW, source_NCHW)
-            )
-            worn_NCHW[rows_B] = to_pixels(
-                wear(x_BCHW, generator(source_BCHW), soft_threshold(masker(source_BCHW)))
-            ).cpu()
+            x_BCHW = x_NCHW[rows_B].to(group.device()).float()
+            source_BCHW = source_NCHW[rows_B].to(group.device()).float()
+            mask_B1HW = soft_threshold(masker(source_BCHW))
+            worn_BCHW = wear(x_BCHW, generator(source_BCHW), mask_B1HW)
+            worn_NCHW[rows_B] = to_pixels(worn_BCHW).cpu()
         return worn_NCHW
 
     def _train_masker(self, masker: nn.Module, train: Split, rng: Generator) -> None:
-        """Sparse masks that differ from image to image."""
+        """Train sparse masks that differ from image to image."""
         model = ddp.wrap(masker.to(group.device())).train()
 
         def objective(x_BCHW: Tensor, y_B: Tensor) -> Tensor:
@@ -130,15 +129,10 @@ class InputAware(Config):
             excess = (mask_B1HW - self.density).relu().mean((1, 2, 3)).sum() / (2 * pairs)
             return self.lambda_div * diversity + self.lambda_norm * excess
 
-        together = Together({"masker": masker}, {"adam": self._adam(model)}, objective)
-        train_together(
-            "input_aware masks",
-            together,
-            train,
-            self.mask_epochs,
-            self.batch_size,
-            self.precision,
-            rng,
+        networks = {"masker": masker}
+        optimizers = [self._adam(model)]
+        self._minimise(
+            "input_aware masks", objective, networks, optimizers, train, self.mask_epochs, rng
         )
         ddp.unwrap(model).eval()
 
@@ -151,46 +145,79 @@ class InputAware(Config):
         num_classes: int,
         rng: Generator,
     ) -> None:
-        """Victim and generator on triggered images, cross images and clean ones; the masks stay as they are."""
+        """Train victim and generator on poisoned, cross and clean images; the masks are fixed."""
         victim.to(memory_format=torch.channels_last)
-        classify, generate = (
-            ddp.wrap(part.to(group.device())).train() for part in (victim, generator)
-        )
+        classify = ddp.wrap(victim.to(group.device())).train()
+        generate = ddp.wrap(generator.to(group.device())).train()
         sgd = torch.optim.SGD(
             classify.parameters(), self.lr, 0.9, weight_decay=5e-4, nesterov=True, fused=True
         )
 
         def objective(x_BCHW: Tensor, y_B: Tensor) -> Tensor:
             batch = len(x_BCHW)
+            # Each worker needs a pair: its part of a batch without one would have no diversity.
             pairs = min(batch // 2, max(group.world(), round(self.rate * batch)))
             poison = group.shard(torch.arange(pairs))
-            cross, clean = poison + pairs, group.shard(torch.arange(2 * pairs, batch))
+            cross = poison + pairs
+            clean = group.shard(torch.arange(2 * pairs, batch))
+
             source_BCHW = x_BCHW[torch.cat([poison, (cross + pairs) % batch])]
             with torch.no_grad():
                 mask_B1HW = soft_threshold(masker(source_BCHW))
             pattern_BCHW = generate(source_BCHW)
             worn_BCHW = wear(x_BCHW[torch.cat([poison, cross])], pattern_BCHW, mask_B1HW)
-            wanted_B = torch.cat(
-                [self.labels.relabel(y_B[poison], num_classes), y_B[cross], y_B[clean]]
-            )
-            losses_B = F.cross_entropy(
-                classify(torch.cat([worn_BCHW, x_BCHW[clean]])), wanted_B, reduction="none"
-            )
-            diversity = (
-                diversity_losses(*source_BCHW.chunk(2), *pattern_BCHW.chunk(2)).sum() / pairs
-            )
-            return losses_B.sum() / batch + self.lambda_div * diversity
 
-        networks, optimizers = (
+            target_B = self.labels.relabel(y_B[poison], num_classes)
+            wanted_B = torch.cat([target_B, y_B[cross], y_B[clean]])
+            logits_BK = classify(torch.cat([worn_BCHW, x_BCHW[clean]]))
+            losses_B = F.cross_entropy(logits_BK, wanted_B, reduction="none")
+            diversity_B = diversity_losses(*source_BCHW.chunk(2), *pattern_BCHW.chunk(2))
+            return losses_B.sum() / batch + self.lambda_div * (diversity_B.sum() / pairs)
+
+        self._minimise(
+            "input_aware",
+            objective,
             {"victim": victim, "generator": generator},
-            {"sgd": sgd, "adam": self._adam(generate)},
-        )
-        together = Together(networks, optimizers, objective)
-        train_together(
-            "input_aware", together, train, self.epochs, self.batch_size, self.precision, rng
+            [sgd, self._adam(generate)],
+            train,
+            self.epochs,
+            rng,
         )
         for model in (classify, generate):
             ddp.unwrap(model).eval()
+
+    def _minimise(
+        self,
+        name: str,
+        objective: Objective,
+        networks: Mapping[str, nn.Module],
+        optimizers: Sequence[torch.optim.Optimizer],
+        train: Split,
+        epochs: int,
+        rng: Generator,
+    ) -> None:
+        """Minimise an objective over randomly flipped batches; learning rates fall by a cosine."""
+        loop = Epochs(
+            name,
+            epochs,
+            Stream(train.x_NCHW, train.y_N, self.batch_size, sharded=False),
+            rng,
+            networks,
+            optimizers=optimizers,
+            schedule=CosineAnnealingLR,
+            hint="Lower the learning rates.",
+        )
+        for _ in loop.remaining():
+            for batch in loop.batches():
+                flip_B111 = torch.randint(2, (batch.size, 1, 1, 1), generator=rng)
+                x_BCHW = batch.x_B.float()
+                x_BCHW = torch.where(group.to_device(flip_B111) > 0, x_BCHW.flip(-1), x_BCHW)
+                x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+                with bf16(group.device(), self.precision == "auto"):
+                    loss = objective(x_BCHW, batch.y_B)
+                loop.step(loss * group.world())
+                loop.add_loss(loss, 1)
+            loop.end_epoch()
 
     def _adam(self, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.Adam(model.parameters(), self.generator_lr, betas=(0.5, 0.9), fused=True)

@@ -1,0 +1,148 @@
+"""The base class of all data sets: their fields, their three disjoint parts, and how they load."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from pydantic import Field, field_validator
+from torch import Generator, Tensor
+
+from raybd.reading.split import class_sizes, draw, quotas
+from raybd.types.data import Dataset, Pool, Source, Split
+from raybd.types.errors import UserError
+from raybd.types.methods import DatasetMethod
+
+BYTES_HASHED_AT_ONCE = 1 << 20
+
+
+class Images(DatasetMethod):
+    """Fields of every data set. A data set of your own derives from this class."""
+
+    limit: int | None = Field(None, ge=1)
+    """Training images that are kept, evenly over the classes. The clean part comes on top where
+    there are enough images."""
+    clean: int | float = Field(0.05, gt=0)
+    """Images that the defender trusts: a number of images, or a share of the training images (of
+    `limit`, where it is set)."""
+    test_limit: int | None = Field(None, ge=1)
+    """Test images that are kept, evenly over the classes."""
+    size: int | None = Field(None, ge=1)
+    """Side that the images are resized to, in pixels; none keeps them as they are."""
+    split_seed: int = Field(0, ge=0, lt=2**63)
+    """Seed that decides which images are kept, and which of them are clean."""
+
+    @field_validator("clean")
+    @classmethod
+    def _share_or_count(cls, clean: int | float) -> int | float:
+        if isinstance(clean, float) and clean >= 1:
+            raise ValueError(
+                "a share lies between 0 and 1; "
+                "for a number of images write it without a decimal point"
+            )
+        return clean
+
+    @abstractmethod
+    def source(self) -> Source:
+        """Open the data set. Raises UserError if it is missing and cannot be downloaded."""
+
+    def split(self, source: Source) -> dict[str, tuple[Pool, Tensor]]:
+        """Return the rows of the parts train, clean and test.
+
+        The parts are disjoint, drawn evenly over the classes, and in a seeded order.
+        """
+        rng = Generator().manual_seed(self.split_seed)
+        classes = len(source.class_names)
+        favoured_K = torch.randperm(classes, generator=rng)
+        train_K = class_sizes(source.train_y_N, classes)
+        test_K = class_sizes(source.test_y_N, classes)
+
+        # Every class keeps at least one image for training.
+        clean_K = quotas((train_K - 1).clamp(min=0), self._clean_count(train_K), favoured_K)
+        left_K = train_K - clean_K
+        kept_K = left_K
+        if self.limit is not None:
+            kept_K = quotas(left_K, min(self.limit, int(left_K.sum())), favoured_K)
+        clean_M, train_M = draw(source.train_y_N, [clean_K, kept_K], rng)
+
+        kept_K = test_K
+        if self.test_limit is not None:
+            kept_K = quotas(test_K, self._test_count(test_K), favoured_K)
+        (test_M,) = draw(source.test_y_N, [kept_K], rng)
+        return {"train": ("train", train_M), "clean": ("train", clean_M), "test": ("test", test_M)}
+
+    def load(self) -> Dataset:
+        """Read the images of the three parts, and no others.
+
+        Raises UserError if images are broken, or differ in size and `size` is not set.
+        """
+        source = self.source()
+        y_N: dict[Pool, Tensor] = {"train": source.train_y_N, "test": source.test_y_N}
+        parts = {
+            name: Split(source.read(pool, rows_M), y_N[pool][rows_M], source.class_names)
+            for name, (pool, rows_M) in self.split(source).items()
+        }
+        shapes = {tuple(part.x_NCHW.shape[2:]) for part in parts.values()}
+        if len(shapes) > 1:
+            raise unequal_sizes("training and test part", *sorted(shapes)[:2])
+        return Dataset(source.class_names, parts["train"], parts["clean"], parts["test"])
+
+    def _clean_count(self, train_K: Tensor) -> int:
+        total = int(train_K.sum())
+        if self.limit is not None and self.limit > total:
+            raise UserError(
+                f"limit: {self.limit} of {total} training images",
+                f"Set `limit` to {total} or less.",
+            )
+        if isinstance(self.clean, int):
+            count = self.clean
+        else:
+            count = max(1, round(self.clean * (self.limit or total)))
+
+        most = int((train_K - 1).clamp(min=0).sum())
+        if count > most:
+            raise UserError(
+                f"clean: {count} of {total} training images",
+                f"Set `clean` to {most} or less: every class keeps an image for training.",
+            )
+        return count
+
+    def _test_count(self, test_K: Tensor) -> int:
+        count = self.test_limit or 0
+        total = int(test_K.sum())
+        if count > total:
+            raise UserError(
+                f"test_limit: {count} of {total} test images",
+                f"Set `test_limit` to {total} or less.",
+            )
+        return count
+
+
+def fingerprint(files: Mapping[str, Path]) -> str:
+    """Return a hash of names and contents; where the files lie does not change it."""
+    digest = sha256()
+    for name, path in sorted(files.items()):
+        stat = path.stat()
+        digest.update(f"{name}\0{_file_hash(path, stat.st_size, stat.st_mtime_ns)}\n".encode())
+    return digest.hexdigest()
+
+
+def unequal_sizes(where: str, first: tuple[int, ...], other: tuple[int, ...]) -> UserError:
+    """Return the error for images that do not fit into one array; sizes are (height, width)."""
+    return UserError(
+        f"{where}: images of unequal size, "
+        f"{first[1]} x {first[0]} and {other[1]} x {other[0]} pixels",
+        "Set `size`: every image is then resized to that side.",
+    )
+
+
+@cache
+def _file_hash(path: Path, size: int, mtime_ns: int) -> str:
+    # Size and time are arguments so that a file is hashed again if, and only if, it has changed.
+    with path.open("rb") as file:
+        digest = sha256()
+        while chunk := file.read(BYTES_HASHED_AT_ONCE):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,157 @@
+"""Read the Parquet layout of Hugging Face: a folder with train.parquet and test.parquet.
+
+Images are struct(bytes, path), labels are integers from 0.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from raybd.reading.decode import Encoded, decode
+from raybd.reading.images import fingerprint
+from raybd.types.data import Pool, Source
+from raybd.types.errors import UserError
+
+ROWS_IN_MEMORY = 1024
+"""Rows whose encoded bytes are in memory at a time."""
+
+
+def parquet_source(
+    folder: Path, size: int | None, image_column: str = "img", label_column: str = "label"
+) -> Source:
+    """Open a folder: read the labels and hash the files, but decode no image.
+
+    Raises UserError for a missing or truncated file, a missing column, and labels that are not
+    classes.
+    """
+    paths: dict[Pool, Path] = {"train": folder / "train.parquet", "test": folder / "test.parquet"}
+    names = None
+    for path in paths.values():
+        schema = _open(path).schema_arrow
+        _check_columns(path, schema, image_column, label_column)
+        names = names or _names(schema, label_column)
+
+    y_N = {pool: _labels(path, label_column, names) for pool, path in paths.items()}
+    if names is None:
+        highest = max(int(labels_N.max()) for labels_N in y_N.values())
+        names = tuple(str(label) for label in range(highest + 1))
+
+    read = partial(_read, paths, image_column, size)
+    content = fingerprint({pool: paths[pool] for pool in paths})
+    return Source(names, y_N["train"], y_N["test"], read, content)
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file",
+            "Set `path` to a folder with train.parquet and test.parquet, "
+            "or RAYBD_DATA to the folder above it.",
+        )
+    with _names_broken_file(path):
+        return pq.ParquetFile(path)
+
+
+@contextmanager
+def _names_broken_file(path: Path) -> Iterator[None]:
+    """Turn an error of Arrow into one that names the file."""
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(
+            f"{path}: not a whole Parquet file: {reason}", "Write or download it again."
+        ) from error
+
+
+def _check_columns(path: Path, schema: pa.Schema, image_column: str, label_column: str) -> None:
+    columns = ", ".join(schema.names)
+    for field, column in (("image_column", image_column), ("label_column", label_column)):
+        if column not in schema.names:
+            raise UserError(
+                f"{path}: no column {column!r} among {columns}",
+                f"Rename it in the file, or use kind `parquet` with `{field}`.",
+            )
+    kind = schema.field(image_column).type
+    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+        raise UserError(
+            f"{path}: column {image_column!r} holds {kind}, not images",
+            "Store each image as struct(bytes, path), the Hugging Face layout.",
+        )
+
+
+def _names(schema: pa.Schema, label_column: str) -> tuple[str, ...] | None:
+    """Return the class names, if the `datasets` library wrote the file."""
+    stored = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    names = stored.get("info", {}).get("features", {}).get(label_column, {}).get("names")
+    return tuple(names) if names else None
+
+
+def _labels(path: Path, label_column: str, names: tuple[str, ...] | None) -> Tensor:
+    with _names_broken_file(path):
+        column = _open(path).read([label_column]).column(0)
+    if not pa.types.is_integer(column.type) or column.null_count or not len(column):
+        found = "no rows" if not len(column) else f"{column.type} with {column.null_count} nulls"
+        raise _bad_labels(path, label_column, found)
+
+    y_N = torch.tensor(column.cast(pa.int64()).to_numpy())
+    lowest = int(y_N.min())
+    highest = int(y_N.max())
+    if lowest < 0 or (names is not None and highest >= len(names)):
+        known = "" if names is None else f" for {len(names)} class names"
+        raise _bad_labels(path, label_column, f"{lowest} to {highest}{known}")
+    return y_N
+
+
+def _bad_labels(path: Path, label_column: str, found: str) -> UserError:
+    return UserError(
+        f"{path}: column {label_column!r} holds {found}",
+        "Labels are integers from 0 to the number of classes - 1.",
+    )
+
+
+def _read(
+    paths: Mapping[Pool, Path], image_column: str, size: int | None, pool: Pool, rows_M: Tensor
+) -> Tensor:
+    return decode(_chunks(paths[pool], image_column, rows_M), len(rows_M), size)
+
+
+def _chunks(path: Path, image_column: str, rows_M: Tensor) -> Iterator[list[Encoded]]:
+    """Yield the wanted rows in the order of the file."""
+    wanted_M, position_M = torch.sort(rows_M)
+    file = _open(path)
+    stop = 0
+    for group in range(file.num_row_groups):
+        start = stop
+        stop += file.metadata.row_group(group).num_rows
+        if not _between(wanted_M, start, stop):
+            continue  # the file need not be read where no row is wanted
+        for batch in _batches(path, file, group, image_column):
+            here = _between(wanted_M, start, start + len(batch))
+            rows = wanted_M[here.start : here.stop].tolist()
+            inside = pa.array([row - start for row in rows], pa.int64())
+            data = batch.column(0).take(inside).field("bytes").to_pylist()
+            positions = position_M[here.start : here.stop].tolist()
+            yield [
+                Encoded(position, f"{path}, row {row}", image)
+                for position, row, image in zip(positions, rows, data, strict=True)
+            ]
+            start += len(batch)
+
+
+def _batches(path: Path, file: pq.ParquetFile, group: int, column: str) -> Iterator[pa.RecordBatch]:
+    with _names_broken_file(path):
+        yield from file.iter_batches(ROWS_IN_MEMORY, row_groups=[group], columns=[column])
+
+
+def _between(wanted_M: Tensor, start: int, stop: int) -> range:
+    """Return which of the ascending rows lie in start <= row < stop."""
+    low, high = torch.searchsorted(wanted_M, torch.tensor([start, stop])).tolist()
+    return range(low, high)

@@ -1,0 +1,93 @@
+"""Analysis: a table about a victim, undefended or defended."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pyarrow as pa
+
+from raybd.cells.loading import load_poisoned, load_victim
+from raybd.cells.stage import ResourceRole, Result, Stage, VictimStage, random_stream
+from raybd.cells.wanted import Wanted
+from raybd.registry import Method
+from raybd.results.store import Store
+from raybd.types.data import Dataset, Poisoned
+from raybd.types.methods import Analysis as AnalysisMethod
+from raybd.types.methods import Attack, Pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis(Stage):
+    """What a tool says of a victim: an artefact that marks it as done, and rows of a table."""
+
+    name = "analysis"
+    victim: VictimStage
+
+    @classmethod
+    def after_cell(cls, wanted: Wanted, last: Stage) -> tuple[Stage, ...]:
+        """Every tool looks at the victim at the end of a cell's path, if there is one."""
+        if not isinstance(last, VictimStage):
+            return ()
+        attack = cast(Attack, last.poison_stage.method.config)
+        attacked = attack.threat_model != "none" and attack.has_trigger
+        return tuple(
+            cls._of(method, last)
+            for method in wanted.analyses
+            if attacked or not cast(AnalysisMethod, method.config).needs_trigger
+        )
+
+    @classmethod
+    def _of(cls, method: Method, victim: VictimStage) -> "Analysis":
+        return cls(
+            method=method,
+            seed=victim.seed,
+            dataset=victim.dataset,
+            data=victim.data,
+            victim=victim,
+        )
+
+    @property
+    def poison_stage(self) -> Stage:
+        """That of the victim."""
+        return self.victim.poison_stage
+
+    @property
+    def overlay_stage(self) -> Stage:
+        """That of the victim."""
+        return self.victim.overlay_stage
+
+    @property
+    def resource_role(self) -> ResourceRole:
+        """It runs a victim, and trains nothing."""
+        return "detectors"
+
+    def run(self, store: Store, dataset: Dataset) -> Result:
+        """Let the tool look at the victim."""
+        tool = cast(AnalysisMethod, self.method.config)
+        pairs = _pairs(dataset, load_poisoned(self.poison_stage, store))
+        rng = random_stream(self.name, self.seed)
+        table = tool.analyse(load_victim(self.victim, store), dataset.clean, pairs, rng)
+
+        for name, value in reversed(self._about().items()):
+            table = table.add_column(0, name, pa.array([value] * len(table)))
+        return Result({}, {"rows": len(table)}, table)
+
+    def _about(self) -> dict[str, Any]:
+        """Which victim the rows are about; the columns that every tool's table begins with."""
+        victim = self.victim
+        return {
+            "victim": victim.key,
+            "stage": victim.name,
+            "network": victim.victim_network.name,
+            "dataset": victim.dataset.name,
+            "attack": self.poison_stage.method.name,
+            "method": victim.method.name,
+            "seed": self.seed,
+            "tool_version": type(self.method.config).version,
+        }
+
+
+def _pairs(dataset: Dataset, poisoned: Poisoned) -> Pairs:
+    counted = dataset.test.select(poisoned.labels.counted(dataset.test.y_N))
+    wanted_M = poisoned.labels.wanted(counted.y_N, dataset.num_classes)
+    worn_MCHW = poisoned.trigger(counted.x_NCHW, wanted_M)
+    return Pairs(counted.x_NCHW, worn_MCHW, counted.y_N, wanted_M)

@@ -1,0 +1,225 @@
+"""The loop under every training: batches, steps, learning rates, checkpoints and epoch reports.
+
+Everything random is drawn for the whole batch and then divided between the workers, so that the
+number of workers does not change the experiment. A training of one network with one loss:
+
+    loop = Epochs("x", 10, Stream(x_NCHW, y_N, 128), rng, {"model": model}, optimizers=[sgd])
+    for _ in loop.remaining():
+        for batch in loop.batches():
+            logits_BK = model(batch.augmented(batch.x_B))
+            loss = F.cross_entropy(logits_BK, batch.y_B, reduction="sum")
+            loop.step(loss * (group.world() / batch.size))
+            loop.add_loss(loss, batch.size)
+        loop.end_epoch()
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from raybd.distributed import group
+from raybd.training import augmentation
+from raybd.training.augmentation import Augment
+from raybd.training.checkpoints import Stateful, TrainingRun
+from raybd.types.errors import UserError
+
+Schedule = Callable[[Optimizer, int], LRScheduler]
+"""(optimizer, steps of the whole training) -> the schedule of its learning rate."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What batches are drawn from, without replacement."""
+
+    x_N: Tensor
+    """Images x_NCHW (uint8), or rows of another shape, such as embeddings z_ND."""
+    y_N: Tensor
+    """Labels, int64."""
+    batch_size: int
+    """Rows per step over all workers; all rows where there are fewer."""
+    augment: Augment = "none"
+    """How `Batch.augmented` changes the images."""
+    sharded: bool = True
+    """Whether each worker gets its share of a batch. Otherwise every worker gets all of it."""
+
+    def __len__(self) -> int:
+        return len(self.y_N)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This worker's rows of one batch, on the device."""
+
+    x_B: Tensor
+    """The rows as they are in the stream. A method may change them, and the labels, before it
+    passes them to `augmented`."""
+    y_B: Tensor
+    """Their labels."""
+    rows_B: Tensor
+    """Their places in the stream."""
+    all_rows_B: Tensor
+    """The places of the whole batch over all workers, on the CPU."""
+    draw: Tensor | None
+    """How each image is augmented; None: not at all."""
+    further: tuple["Batch", ...] = ()
+    """One batch of each further stream."""
+
+    @property
+    def size(self) -> int:
+        """Rows of the whole batch, over all workers."""
+        return len(self.all_rows_B)
+
+    def augmented(self, x_BCHW: Tensor) -> Tensor:
+        """Return images, one for each row of this batch, augmented each by its own draw."""
+        return augmentation.apply(x_BCHW, self.draw)
+
+
+class Epochs:
+    """The epochs of one training, which resumes from the runtime's checkpoint of its name."""
+
+    def __init__(
+        self,
+        name: str,
+        epochs: int,
+        stream: Stream,
+        rng: Generator,
+        state: Mapping[str, Stateful],
+        *,
+        further: Sequence[Stream] = (),
+        optimizers: Sequence[Optimizer] = (),
+        schedule: Schedule | None = None,
+        clip: float | None = None,
+        after_step: Callable[[], None] | None = None,
+        hint: str = "Lower the learning rate.",
+    ) -> None:
+        """Prepare the training, and resume it if there is a checkpoint.
+
+        An epoch is one pass over `stream`; batches of the `further` streams, of any length, are
+        drawn anew for each step. `state` is all that the training changes, apart from the
+        optimizers and `rng`. `clip` is the largest norm of a gradient. `after_step` is called
+        after each step. `hint` says what to do when the loss is not finite.
+        """
+        self.name = name
+        self.epochs = epochs
+        self.rng = rng
+        self.clip = clip
+        self.after_step = after_step
+        self.hint = hint
+        self.stream = _on_device(stream)
+        self.further = [_on_device(other) for other in further]
+        self.batch_size = min(stream.batch_size, len(stream))
+        self.steps = len(stream) // self.batch_size
+        self.optimizers = list(optimizers)
+
+        self._schedules: dict[Optimizer, LRScheduler] = {}
+        if schedule is not None:
+            self._schedules = {of: schedule(of, self.steps * epochs) for of in optimizers}
+
+        parts = dict(state)
+        for at, optimizer in enumerate(self.optimizers):
+            parts[f"optimizer {at}"] = optimizer
+            if optimizer in self._schedules:
+                parts[f"schedule {at}"] = self._schedules[optimizer]
+        self._run = TrainingRun(name, epochs, rng, parts)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the first optimizer."""
+        return float(self.optimizers[0].param_groups[0]["lr"])
+
+    def remaining(self) -> range:
+        """Return the epochs that are still to come, counted from 0."""
+        return self._run.remaining_epochs()
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batches of one epoch. Rows that do not fill a batch are left out."""
+        began = time.monotonic()
+        self._total = torch.zeros((), device=group.device())
+        self._count = 0
+        order_N = torch.randperm(len(self.stream), generator=self.rng)
+        for rows_B in order_N[: self.steps * self.batch_size].view(self.steps, self.batch_size):
+            batch = self._batch(self.stream, rows_B)
+            others = tuple(self._batch(other, self._draw(other)) for other in self.further)
+            yield replace(batch, further=others) if others else batch
+
+        # A GPU still computes here; reading the loss waits for it, so the time is taken after it.
+        self._loss = float(group.sum_over(self._total)) / self._count if self._count else 0.0
+        self._speed = self.steps * self.batch_size / (time.monotonic() - began)
+
+    def step(self, loss: Tensor, *optimizers: Optimizer) -> None:
+        """Go one step down the mean of `loss` over the workers.
+
+        With these optimizers, or with all of them. Their schedules go one step, too.
+        """
+        chosen = optimizers or self.optimizers
+        for optimizer in chosen:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(_parameters(chosen), self.clip)
+        for optimizer in chosen:
+            optimizer.step()
+
+        for optimizer in chosen:
+            if optimizer in self._schedules:
+                self._schedules[optimizer].step()
+        if self.after_step is not None:
+            self.after_step()
+
+    def add_loss(self, summed: Tensor, count: int) -> None:
+        """Count a sum of losses into the mean of the epoch.
+
+        `summed` is this worker's part of the sum, `count` the number of losses over all workers.
+        """
+        self._total += summed.detach()
+        self._count += count
+
+    def end_epoch(
+        self,
+        loss: float | None = None,
+        intermediate_scores: Callable[[], Tensor] | None = None,
+        **facts: Any,
+    ) -> None:
+        """Report the epoch, and save a checkpoint if it is time.
+
+        The loss is the mean of the epoch unless another one is given. `intermediate_scores` is
+        explained at `runtime.report`. Raises UserError when the loss is not finite.
+        """
+        loss = self._loss if loss is None else loss
+        if not math.isfinite(loss):
+            done = self._run.epochs_done + 1
+            raise UserError(
+                f"{self.name}: the loss is {loss} after epoch {done} of {self.epochs}",
+                self.hint,
+                exit_code=1,
+            )
+        self._run.end_epoch(intermediate_scores, loss=loss, images_per_second=self._speed, **facts)
+
+    def _draw(self, stream: Stream) -> Tensor:
+        return torch.randperm(len(stream), generator=self.rng)[: stream.batch_size]
+
+    def _batch(self, stream: Stream, rows_B: Tensor) -> Batch:
+        draw = augmentation.draw(stream.augment, len(rows_B), stream.x_N.shape[-1], self.rng)
+        places_B = torch.arange(len(rows_B))
+        mine = group.shard(places_B) if stream.sharded else places_B
+        rows = group.to_device(rows_B[mine])
+        if draw is not None:
+            draw = group.to_device(draw[:, mine])
+        return Batch(stream.x_N[rows], stream.y_N[rows], rows, rows_B, draw)
+
+
+def _on_device(stream: Stream) -> Stream:
+    device = group.device()
+    return replace(stream, x_N=stream.x_N.to(device), y_N=stream.y_N.to(device))
+
+
+def _parameters(optimizers: Sequence[Optimizer]) -> list[Tensor]:
+    groups = [part for optimizer in optimizers for part in optimizer.param_groups]
+    return [parameter for part in groups for parameter in part["params"]]

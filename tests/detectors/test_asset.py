@@ -1,0 +1,249 @@
+"""ASSET: its formulas against slow definitions and hand-computed values, and its guards."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from raybd.detectors.asset import Asset
+from raybd.detectors.asset.inner_loop import (
+    Discriminator,
+    cross_fitted,
+    features,
+    medcouple,
+    outlyingness,
+)
+from raybd.detectors.asset.outer_loop import Offset, losses, offset
+from raybd.networks.resnet18 import Resnet18
+from raybd.networks.small_cnn import SmallCnn
+from raybd.training.models import new_victim
+from raybd.types.data import Split
+from raybd.types.errors import UserError
+from raybd.types.models import Victim
+from tests.groups import in_group
+from tests.small_scene import stream
+
+
+def slow_medcouple(values: list[float]) -> float:
+    """The definition, pair by pair (Brys, Hubert and Struyf 2004)."""
+    x = sorted(values)
+    centre = float(np.median(x))
+    ties = [i for i, v in enumerate(x) if v == centre]
+    kernel = []
+    for i, upper in enumerate(x):
+        for j, lower in enumerate(x):
+            if not lower <= centre <= upper:
+                continue
+            if upper == lower == centre:
+                place = ties.index(i) + ties.index(j) + 1
+                kernel.append(float(np.sign(place - len(ties))))
+            else:
+                kernel.append(((upper - centre) - (centre - lower)) / (upper - lower))
+    return float(np.median(kernel))
+
+
+@pytest.mark.parametrize("n", [5, 6, 41, 200])
+@pytest.mark.parametrize("skewed", [False, True])
+def test_the_medcouple_is_that_of_the_definition(n: int, skewed: bool) -> None:
+    values = np.random.default_rng(n).normal(size=n)
+    values = np.exp(values) if skewed else values
+    assert medcouple(torch.from_numpy(values)) == pytest.approx(
+        slow_medcouple(values.tolist()), abs=1e-12
+    )
+
+
+def test_the_medcouple_handles_values_that_equal_the_median() -> None:
+    values = [0.0, 1.0, 2.0, 2.0, 2.0, 3.0, 9.0]
+    assert medcouple(torch.tensor(values)) == pytest.approx(slow_medcouple(values))
+    assert medcouple(torch.zeros(8)) == 0
+
+
+def test_symmetric_values_have_tukeys_fences() -> None:
+    values = torch.tensor([-3.0, -2, -1, 0, 1, 2, 3, -8, 8])
+    assert medcouple(values) == pytest.approx(0)
+    first, third = np.quantile(values, [0.25, 0.75])
+    fence = third + 1.5 * (third - first)
+    assert outlyingness(values)[-1] == pytest.approx(8 / fence)
+
+
+def test_a_sigmoid_can_put_the_cut_out_of_reach() -> None:
+    # Symmetric around a half, with an interquartile range of .3: the fence is at 1.1.
+    s = torch.linspace(0.2, 0.8, 101)
+    top = torch.cat([s, torch.tensor([1.0])])
+    assert float(outlyingness(top)[-1]) < 1
+
+
+def test_the_right_side_alone_is_selected_unless_both_are_asked_for() -> None:
+    logits = torch.cat([torch.randn(200, generator=stream()), torch.tensor([-30.0, 30.0])])
+    one = Asset(select="outlying", sided="one").pick(logits)
+    two = Asset(select="outlying", sided="two").pick(logits)
+    assert one.nonzero().flatten().tolist() == [201]
+    assert two.nonzero().flatten().tolist() == [200, 201]
+    assert (logits[one] > logits.median()).all()
+
+
+def test_the_top_share_is_selected() -> None:
+    logits = torch.randn(200, generator=stream())
+    chosen = Asset(top=0.05).pick(logits)
+    assert int(chosen.sum()) == 10
+    assert logits[chosen].min() > logits[~chosen].max()
+
+
+def test_the_variance_is_unbiased_and_vanishes_for_equal_outputs() -> None:
+    out = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 2.0]])
+    assert losses("variance", out, torch.zeros(2, dtype=torch.int64)).tolist() == [0, 1]
+    flat = losses("cross_entropy", torch.zeros(1, 10), torch.zeros(1, dtype=torch.int64))
+    assert float(flat) == pytest.approx(math.log(10))
+
+
+def test_the_offset_gradient_cancels_where_suspects_are_the_trusted() -> None:
+    net = nn.Linear(4, 3)
+    x, y = torch.randn(16, 4, generator=stream()), torch.arange(16) % 3
+    for kind in ("variance", "cross_entropy"):
+        net.zero_grad()
+        (losses(kind, net(x), y).mean() - losses(kind, net(x), y).mean()).backward()  # type: ignore[arg-type]
+        assert all(float(p.grad.abs().max()) < 1e-7 for p in net.parameters() if p.grad is not None)
+
+
+def two_heaps() -> tuple[Tensor, Tensor]:
+    """Suspects of which every tenth lies elsewhere, and trusted rows."""
+    suspects, trusted = (
+        torch.randn(400, 8, generator=stream(1)),
+        torch.randn(200, 8, generator=stream(2)),
+    )
+    suspects[::10] += 3
+    return suspects, trusted
+
+
+HOW = Discriminator(width=32, lr=3e-3, steps=60, alternate=False, batch=128)
+
+
+@pytest.mark.parametrize("alternate", [False, True])
+def test_a_discriminator_tells_what_has_no_counterpart(alternate: bool) -> None:
+    suspects, trusted = two_heaps()
+    how = Discriminator(width=32, lr=3e-3, steps=60, alternate=alternate, batch=400)
+    logit = how.train(suspects, trusted, stream())(suspects)[:, 0].detach()
+    assert float(logit[::10].min()) > float(logit.median())
+
+
+def test_cross_fitting_never_judges_what_it_was_trained_on() -> None:
+    # Labels that cannot be learned: trained on its own rows, a wide net tells them apart;
+    # cross-fitted, it must not.
+    suspects, trusted = (
+        torch.randn(300, 32, generator=stream(1)),
+        torch.randn(300, 32, generator=stream(2)),
+    )
+    how = Discriminator(width=256, lr=3e-3, steps=200, alternate=False, batch=300)
+    held = torch.randn(300, 32, generator=stream(3))
+    logit, held_logit = cross_fitted(how, suspects, trusted, held, 5, stream())
+    own = how.train(suspects, trusted, stream())(suspects)[:, 0].detach()
+    assert float((own > held_logit.median()).float().mean()) > 0.9
+    assert float((logit > held_logit.median()).float().mean()) == pytest.approx(0.5, abs=0.12)
+
+
+def tiny() -> tuple[Victim, Split, Split]:
+    rng = stream()
+    x = torch.randint(0, 256, (160, 3, 16, 16), generator=rng, dtype=torch.uint8)
+    suspects, clean = Split(x[:120], torch.arange(120) % 3), Split(x[120:], torch.arange(40) % 3)
+    return new_victim(suspects, 3, SmallCnn(width=4), rng).eval(), suspects, clean
+
+
+def test_nothing_selected_is_skipped_counted_and_said() -> None:
+    victim, suspects, clean = tiny()
+    verdict = Asset(select="outlying", cut=1e9, epochs=1, batch_size=32).score(
+        victim, suspects, clean, stream()
+    )
+    assert verdict.facts["share_of_steps_raised"] == 0
+    assert verdict.warning is not None and "did not start" in verdict.warning
+    assert torch.isfinite(verdict.score_N).all()
+
+
+def test_one_selected_row_is_skipped_and_leaves_no_nan() -> None:
+    victim, suspects, clean = tiny()
+
+    def first(rows_B: Tensor) -> Tensor:
+        return torch.arange(len(rows_B)) == 0
+
+    how = Offset("variance", "variance", 1e-3, 1e-3, epochs=1, batch_size=32, cap=20.0, clip=None)
+    net, started = offset(
+        how, victim, suspects, clean, first, lambda net: torch.zeros(len(suspects)), stream()
+    )
+    assert started == 0
+    assert all(torch.isfinite(value).all() for value in net.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"minimise": "variance", "maximise": "variance", "suspicion": "variance"},
+        {"minimise": "cross_entropy", "start": "victim", "threshold": "half_gaussian"},
+        {"concentrate": "cross_fit", "threshold": "mixture"},
+        {"concentrate": "none", "threshold": "otsu", "clip": 1.0},
+        {"layer": "previous", "pooling": "flat", "alternate": True, "threshold": "top_share"},
+        {
+            "select": "outlying",
+            "cut": 1.0,
+            "outlying_on": "sigmoid",
+            "sided": "two",
+            "threshold": "half_gaussian_misplaced",
+        },
+    ],
+)
+def test_every_choice_scores_and_leaves_the_victim_alone(fields: dict[str, Any]) -> None:
+    victim, suspects, clean = tiny()
+    before = {name: value.clone() for name, value in victim.state_dict().items()}
+    verdict = Asset(**fields, epochs=1, batch_size=32, steps=5).score(
+        victim, suspects, clean, stream()
+    )
+    assert torch.isfinite(verdict.score_N).all() and torch.isfinite(verdict.threshold_N).all()
+    assert all(torch.equal(victim.state_dict()[name], value) for name, value in before.items())
+    assert all(parameter.grad is None for parameter in victim.parameters())
+
+
+def test_without_labels_no_label_matters() -> None:
+    victim, suspects, clean = tiny()
+    victim.head = None
+    free = Asset(
+        minimise="variance",
+        maximise="variance",
+        suspicion="variance",
+        outputs=6,
+        epochs=1,
+        batch_size=32,
+        steps=5,
+    )
+    other = Split(suspects.x_NCHW, torch.zeros(120, dtype=torch.int64))
+    one, two = (free.score(victim, part, clean, stream()).score_N for part in (suspects, other))
+    assert torch.equal(one, two)
+
+
+def test_features_come_from_the_named_map() -> None:
+    rng = stream()
+    split = Split(
+        torch.randint(0, 256, (6, 3, 32, 32), generator=rng, dtype=torch.uint8), torch.arange(6) % 3
+    )
+    victim = new_victim(split, 3, Resnet18(), rng).eval()
+    assert features(victim, split, "last", "mean").shape == (6, 512)
+    flat = features(victim, split, "last", "flat")
+    assert flat.shape == (6, 512 * 16)
+    pooled = flat.view(6, 512, 16).mean(2)
+    assert torch.allclose(pooled, features(victim, split, "last", "mean"), atol=1e-4)
+    assert features(victim, split, "previous", "mean").shape == (6, 256)
+    with pytest.raises(UserError, match="no feature map"):
+        features(
+            Victim(nn.Flatten(), None, torch.zeros(3), torch.ones(3)), split, "previous", "mean"
+        )
+
+
+def _score_in_group() -> Tensor:
+    victim, suspects, clean = tiny()
+    return Asset(epochs=2, batch_size=32, steps=10).score(victim, suspects, clean, stream()).score_N
+
+
+def test_two_workers_score_as_one() -> None:
+    alone = _score_in_group()
+    for together in in_group(_score_in_group):
+        assert torch.allclose(together, alone, rtol=0.05, atol=0.05)

@@ -1,0 +1,23 @@
+"""The plan: what is left to do, and how long it takes."""
+
+from pathlib import Path
+
+import pytest
+
+from raybd.cells.run import run_cell
+from raybd.plan.file import parse
+from raybd.plan.todo import make_plan
+from raybd.results.store import Store
+from tests.tiny_cells import TINY, one_cell
+
+
+def test_the_plan_estimates_from_what_such_stages_took(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    assert make_plan(parse(TINY), store).seconds is None
+    run_cell(one_cell(), store)
+    again = make_plan(parse({**TINY, "seeds": [1]}), store)
+    took = sum(
+        store.manifest(*path.split("/")[1:3])["seconds"]
+        for path in store.files("artifacts/*/*/manifest.json")
+    )
+    assert again.seconds == pytest.approx(took)
