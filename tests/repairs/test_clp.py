@@ -103,7 +103,8 @@ def test_a_pruned_layer_is_found_through_shortcuts_and_another_order_of_definiti
 
         def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
             x_BCHW = self.first_norm(self.first(x_BCHW)).relu()
-            return self.last(self.second(x_BCHW) + x_BCHW).mean((2, 3))
+            z_BD: torch.Tensor = self.last(self.second(x_BCHW) + x_BCHW).mean((2, 3))
+            return z_BD
 
     encoder = Reversed()
     with torch.no_grad():
