@@ -16,7 +16,7 @@ from raybd.detectors.asset.inner_loop import (
     medcouple,
     outlyingness,
 )
-from raybd.detectors.asset.outer_loop import Loss, losses, offset
+from raybd.detectors.asset.outer_loop import Loss, Offset, losses, offset
 from raybd.networks.resnet18 import Resnet18
 from raybd.networks.small_cnn import SmallCnn
 from raybd.training.models import new_victim
