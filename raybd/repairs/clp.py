@@ -27,7 +27,6 @@ from raybd.types.methods import Repair
 from raybd.types.models import Victim
 from raybd.types.verdicts import Defended
 
-
 ROUNDING = 1e-9
 """Share of the mean bound below which the deviation in a layer counts as zero."""
 
