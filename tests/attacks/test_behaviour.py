@@ -1,7 +1,9 @@
 """Attacks work: on 5,000 real images a small network learns each trigger, and still its task.
 
-Bars stand well below what was measured on one seed (MEASUREDTIME): BEHAVIOUR.
-Each has to beat by a third what its trigger alone does to a victim that was never poisoned.
+Bars stand well below what was measured on one seed (1 thread of 2 shared CPU cores, 30 to 85 s
+each): badnets .91, blended .99, sig .97, tact .71, ctrl .89, adaptive_blend .99, wanet .78,
+label_consistent .99, trojannn .96, narcissus .88, input_aware .74; clean accuracy .48 to .56. Each
+has to beat by a third what its trigger alone does to a victim that was never poisoned (0 to .10).
 """
 
 from typing import Any
