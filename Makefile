@@ -1,4 +1,4 @@
-# make demo | test | check | fix | bench. Everything happens in .venv; a second call installs nothing.
+# make demo | test | check | fix | bench. All commands use .venv; it is installed once.
 PYTHON ?= python3.11
 BIN := .venv/bin
 # Two processes; the tests of a file share one, and with it what the file's fixtures have built.
@@ -14,7 +14,7 @@ test: .venv/.test # everything; what CI runs
 	$(BIN)/pytest $(PYTEST_ARGS) -m "not ray"
 	$(BIN)/pytest $(PYTEST_ARGS) -m ray
 
-test-lowest: .venv/.test # the lower bounds in pyproject.toml, for real
+test-lowest: .venv/.test # with the lowest versions that pyproject.toml allows
 	$(BIN)/pip install -q uv
 	$(BIN)/uv venv -q --clear --python $(BIN)/python .venv-lowest
 	$(BIN)/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct -e '.[test]'
@@ -32,7 +32,7 @@ fix: .venv/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.demo # make bench BENCH=poisoning: that alone
+bench: .venv/.demo # one benchmark: make bench BENCH=poisoning
 	for one in $(BENCH); do $(BIN)/python -m benchmarks.$$one || exit 1; done
 
 clean:

@@ -1,12 +1,12 @@
-"""Deep convolutions as matrix products against torch's own, in bf16 on the CPU: which shapes gain, in one run.
+"""Deep convolutions as matrix products against torch's own, in bf16 on the CPU.
 
     python -m benchmarks.convolutions [--batch 128] [--rounds 7]
 
-Each layer once forwards and backwards, with the gradients of its weight and its images, under autocast; ways alternate. A ratio of
-one: raybd leaves the shape to torch. Where a processor has no AMX it leaves all to torch; here they are taken anyway.
+Each layer runs once forwards and backwards, with the gradients of its weight and of its images,
+under autocast; the two ways alternate. A ratio near one means that raybd leaves the shape to torch.
+On a processor without AMX raybd leaves all shapes to torch; here they are computed anyway.
 """
 
-import argparse
 import statistics
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,11 +15,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.rounds import alternate, where
+from benchmarks.rounds import alternate, arguments_of, print_header, print_row, where
 from raybd.ops.conv_as_matmul import MatmulConvolutions
 
 SHAPES = [
-    # in, side, out, kernel, stride, where it comes from
+    # input channels, side, output channels, kernel, stride, network that has the layer
     (64, 32, 64, 3, 1, "resnet18"),
     (128, 16, 128, 3, 1, "resnet18"),
     (128, 16, 256, 3, 2, "resnet18"),
@@ -33,37 +33,43 @@ SHAPES = [
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    arguments = arguments_of(__doc__)
     arguments.add_argument("--batch", type=int, default=128)
     arguments.add_argument("--rounds", type=int, default=7)
     asked = arguments.parse_args()
-    print(
-        f"{where()}; AMX: {bool(torch.cpu.get_capabilities().get('amx_bf16'))}; batch {asked.batch}\n"
-    )
-    print("| layer | as in | torch, ms | raybd, ms | torch over raybd |\n|---|---|---|---|---|")
+
+    has_amx = bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    print(f"{where()}; AMX: {has_amx}; batch {asked.batch}\n")
+    print_header("layer", "as in", "torch, ms", "raybd, ms", "torch over raybd")
     for channels, side, out, kernel, stride, origin in SHAPES:
-        layer = nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False).to(
-            memory_format=torch.channels_last
-        )
-        x_BCHW = torch.randn(asked.batch, channels, side, side).to(
-            torch.bfloat16, memory_format=torch.channels_last
-        )
-        once = partial(_once, layer, x_BCHW.requires_grad_())
-        ways = {"torch": partial(once, nullcontext), "raybd": partial(once, MatmulConvolutions)}
-        torchs, ours = (
-            [one.clock for one in seen[1:]] for seen in alternate(ways, asked.rounds + 1).values()
-        )
-        ratio = statistics.median(a / b for a, b in zip(torchs, ours, strict=True))
-        name = f"{channels} x {side} x {side} to {out}, {kernel} x {kernel}" + (
-            f", stride {stride}" if stride > 1 else ""
-        )
-        print(
-            f"| {name} | {origin} | {1e3 * min(torchs):.1f} | {1e3 * min(ours):.1f} | {ratio:.2f} |",
-            flush=True,
+        layer = nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False)
+        x_BCHW = torch.randn(asked.batch, channels, side, side)
+        torch_seconds, raybd_seconds = compare(layer, x_BCHW, asked.rounds)
+        ratios = [a / b for a, b in zip(torch_seconds, raybd_seconds, strict=True)]
+
+        shape = f"{channels} x {side} x {side} to {out}, {kernel} x {kernel}"
+        print_row(
+            shape if stride == 1 else f"{shape}, stride {stride}",
+            origin,
+            f"{1e3 * min(torch_seconds):.1f}",
+            f"{1e3 * min(raybd_seconds):.1f}",
+            f"{statistics.median(ratios):.2f}",
         )
 
 
-def _once(
+def compare(layer: nn.Conv2d, x_BCHW: Tensor, rounds: int) -> tuple[list[float], list[float]]:
+    """Return the seconds of each round, of torch and of raybd; a first round is left out."""
+    layer = layer.to(memory_format=torch.channels_last)
+    x_BCHW = x_BCHW.to(torch.bfloat16, memory_format=torch.channels_last).requires_grad_()
+    once = partial(_forward_and_backward, layer, x_BCHW)
+    ways = {"torch": partial(once, nullcontext), "raybd": partial(once, MatmulConvolutions)}
+    taken = alternate(ways, rounds + 1)
+    torch_seconds = [one.clock for one in taken["torch"][1:]]
+    raybd_seconds = [one.clock for one in taken["raybd"][1:]]
+    return torch_seconds, raybd_seconds
+
+
+def _forward_and_backward(
     layer: nn.Conv2d, x_BCHW: Tensor, way: Callable[[], AbstractContextManager[object]]
 ) -> None:
     with torch.autocast("cpu", torch.bfloat16), way():

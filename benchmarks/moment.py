@@ -1,26 +1,23 @@
-"""A detector that does nothing but say when it ran: what is left of a stage's time is the engine's."""
+"""A detector that only records when it ran: the rest of its stage's time belongs to the engine."""
 
 import time
-from typing import Literal
 
 import torch
 from torch import Generator
 
-from raybd.types.config import Config
 from raybd.types.data import Split
+from raybd.types.methods import Detector
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
 
 
-class Moment(Config):
+class Moment(Detector):
     """Nobody is suspicious; the facts hold the wall-clock time."""
 
-    pool: Literal["train"] = "train"
-    """Scores the training set."""
     take: int = 0
-    """Tells otherwise equal stages apart."""
+    """Makes stages different that are otherwise equal."""
 
     def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
-        """Zeros."""
+        """Return zeros."""
         zero_N = torch.zeros(len(suspects))
         return Suspicion(zero_N, zero_N, facts={"at": time.time()})

@@ -1,13 +1,15 @@
-"""Several small victims at once on one device: cells per hour, and how busy the device is, in one run.
+"""Several small victims at once on one device: cells per hour, and utilisation of the device.
 
-    python -m benchmarks.packed [--at-once 1 2 4] [--cells 8] [--network small_resnet] [--images 4096] [--epochs 4]
+    python -m benchmarks.packed [--at-once 1 2 4] [--cells 8] [--network small_resnet]
+                                [--images 4096] [--epochs 4]
 
-What `resources: {gpus_per_worker: 0.25}` buys: each process trains victims of its own, one after the other, through the stages
-that Ray's workers run, too. The clock starts when all have imported what they need and trained a first small victim. On a CPU the
-cores are shared out among the processes. Random images; nvidia-smi says how busy a GPU is, processor time how busy a CPU is.
+This measures what `resources: {gpus_per_worker: 0.25}` gains. Each process trains victims of its
+own, one after the other, through the stages that Ray's workers run, too. The clock starts when all
+processes have imported what they need and have trained a first small victim. On a CPU the cores are
+divided among the processes. The images are random. Utilisation is from nvidia-smi on a GPU, and
+from processor time on a CPU.
 """
 
-import argparse
 import multiprocessing
 import os
 import shutil
@@ -21,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.rounds import where
+from benchmarks.rounds import arguments_of, print_header, print_row, where
 from raybd.cells.run import run_stage
 from raybd.distributed import group
 from raybd.plan.file import parse
@@ -29,53 +31,57 @@ from raybd.results.store import Store
 from raybd.types.data import Dataset, Split
 
 CLASSES = 10
+WARM_UP_IMAGES = 512
+GAUGE_SECONDS = 0.5
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    images = 50_000 if torch.cuda.is_available() else 4096
+    arguments = arguments_of(__doc__)
     arguments.add_argument("--at-once", type=int, nargs="+", default=[1, 2, 4])
     arguments.add_argument("--cells", type=int, default=8)
     arguments.add_argument("--network", default="small_resnet")
-    arguments.add_argument(
-        "--images", type=int, default=50_000 if torch.cuda.is_available() else 4096
-    )
+    arguments.add_argument("--images", type=int, default=images)
     arguments.add_argument("--epochs", type=int, default=4)
     asked = arguments.parse_args()
-    print(
-        f"{asked.cells} victims ({asked.network}, {asked.images} images x {asked.epochs} epochs) on one device"
-    )
+
+    victims = f"{asked.network}, {asked.images} images x {asked.epochs} epochs"
+    print(f"{asked.cells} victims ({victims}) on one device")
     print(where())
-    print("| at once | s | cells per hour | ratio | utilisation |\n|---|---|---|---|---|")
+    print_header("at once", "s", "cells per hour", "ratio", "utilisation")
     alone = 0.0
     for at_once in asked.at_once:
         seconds, used = packed(at_once, asked.cells, asked.network, asked.images, asked.epochs)
         alone = alone or seconds
-        print(
-            f"| {at_once} | {seconds:.1f} | {3600 * asked.cells / seconds:.0f} | {alone / seconds:.2f} | {used:.0%} |",
-            flush=True,
-        )
+        pace = f"{3600 * asked.cells / seconds:.0f}"
+        print_row(at_once, f"{seconds:.1f}", pace, f"{alone / seconds:.2f}", f"{used:.0%}")
 
 
 def packed(at_once: int, cells: int, network: str, images: int, epochs: int) -> tuple[float, float]:
-    """Seconds for all cells, and the mean utilisation of the device in between."""
+    """Return the seconds for all cells, and the mean utilisation of the device meanwhile."""
     spawn = multiprocessing.get_context("spawn")
-    ready, processor = spawn.Barrier(at_once + 1), spawn.SimpleQueue()
-    work = [
-        (list(range(first, cells, at_once)), network, images, epochs, at_once, ready, processor)
-        for first in range(at_once)
-    ]
-    processes = [spawn.Process(target=_train, args=one) for one in work]
+    ready = spawn.Barrier(at_once + 1)
+    cpu_seconds = spawn.SimpleQueue()
+    processes = []
+    for first in range(at_once):
+        seeds = list(range(first, cells, at_once))
+        work = (seeds, network, images, epochs, at_once, ready, cpu_seconds)
+        processes.append(spawn.Process(target=_train, args=work))
     for process in processes:
         process.start()
+
     ready.wait()
-    began, gauge = time.monotonic(), _Gauge()
-    used = sum(processor.get() for _ in processes)
+    began = time.monotonic()
+    gauge = _Gauge()
+    used = sum(cpu_seconds.get() for _ in processes)
     seconds = time.monotonic() - began
     for process in processes:
         process.join()
-    return seconds, gauge.mean() if torch.cuda.is_available() else used / seconds / (
-        os.cpu_count() or 1
-    )
+
+    busy = gauge.mean()
+    if torch.cuda.is_available():
+        return seconds, busy
+    return seconds, used / seconds / (os.cpu_count() or 1)
 
 
 def _train(
@@ -85,16 +91,16 @@ def _train(
     epochs: int,
     at_once: int,
     ready: Barrier,
-    processor: Any,
+    cpu_seconds: Any,
 ) -> None:
-    """One process: a small victim that does not count, then those of its seeds."""
+    """Train a small victim that does not count, and then those of the seeds."""
     group.use_threads((os.cpu_count() or 1) / at_once)
     with TemporaryDirectory() as folder:
-        _victims([len(seeds)], network, 512, 1, Store(f"{folder}/first"))
+        _victims([len(seeds)], network, WARM_UP_IMAGES, 1, Store(f"{folder}/first"))
         ready.wait()
         began = time.process_time()
         _victims(seeds, network, images, epochs, Store(f"{folder}/counted"))
-        processor.put(time.process_time() - began)
+        cpu_seconds.put(time.process_time() - began)
 
 
 def _victims(seeds: list[int], network: str, images: int, epochs: int, store: Store) -> None:
@@ -103,20 +109,21 @@ def _victims(seeds: list[int], network: str, images: int, epochs: int, store: St
     train = Split(x_NCHW, torch.randint(0, CLASSES, (images,), generator=rng))
     few = train.select(torch.arange(100))
     dataset = Dataset(tuple("0123456789"), train, few, few)
-    trainer = {"kind": "supervised", "network": network, "epochs": epochs}
+
     file = {
         "name": "packed",
+        "seeds": seeds,
         "datasets": [{"kind": "digits"}],
         "attacks": [{"kind": "badnets"}],
-        "trainers": [trainer],
+        "trainers": [{"kind": "supervised", "network": network, "epochs": epochs}],
     }
-    for cell in parse({**file, "seeds": seeds}).cells():
+    for cell in parse(file).cells():
         for stage in cell.last.path():
             run_stage(stage, store, dataset)
 
 
 class _Gauge:
-    """Asks nvidia-smi, where there is one, twice a second how busy the GPU is."""
+    """Asks nvidia-smi, if it is installed, twice a second how busy the GPU is."""
 
     def __init__(self) -> None:
         self._seen: list[float] = []
@@ -125,22 +132,17 @@ class _Gauge:
         self._thread.start()
 
     def mean(self) -> float:
-        """Share of the time in which the GPU was busy, 0..1, so far."""
+        """Stop, and return the share of the time in which the GPU was busy, 0..1, or NaN."""
         self._done.set()
         self._thread.join()
         return statistics.mean(self._seen) / 100 if self._seen else float("nan")
 
     def _watch(self) -> None:
-        command = [
-            "nvidia-smi",
-            "--query-gpu=utilization.gpu",
-            "--format=csv,noheader,nounits",
-            "--id=0",
-        ]
-        while shutil.which(command[0]) and not self._done.wait(0.5):
-            self._seen.append(
-                float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-            )
+        query = ["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--id=0"]
+        command = ["nvidia-smi", *query]
+        while shutil.which(command[0]) and not self._done.wait(GAUGE_SECONDS):
+            asked = subprocess.run(command, capture_output=True, text=True, check=True)
+            self._seen.append(float(asked.stdout))
 
 
 if __name__ == "__main__":

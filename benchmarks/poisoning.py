@@ -1,14 +1,13 @@
-"""Poisoning CIFAR-10: whole tensors against the field's way, one PIL image at a time, in one run.
+"""Poisoning CIFAR-10: whole tensors, and one PIL image at a time as in other toolboxes.
 
     RAYBD_DATA=... python -m benchmarks.poisoning [--attacks badnets blended sig wanet] [--rounds 3]
 
-`raybd` is the attack's `poison` at its default rate, and its trigger on all test images that count; `stage` is the poison stage
-through the store: poison, pictures, checksums, files. The field's way, written here: every training and every test image as a PIL
-image, the trigger by numpy on those that are poisoned (all test images but those of the target class), saved as PNG, as
-BackdoorBench keeps them.
+`raybd` is the attack's `poison` at its default rate, and its trigger on all test images that count.
+`stage` is the poison stage through the store: poison, pictures, checksums, files. `field` is
+written below: every training and test image as a PIL image, the trigger by numpy on those that are
+poisoned (all test images except those of the target class), saved as PNG, as BackdoorBench does.
 """
 
-import argparse
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -21,57 +20,55 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.rounds import alternate, show
+from benchmarks.rounds import alternate, arguments_of, show
 from raybd.cells.cell import Cell
 from raybd.cells.run import run_stage
 from raybd.cells.stage import random_stream
 from raybd.plan.file import parse
 from raybd.results.store import Store
-from raybd.types.data import CROSS, Dataset, Poisoned
+from raybd.types.data import CROSS, Dataset, Poisoned, Split
 from raybd.types.methods import Attack, AttackInput
 
 Pixels = NDArray[np.uint8]
-Wear = Callable[[Pixels, bool], Pixels]
+Stamp = Callable[[Pixels, bool], Pixels]
 """(image, whether it is one of WaNet's noise images) -> the image with the trigger."""
-TRAINER = {"kind": "supervised", "network": "small_cnn"}
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    arguments.add_argument("--attacks", nargs="+", default=["badnets", "blended", "sig", "wanet"])
+    arguments = arguments_of(__doc__)
+    arguments.add_argument("--attacks", nargs="+", default=list(STAMPS))
     arguments.add_argument("--rounds", type=int, default=3)
     asked = arguments.parse_args()
+
     cells = {name: cell_of(name) for name in asked.attacks}
     dataset: Dataset = cast(Any, next(iter(cells.values())).dataset.config).load()
     ways: dict[str, Callable[[], object]] = {}
     for name, cell in cells.items():
         attack = cast(Attack, cell.attack.config)
         poisoned = tensors(attack, dataset)
-        ways |= {
-            f"{name}: raybd": partial(tensors, attack, dataset),
-            f"{name}: raybd, stage": partial(stage, cell, dataset),
-            f"{name}: field": partial(field, dataset, poisoned, FIELD[name](poisoned.state)),
-        }
+        stamp = STAMPS[name](poisoned.state)
+        ways[f"{name}: raybd"] = partial(tensors, attack, dataset)
+        ways[f"{name}: raybd, stage"] = partial(stage, cell, dataset)
+        ways[f"{name}: field"] = partial(field, dataset, poisoned, stamp)
+
     base = {name: name.split(":")[0] + ": raybd" for name in ways}
-    shown = f"CIFAR-10, {len(dataset.train)} training and {len(dataset.test)} test images"
-    show(shown, alternate(ways, asked.rounds), base, "raybd")
+    title = f"CIFAR-10, {len(dataset.train)} training and {len(dataset.test)} test images"
+    show(title, alternate(ways, asked.rounds), base, "raybd")
 
 
 def cell_of(attack: str) -> Cell:
-    """The undefended cell of an attack on CIFAR-10, all of it but ten images."""
-    datasets = [{"kind": "cifar10", "clean": 10}]
-    return parse(
-        {
-            "name": "poisoning",
-            "datasets": datasets,
-            "attacks": [{"kind": attack}],
-            "trainers": [TRAINER],
-        }
-    ).cells()[0]
+    """Return the undefended cell of an attack on all of CIFAR-10 except ten images."""
+    file = {
+        "name": "poisoning",
+        "datasets": [{"kind": "cifar10", "clean": 10}],
+        "attacks": [{"kind": attack}],
+        "trainers": [{"kind": "supervised", "network": "small_cnn"}],
+    }
+    return parse(file).cells()[0]
 
 
 def tensors(attack: Attack, dataset: Dataset) -> Poisoned:
-    """raybd's way: the poison, and the trigger on the test images."""
+    """Poison as raybd does, and stamp the test images."""
     given = AttackInput(train=dataset.train, num_classes=dataset.num_classes)
     poisoned = attack.poison(given, random_stream("poison", 0))
     counted = dataset.test.select(poisoned.labels.counted(dataset.test.y_N))
@@ -80,70 +77,85 @@ def tensors(attack: Attack, dataset: Dataset) -> Poisoned:
 
 
 def stage(cell: Cell, dataset: Dataset) -> None:
-    """The poison stage of a cell, into an empty store."""
+    """Run the poison stage of a cell, into an empty store."""
     with TemporaryDirectory() as folder:
         run_stage(cell.victim.poison_stage, Store(folder), dataset)
 
 
-def field(dataset: Dataset, poisoned: Poisoned, wear: Wear) -> None:
-    """The field's way, for the same images."""
+def field(dataset: Dataset, poisoned: Poisoned, stamp: Stamp) -> None:
+    """Poison the same images one at a time."""
     role_of = dict(zip(poisoned.index_M.tolist(), poisoned.role_M.tolist(), strict=True))
-    counted = set(torch.nonzero(poisoned.labels.counted(dataset.test.y_N)).flatten().tolist())
+    noisy = {index: role == CROSS for index, role in role_of.items()}
+    counted = torch.nonzero(poisoned.labels.counted(dataset.test.y_N)).flatten().tolist()
     with TemporaryDirectory() as folder:
-        for part, split in (("train", dataset.train), ("test", dataset.test)):
-            (Path(folder) / part).mkdir()
-            x_NHWC = split.x_NCHW.permute(0, 2, 3, 1).numpy()
-            for index in range(len(split)):
-                image = Image.fromarray(np.ascontiguousarray(x_NHWC[index]))
-                if part == "train" and index in role_of:
-                    worn = wear(np.array(image), role_of[index] == CROSS)
-                elif part == "test" and index in counted:
-                    worn = wear(np.array(image), False)
-                else:
-                    continue
-                Image.fromarray(worn).save(Path(folder) / part / f"{index}.png")
+        save_stamped(dataset.train, noisy, stamp, Path(folder) / "train")
+        save_stamped(dataset.test, dict.fromkeys(counted, False), stamp, Path(folder) / "test")
 
 
-def patched(state: Mapping[str, torch.Tensor]) -> Wear:
-    """BadNets."""
+def save_stamped(split: Split, noisy: Mapping[int, bool], stamp: Stamp, folder: Path) -> None:
+    """Save these rows with the trigger; other rows only become PIL images."""
+    folder.mkdir()
+    x_NHWC = split.x_NCHW.permute(0, 2, 3, 1).numpy()
+    for index in range(len(split)):
+        image = Image.fromarray(np.ascontiguousarray(x_NHWC[index]))
+        if index in noisy:
+            stamped = stamp(np.array(image), noisy[index])
+            Image.fromarray(stamped).save(folder / f"{index}.png")
 
-    def wear(x_HWC: Pixels, noisy: bool) -> Pixels:
+
+def badnets(state: Mapping[str, torch.Tensor]) -> Stamp:
+    """Return the stamp of BadNets."""
+
+    def stamp(x_HWC: Pixels, noisy: bool) -> Pixels:
         x_HWC[-3:, -3:] = 255
         return x_HWC
 
-    return wear
+    return stamp
 
 
-def blended(state: Mapping[str, torch.Tensor]) -> Wear:
-    """Blended."""
+def blended(state: Mapping[str, torch.Tensor]) -> Stamp:
+    """Return the stamp of Blended."""
     pattern_HWC = state["pattern_CHW"].permute(1, 2, 0).numpy()
-    return lambda x_HWC, noisy: (0.8 * x_HWC + 0.2 * pattern_HWC).clip(0, 255).astype(np.uint8)
+
+    def stamp(x_HWC: Pixels, noisy: bool) -> Pixels:
+        return cast(Pixels, (0.8 * x_HWC + 0.2 * pattern_HWC).clip(0, 255).astype(np.uint8))
+
+    return stamp
 
 
-def waved(state: Mapping[str, torch.Tensor]) -> Wear:
-    """SIG."""
+def sig(state: Mapping[str, torch.Tensor]) -> Stamp:
+    """Return the stamp of SIG."""
     wave_W1 = 40 * np.sin(2 * np.pi * 6 * np.arange(32) / 32)[:, None]
-    return lambda x_HWC, noisy: (x_HWC + wave_W1).clip(0, 255).astype(np.uint8)
+
+    def stamp(x_HWC: Pixels, noisy: bool) -> Pixels:
+        return cast(Pixels, (x_HWC + wave_W1).clip(0, 255).astype(np.uint8))
+
+    return stamp
 
 
-def warped(state: Mapping[str, torch.Tensor]) -> Wear:
-    """WaNet, and its noise images; PIL and numpy can't warp, so the authors' own call does, for one image."""
+def wanet(state: Mapping[str, torch.Tensor]) -> Stamp:
+    """Return the stamp of WaNet, which also makes its noise images.
+
+    PIL and numpy cannot warp, so this calls what the authors call, for one image.
+    """
     grid_1HW2 = state["grid_HW2"][None]
 
-    def wear(x_HWC: Pixels, noisy: bool) -> Pixels:
+    def stamp(x_HWC: Pixels, noisy: bool) -> Pixels:
         noise_1HW2 = (2 * torch.rand(grid_1HW2.shape) - 1) / 32 if noisy else 0.0
         x_1CHW = torch.from_numpy(x_HWC).permute(2, 0, 1)[None].float()
-        worn_1CHW = F.grid_sample(x_1CHW, (grid_1HW2 + noise_1HW2).clamp(-1, 1), align_corners=True)
-        return cast(Pixels, worn_1CHW[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy())
+        warped_1HW2 = (grid_1HW2 + noise_1HW2).clamp(-1, 1)
+        stamped_1CHW = F.grid_sample(x_1CHW, warped_1HW2, align_corners=True)
+        stamped_HWC = stamped_1CHW[0].permute(1, 2, 0).round().clamp(0, 255).byte()
+        return cast(Pixels, stamped_HWC.numpy())
 
-    return wear
+    return stamp
 
 
-FIELD: dict[str, Callable[[Mapping[str, torch.Tensor]], Wear]] = {
-    "badnets": patched,
+STAMPS: dict[str, Callable[[Mapping[str, torch.Tensor]], Stamp]] = {
+    "badnets": badnets,
     "blended": blended,
-    "sig": waved,
-    "wanet": warped,
+    "sig": sig,
+    "wanet": wanet,
 }
 
 

@@ -1,9 +1,11 @@
-"""What the benchmarks share: ways to do the same thing that take turns, and one table of ratios.
+"""What the benchmarks share: timing, alternating rounds, and one table of ratios.
 
-Ways alternate, so that a drift of the machine's speed hits them alike. CPU seconds stand beside those of the clock: where other
-programs run on the same machine, their ratio is the one to look at.
+The ways to do a thing alternate, so that a change of the machine's speed affects all of them. The
+table has CPU seconds next to those of the clock: if other programs run on the machine, compare CPU
+seconds.
 """
 
+import argparse
 import platform
 import statistics
 import time
@@ -13,6 +15,9 @@ from dataclasses import dataclass
 import torch
 
 from raybd.results.provenance import commit, device_name, versions
+
+PRINTED_PACKAGES = ("torch", "scikit-learn", "numpy")
+"""Packages whose versions are printed."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +31,13 @@ class Taken:
 Ways = Mapping[str, Callable[[], object]]
 
 
+def arguments_of(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser of arguments, described by the first line of a module's docstring."""
+    return argparse.ArgumentParser(description=(doc or "").split("\n")[0])
+
+
 def alternate(ways: Ways, rounds: int) -> dict[str, list[Taken]]:
-    """Do all of them in turn, `rounds` times."""
+    """Run all ways in turn, `rounds` times."""
     taken: dict[str, list[Taken]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, work in ways.items():
@@ -36,8 +46,9 @@ def alternate(ways: Ways, rounds: int) -> dict[str, list[Taken]]:
 
 
 def timed(work: Callable[[], object]) -> Taken:
-    """Do it once."""
-    clock, cpu = time.perf_counter(), time.process_time()
+    """Run it once, and wait for the GPU if there is one."""
+    clock = time.perf_counter()
+    cpu = time.process_time()
     work()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -47,25 +58,40 @@ def timed(work: Callable[[], object]) -> Taken:
 def show(
     title: str, taken: Mapping[str, Sequence[Taken]], base: Mapping[str, str], of: str
 ) -> None:
-    """The table: medians, range, and each way's ratio to that which `base` names for it."""
+    """Print medians, range, and the ratio of each way to the way that `base` names for it."""
     print(f"{title}, median of {len(next(iter(taken.values())))} rounds")
     print(where())
-    print(f"| way | s | min - max | CPU s | ratio to {of} | by CPU s |\n|---|---|---|---|---|---|")
+    print_header("way", "s", "min - max", "CPU s", f"ratio to {of}", "by CPU s")
+
     clock = {name: statistics.median(one.clock for one in seen) for name, seen in taken.items()}
     cpu = {name: statistics.median(one.cpu for one in seen) for name, seen in taken.items()}
     for name, seen in taken.items():
-        least, most = min(one.clock for one in seen), max(one.clock for one in seen)
-        against = base[name]
-        ratios = f"{clock[name] / clock[against]:.2f} | {cpu[name] / cpu[against]:.2f}"
-        print(
-            f"| {name} | {clock[name]:.3f} | {least:.3f} - {most:.3f} | {cpu[name]:.3f} | {ratios} |"
+        least = min(one.clock for one in seen)
+        most = max(one.clock for one in seen)
+        print_row(
+            name,
+            f"{clock[name]:.3f}",
+            f"{least:.3f} - {most:.3f}",
+            f"{cpu[name]:.3f}",
+            f"{clock[name] / clock[base[name]]:.2f}",
+            f"{cpu[name] / cpu[base[name]]:.2f}",
         )
 
 
+def print_header(*titles: str) -> None:
+    """Print the first two lines of a table."""
+    print_row(*titles)
+    print("|---" * len(titles) + "|", flush=True)
+
+
+def print_row(*cells: object) -> None:
+    """Print a row of a table at once."""
+    print(f"| {' | '.join(str(cell) for cell in cells)} |", flush=True)
+
+
 def where() -> str:
-    """Hardware, versions and commit, in one line."""
+    """Return hardware, versions and commit, in one line."""
     found = versions()
-    made_of = ", ".join(
-        f"{name} {found[name]}" for name in ("torch", "scikit-learn", "numpy") if name in found
-    )
-    return f"{device_name()}, {torch.get_num_threads()} threads, {platform.system()}; {made_of}, commit {commit()}"
+    packages = [f"{name} {found[name]}" for name in PRINTED_PACKAGES if name in found]
+    machine = f"{device_name()}, {torch.get_num_threads()} threads, {platform.system()}"
+    return f"{machine}; {', '.join(packages)}, commit {commit()}"

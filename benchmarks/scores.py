@@ -1,17 +1,16 @@
-"""Ten million score rows: 1,000 cells x 10,000 rows over 10 attacks and 10 defenses, written by Ray tasks, read with pandas.
+"""Ten million score rows: 1,000 cells x 10,000 rows, written by Ray tasks, read with pandas.
 
     python -m benchmarks.scores [--cells 1000] [--rows 10000] [--workers 2] [--store FOLDER]
 
-The rows are as a detector of CIFAR-10 inputs would leave them: scores that differ in every bit, labels of ten classes, a tenth of
-the images poisoned. Without --store they go to a folder that is removed again.
+The cells have 10 attacks and 10 defenses. The rows are like those of a detector of CIFAR-10 inputs:
+scores that differ in every bit, labels of ten classes, a tenth of the images poisoned. Without
+--store they are written to a folder that is deleted at the end.
 """
 
-import argparse
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,81 +18,104 @@ import numpy as np
 import pandas as pd
 import ray
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
+from benchmarks.rounds import arguments_of, print_header, print_row
 from raybd import load_scores
 from raybd.engine.cluster.connect import connected
 from raybd.results.provenance import commit, device_name, versions
 from raybd.results.store import Store
 
-ATTACKS = DEFENSES = 10
+ATTACKS = 10
+DEFENSES = 10
+READINGS = 5
+SECONDS_TO_READ_ONE = "1 s"
+"""Target for one attack and one defense."""
 
 
 def main() -> None:
     """Write, read, count."""
-    arguments = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    arguments = arguments_of(__doc__)
     arguments.add_argument("--cells", type=int, default=1000)
     arguments.add_argument("--rows", type=int, default=10_000)
     arguments.add_argument("--workers", type=int, default=2)
     arguments.add_argument("--store", type=Path)
     asked = arguments.parse_args()
+
     total = asked.cells * asked.rows
     with tempfile.TemporaryDirectory(prefix="raybd-scores-") as folder:
         store = Store(str((asked.store or Path(folder) / "results").resolve()))
-        with connected():
-            task = ray.remote(_write)
-            ray.get(
-                [task.remote(store, 0, 1, 1, 1) for _ in range(asked.workers)]
-            )  # the workers import what they need
-            store.remove("scores")
-            began = time.perf_counter()
-            ray.get(
-                [
-                    task.remote(store, worker, asked.workers, asked.cells, asked.rows)
-                    for worker in range(asked.workers)
-                ]
-            )
-            written = time.perf_counter() - began
-        scores = Path(store.at("scores"))
-        sizes = [path.stat().st_size for path in scores.rglob("*.parquet")]
-        one = [("attack", "==", "attack_3"), ("defense", "==", "defense_7")]
-        readings: dict[str, Callable[[], pd.DataFrame]] = {
-            "pd.read_parquet, one attack and defense": lambda: pd.read_parquet(scores, filters=one),
-            "raybd.load_scores, one attack and defense": lambda: load_scores(
-                store.url, attack="attack_3", defense="defense_7"
-            ),
-            "pd.read_parquet, one defense": lambda: pd.read_parquet(scores, filters=one[1:]),
-            "raybd.load_scores, all, 3 columns": lambda: load_scores(
-                store.url, columns=["attack", "role", "score"]
-            ),
-        }
-        seen = {name: _timed(read) for name, read in readings.items()}
-    found = versions()
-    print(
-        f"{asked.cells} cells x {asked.rows} rows, one file each, written by {asked.workers} Ray tasks"
-    )
-    print(
-        f"{device_name()}; pandas {pd.__version__}, ray {found['ray']}, commit {commit()}; readings: median of 5"
-    )
-    print("| what | bound | rows | seen | rows/s |\n|---|---|---|---|---|")
-    print(f"| write | | {total:,} | {written:.1f} s | {total / written / 1e6:.1f} million |")
-    for (name, (rows, seconds)), bound in zip(seen.items(), ("1 s", "", "", ""), strict=True):
-        print(
-            f"| {name} | {bound} | {rows:,} | {seconds:.2f} s | {rows / seconds / 1e6:.1f} million |"
-        )
-    print(f"| size | | | {sum(sizes) / 1e6:.0f} MB, {sum(sizes) / total:.1f} bytes for a row | |")
+        written = write(store, asked.workers, asked.cells, asked.rows)
+        sizes = [path.stat().st_size for path in Path(store.at("scores")).rglob("*.parquet")]
+        seen = {name: read_time(read) for name, read in readings(store).items()}
+
+    cells = f"{asked.cells} cells x {asked.rows} rows"
+    packages = f"pandas {pd.__version__}, ray {versions()['ray']}, commit {commit()}"
+    print(f"{cells}, one file each, written by {asked.workers} Ray tasks")
+    print(f"{device_name()}; {packages}; readings: median of {READINGS}")
+    print_header("what", "target", "rows", "seen", "rows/s")
+    print_row("write", "", f"{total:,}", f"{written:.1f} s", _pace(total, written))
+    for place, (name, (rows, seconds)) in enumerate(seen.items()):
+        target = SECONDS_TO_READ_ONE if place == 0 else ""
+        print_row(name, target, f"{rows:,}", f"{seconds:.2f} s", _pace(rows, seconds))
+    size = f"{sum(sizes) / 1e6:.0f} MB, {sum(sizes) / total:.1f} bytes for a row"
+    print_row("size", "", "", size, "")
+
+
+def write(store: Store, workers: int, cells: int, rows: int) -> float:
+    """Write all rows with Ray tasks, and return the seconds."""
+    with connected():
+        task = ray.remote(_write)
+        # A first round of tasks, so that the workers have imported what they need.
+        ray.get([task.remote(store, 0, 1, 1, 1) for _ in range(workers)])
+        store.remove("scores")
+
+        began = time.perf_counter()
+        ray.get([task.remote(store, worker, workers, cells, rows) for worker in range(workers)])
+        return time.perf_counter() - began
+
+
+def readings(store: Store) -> dict[str, Callable[[], pd.DataFrame]]:
+    """Return the ways to read that are measured, by name."""
+    scores = store.at("scores")
+    one = [("attack", "==", "attack_3"), ("defense", "==", "defense_7")]
+    return {
+        "pd.read_parquet, one attack and defense": lambda: pd.read_parquet(scores, filters=one),
+        "raybd.load_scores, one attack and defense": lambda: load_scores(
+            store.url, attack="attack_3", defense="defense_7"
+        ),
+        "pd.read_parquet, one defense": lambda: pd.read_parquet(scores, filters=one[1:]),
+        "raybd.load_scores, all, 3 columns": lambda: load_scores(
+            store.url, columns=["attack", "role", "score"]
+        ),
+    }
+
+
+def read_time(read: Callable[[], pd.DataFrame]) -> tuple[int, float]:
+    """Return the number of rows, and the median of the seconds."""
+    rows = len(read())
+    times = []
+    for _ in range(READINGS):
+        began = time.perf_counter()
+        read()
+        times.append(time.perf_counter() - began)
+    return rows, statistics.median(times)
+
+
+def _pace(rows: int, seconds: float) -> str:
+    return f"{rows / seconds / 1e6:.1f} million"
 
 
 def _write(store: Store, worker: int, workers: int, cells: int, rows: int) -> None:
-    """Every so many-th cell."""
+    """Write the cells of one worker."""
     for cell in range(worker, cells, workers):
-        attack, defense = f"attack_{cell % ATTACKS}", f"defense_{cell // ATTACKS % DEFENSES}"
+        attack = f"attack_{cell % ATTACKS}"
+        defense = f"defense_{cell // ATTACKS % DEFENSES}"
         store.write_scores(f"{cell:016x}", "cifar10", attack, defense, _columns(cell, rows))
 
 
 def _columns(cell: int, n: int) -> dict[str, Any]:
     rng = np.random.default_rng(cell)
-    label_N, poisoned_N = rng.integers(0, 10, n), rng.random(n) < 0.1
+    label_N = rng.integers(0, 10, n)
+    poisoned_N = rng.random(n) < 0.1
     score_N = rng.normal(poisoned_N * 2.0, 1.0).astype(np.float32)
     return {
         "cell": [f"{cell:016x}"] * n,
@@ -111,18 +133,6 @@ def _columns(cell: int, n: int) -> dict[str, Any]:
         "threshold": np.full(n, 2.5, np.float32),
         "flagged": score_N > 2.5,
     }
-
-
-def _timed(read: Callable[[], pd.DataFrame]) -> tuple[int, float]:
-    """Rows, and the median of five times."""
-
-    def times() -> Iterator[float]:
-        for _ in range(5):
-            began = time.perf_counter()
-            read()
-            yield time.perf_counter() - began
-
-    return len(read()), statistics.median(times())
 
 
 if __name__ == "__main__":

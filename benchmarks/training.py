@@ -1,14 +1,19 @@
-"""Victim training: raybd's loop against the field's way and against the limit, in one run.
+"""Victim training: raybd's loop, the usual way, and the limit.
 
-    python -m benchmarks.training [--network resnet18 ...] [--images 1280] [--epochs 2] [--rounds 3] [--compile]
-    RAYBD_DATA=/data python -m benchmarks.training --accuracy [--network small_resnet] [--images 8000] [--epochs 8] [--batch 128]
+    python -m benchmarks.training [--network resnet18 ...] [--images 1280] [--epochs 2]
+                                  [--rounds 3] [--compile]
+    RAYBD_DATA=/data python -m benchmarks.training --accuracy [--network small_resnet]
+                                  [--images 8000] [--epochs 8] [--batch 128]
 
-The field's way, written here: the same network, batch, augmentation, optimiser, schedule and steps as a plain PyTorch loop in fp32
-over a torchvision DataLoader of PIL images. The limit: the same network and optimiser on resident tensors, bf16 and channels_last
-where the hardware has bf16, no augmentation, none of raybd's code. Rounds alternate between the ways, so that a drift of the
-machine's speed hits them alike. Speed is measured on random pixels; on a GPU, the defaults are CIFAR-10's 50,000 images.
+`field` is the usual way, written here: the same network, batch, augmentation, optimiser, schedule
+and steps as a plain PyTorch loop in fp32 over a torchvision DataLoader of PIL images. `limit`: the
+same network and optimiser on resident tensors, bf16 and channels_last if the hardware has bf16, no
+augmentation, none of raybd's code. Rounds alternate between the ways, so that a change of the
+machine's speed affects all of them. Speed is measured on random pixels; on a GPU, the defaults are
+CIFAR-10's 50,000 images.
 
-`--accuracy` trains on poisoned CIFAR-10 instead (BadNets, 10 %), and measures clean accuracy and attack success beside the speed.
+`--accuracy` trains on poisoned CIFAR-10 instead (BadNets, 10 %), and also measures clean accuracy
+and attack success.
 """
 
 import argparse
@@ -27,6 +32,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.transforms.functional import to_pil_image
 
+from benchmarks.rounds import arguments_of, print_header, print_row
 from raybd.cells.victim_quality import measure
 from raybd.datasets.cifar10 import Cifar10
 from raybd.distributed.group import device
@@ -37,21 +43,46 @@ from raybd.training.models import new_victim
 from raybd.training.precision import has_bf16
 from raybd.training.recipe import Recipe
 from raybd.training.runtime import Runtime, running
-from raybd.types.data import Split
+from raybd.types.data import Dataset, Split
 from raybd.types.methods import Attack, AttackInput
 from raybd.types.models import Network, Victim
 
 Way = Callable[[Split, Network, Recipe, int], tuple[float, nn.Module]]
 """(split, network, recipe, seed) -> seconds of the training, and what was trained."""
-
-_WHOLE = 50_000 * 100
+IMAGES_OF_A_VICTIM = 50_000 * 100
 """Images that the usual victim sees: 100 epochs of CIFAR-10."""
-_FACTS = ("clean_accuracy", "attack_success")
+QUALITY = ("clean_accuracy", "attack_success")
+MAX_LOADER_WORKERS = 8
 
 
 def main() -> None:
+    asked = _arguments().parse_args()
+    machine = f"{device_name()}, {torch.get_num_threads()} threads, {platform.system()}"
+    print(f"{machine}; torch {versions()['torch']}, commit {commit()}")
+
     on_gpu = torch.cuda.is_available()
-    arguments = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    ways: dict[str, Way] = {"field": field, "raybd": raybd, "limit": limit}
+    if asked.compile:
+        ways["raybd, compiled"] = raybd_compiled
+    if not asked.accuracy:
+        images = asked.images or (50_000 if on_gpu else 1280)
+        recipe = Recipe(epochs=asked.epochs or 2, batch_size=asked.batch)
+        for name in asked.network or ["resnet18", "preact_resnet18"]:
+            compare_speed(name, ways, images, recipe, asked.rounds)
+        return
+
+    images = asked.images or (None if on_gpu else 8000)
+    recipe = Recipe(
+        epochs=asked.epochs or 8, batch_size=asked.batch, lr=0.1, warmup=0.2, augment="flip"
+    )
+    kind = method_class("attacks", asked.attack)
+    attack = cast(Attack, kind.model_validate({"rate": asked.rate}))
+    for name in asked.network or ["small_resnet"]:
+        compare_accuracy(name, attack, ways, images, recipe, asked.seeds)
+
+
+def _arguments() -> argparse.ArgumentParser:
+    arguments = arguments_of(__doc__)
     arguments.add_argument(
         "--network",
         nargs="+",
@@ -73,86 +104,41 @@ def main() -> None:
         default=0.1,
         help="with --accuracy: share of the training images that is poisoned",
     )
-    asked = arguments.parse_args()
-    found = versions()
-    print(
-        f"{device_name()}, {torch.get_num_threads()} threads, {platform.system()}; torch {found['torch']}, commit {commit()}"
-    )
-    ways: dict[str, Way] = {"field": field, "raybd": raybd, "limit": limit}
-    ways |= {"raybd, compiled": raybd_compiled} if asked.compile else {}
-    if asked.accuracy:
-        recipe = Recipe(
-            epochs=asked.epochs or 8, batch_size=asked.batch, lr=0.1, warmup=0.2, augment="flip"
-        )
-        attack = cast(
-            Attack, method_class("attacks", asked.attack).model_validate({"rate": asked.rate})
-        )
-        for name in asked.network or ["small_resnet"]:
-            _compare_accuracy(
-                name, attack, ways, asked.images or (None if on_gpu else 8000), recipe, asked.seeds
-            )
-    else:
-        recipe = Recipe(epochs=asked.epochs or 2, batch_size=asked.batch)
-        for name in asked.network or ["resnet18", "preact_resnet18"]:
-            _compare_speed(
-                name, ways, asked.images or (50_000 if on_gpu else 1280), recipe, asked.rounds
-            )
+    return arguments
 
 
-def _compare_speed(
+def compare_speed(
     name: str, ways: dict[str, Way], images: int, recipe: Recipe, rounds: int
 ) -> None:
+    """Print the images per second of each way, on random pixels."""
     rng = torch.Generator().manual_seed(0)
     x_NCHW = torch.randint(0, 256, (images, 3, 32, 32), generator=rng, dtype=torch.uint8)
     split = Split(x_NCHW, torch.randint(0, 10, (images,), generator=rng))
-    network = _network(name)
-    _warm(ways, split, network, recipe)
+    network = cast(Network, method_class("networks", name)())
+    _warm_up(ways, split, network, recipe)
+
     speeds: dict[str, list[float]] = {way: [] for way in ways}
     for turn in range(rounds):
         for title, way in ways.items():
-            speeds[title].append(_trained(split, recipe) / way(split, network, recipe, turn)[0])
-    print(
-        f"\n{name}, {images} images x {recipe.epochs} epochs, batch {recipe.batch_size}, medians of {rounds} rounds"
-    )
-    print(
-        "| way | images/s | min - max | to the field's way | to the limit | 100 epochs of CIFAR-10 |\n|---|---|---|---|---|---|"
+            seconds, _ = way(split, network, recipe, turn)
+            speeds[title].append(_images_seen(split, recipe) / seconds)
+
+    size = f"{images} images x {recipe.epochs} epochs, batch {recipe.batch_size}"
+    print(f"\n{name}, {size}, medians of {rounds} rounds")
+    print_header(
+        "way",
+        "images/s",
+        "min - max",
+        "to the field's way",
+        "to the limit",
+        "100 epochs of CIFAR-10",
     )
     for title, seen in speeds.items():
-        middle = statistics.median(seen)
-        print(f"| {title} | {_speed(seen, speeds)} | {_WHOLE / middle:.0f} s |")
+        whole = IMAGES_OF_A_VICTIM / statistics.median(seen)
+        print_row(title, *_speed_columns(seen, speeds), f"{whole:.0f} s")
 
 
-def _network(name: str) -> Network:
-    return cast(Network, method_class("networks", name)())
-
-
-def _warm(ways: dict[str, Way], split: Split, network: Network, recipe: Recipe) -> None:
-    """Two steps in each way, whose time does not count."""
-    for way in ways.values():
-        way(split.select(torch.arange(2 * recipe.batch_size)), network, _one_epoch(recipe), 0)
-
-
-def _one_epoch(recipe: Recipe) -> Recipe:
-    return recipe.model_copy(update={"epochs": 1})
-
-
-def _trained(split: Split, recipe: Recipe) -> int:
-    """Images that a training sees; the field's way drops the last partial batch, and so do we."""
-    return len(split) // recipe.batch_size * recipe.batch_size * recipe.epochs
-
-
-def _speed(seen: list[float], speeds: dict[str, list[float]]) -> str:
-    """The columns of speed: images per second, their range, the ratios to the field's way and to the limit."""
-    to_field, to_limit = (_ratio(seen, speeds[base]) for base in ("field", "limit"))
-    return f"{statistics.median(seen):.0f} | {min(seen):.0f} - {max(seen):.0f} | {to_field:.2f} | {to_limit:.2f}"
-
-
-def _ratio(seen: list[float], base: list[float]) -> float:
-    """Median of the ratios of each round."""
-    return statistics.median(a / b for a, b in zip(seen, base, strict=True))
-
-
-def _compare_accuracy(
+def compare_accuracy(
     name: str,
     attack: Attack,
     ways: dict[str, Way],
@@ -160,50 +146,97 @@ def _compare_accuracy(
     recipe: Recipe,
     seeds: int,
 ) -> None:
+    """Print speed, clean accuracy and attack success of each way, on poisoned CIFAR-10."""
     dataset = Cifar10(limit=images, test_limit=None if images is None else 2000, clean=100).load()
-    network = _network(name)
-    _warm(ways, dataset.train, network, recipe)
+    network = cast(Network, method_class("networks", name)())
+    _warm_up(ways, dataset.train, network, recipe)
+
     seen: dict[str, dict[str, list[float]]] = {
-        fact: {way: [] for way in ways} for fact in ("speed", *_FACTS)
+        title: {fact: [] for fact in ("speed", *QUALITY)} for title in ways
     }
     for seed in range(seeds):
-        given = AttackInput(train=dataset.train, num_classes=dataset.num_classes)
-        poisoned = attack.poison(given, torch.Generator().manual_seed(seed))
-        split = poisoned.over(dataset.train)
-        for title, way in ways.items():
-            asked = (
-                recipe if title != "limit" else _one_epoch(recipe)
-            )  # its weights are of no use, only its speed
-            seconds, victim = way(split, network, asked, seed)
-            seen["speed"][title].append(_trained(split, asked) / seconds)
-            if isinstance(victim, Victim):
-                facts = measure(victim, dataset, poisoned)
-                for fact in _FACTS:
-                    seen[fact][title].append(cast(float, facts[fact]))
-            print(
-                f"seed {seed}, {title}: "
-                + ", ".join(
-                    f"{fact} {of[title][-1]:.3f}" for fact, of in seen.items() if of[title]
-                ),
-                flush=True,
-            )
-    print(
-        f"\n{name} on {len(dataset.train)} images of CIFAR-10, {attack}, {recipe.epochs} epochs, batch {recipe.batch_size};"
-    )
+        for title, facts in _train_all(ways, attack, dataset, network, recipe, seed).items():
+            for fact, value in facts.items():
+                seen[title][fact].append(value)
+
+    size = f"{len(dataset.train)} images of CIFAR-10"
+    epochs = f"{recipe.epochs} epochs, batch {recipe.batch_size}"
+    print(f"\n{name} on {size}, {attack}, {epochs};")
     print(f"{seeds} seeds: median speed, mean +- sd of the rest")
-    print(
-        "| way | images/s | min - max | to the field's way | to the limit | clean accuracy | attack success |\n"
-        + "|---" * 7
-        + "|"
+    print_header(
+        "way",
+        "images/s",
+        "min - max",
+        "to the field's way",
+        "to the limit",
+        "clean accuracy",
+        "attack success",
     )
-    for title in ways:
-        accuracy, success = (_spread(seen[fact][title]) for fact in _FACTS)
-        print(
-            f"| {title} | {_speed(seen['speed'][title], seen['speed'])} | {accuracy} | {success} |"
-        )
+    speeds = {title: found["speed"] for title, found in seen.items()}
+    for title, found in seen.items():
+        quality = [_mean_and_deviation(found[fact]) for fact in QUALITY]
+        print_row(title, *_speed_columns(speeds[title], speeds), *quality)
 
 
-def _spread(seen: list[float]) -> str:
+def _train_all(
+    ways: dict[str, Way],
+    attack: Attack,
+    dataset: Dataset,
+    network: Network,
+    recipe: Recipe,
+    seed: int,
+) -> dict[str, dict[str, float]]:
+    """Poison and train with one seed in each way; return speed and quality."""
+    given = AttackInput(train=dataset.train, num_classes=dataset.num_classes)
+    poisoned = attack.poison(given, torch.Generator().manual_seed(seed))
+    split = poisoned.over(dataset.train)
+
+    found: dict[str, dict[str, float]] = {}
+    for title, way in ways.items():
+        # The limit trains without augmentation: its weights are of no use, only its speed.
+        asked = recipe if title != "limit" else _one_epoch(recipe)
+        seconds, victim = way(split, network, asked, seed)
+        found[title] = {"speed": _images_seen(split, asked) / seconds}
+        if isinstance(victim, Victim):
+            facts = measure(victim, dataset, poisoned)
+            found[title] |= {fact: cast(float, facts[fact]) for fact in QUALITY}
+        shown = ", ".join(f"{fact} {value:.3f}" for fact, value in found[title].items())
+        print(f"seed {seed}, {title}: {shown}", flush=True)
+    return found
+
+
+def _warm_up(ways: dict[str, Way], split: Split, network: Network, recipe: Recipe) -> None:
+    """Run two steps in each way, which are not measured."""
+    few = split.select(torch.arange(2 * recipe.batch_size))
+    for way in ways.values():
+        way(few, network, _one_epoch(recipe), 0)
+
+
+def _one_epoch(recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"epochs": 1})
+
+
+def _images_seen(split: Split, recipe: Recipe) -> int:
+    """Return the images of a training; all ways drop the last partial batch."""
+    return len(split) // recipe.batch_size * recipe.batch_size * recipe.epochs
+
+
+def _speed_columns(seen: list[float], speeds: dict[str, list[float]]) -> list[str]:
+    """Return images per second, their range, and the ratios to the field's way and to the limit."""
+    return [
+        f"{statistics.median(seen):.0f}",
+        f"{min(seen):.0f} - {max(seen):.0f}",
+        f"{_median_ratio(seen, speeds['field']):.2f}",
+        f"{_median_ratio(seen, speeds['limit']):.2f}",
+    ]
+
+
+def _median_ratio(seen: list[float], base: list[float]) -> float:
+    """Return the median of the ratios of each round."""
+    return statistics.median(a / b for a, b in zip(seen, base, strict=True))
+
+
+def _mean_and_deviation(seen: list[float]) -> str:
     if not seen:
         return "-"
     deviation = f" +- {statistics.stdev(seen):.3f}" if len(seen) > 1 else ""
@@ -211,7 +244,7 @@ def _spread(seen: list[float]) -> str:
 
 
 def raybd(split: Split, network: Network, recipe: Recipe, seed: int) -> tuple[float, nn.Module]:
-    """raybd's own loop."""
+    """Train with raybd's loop."""
     rng = torch.Generator().manual_seed(seed)
     victim = new_victim(split, 10, network, rng)
     return _timed(lambda: fit(victim, split, recipe, rng)), victim
@@ -220,20 +253,23 @@ def raybd(split: Split, network: Network, recipe: Recipe, seed: int) -> tuple[fl
 def raybd_compiled(
     split: Split, network: Network, recipe: Recipe, seed: int
 ) -> tuple[float, nn.Module]:
-    """The same through torch.compile; at the speed of the last epoch, behind the time that compiling takes."""
+    """Train with raybd's loop through torch.compile.
+
+    The seconds are those at the speed of the last epoch, so that compiling does not count.
+    """
     speeds: list[float] = []
-    with running(
-        Runtime(report=lambda facts: speeds.append(facts["images_per_second"]), compile=True)
-    ):
+    runtime = Runtime(report=lambda facts: speeds.append(facts["images_per_second"]), compile=True)
+    with running(runtime):
         _, victim = raybd(split, network, recipe, seed)
-    return len(split) // recipe.batch_size * recipe.batch_size * recipe.epochs / speeds[-1], victim
+    return _images_seen(split, recipe) / speeds[-1], victim
 
 
 class _Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
     """PIL images through torchvision transforms, one at a time."""
 
     def __init__(self, split: Split, recipe: Recipe, victim: Victim) -> None:
-        self.images, self.labels = [to_pil_image(x) for x in split.x_NCHW], split.y_N.tolist()
+        self.images = [to_pil_image(x_CHW) for x_CHW in split.x_NCHW]
+        self.labels = split.y_N.tolist()
         side = split.x_NCHW.shape[-1]
         crop = [transforms.RandomCrop(side, padding=side // 8)] if "crop" in recipe.augment else []
         flip = [transforms.RandomHorizontalFlip()] if "flip" in recipe.augment else []
@@ -248,21 +284,14 @@ class _Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 
 def field(split: Split, network: Network, recipe: Recipe, seed: int) -> tuple[float, nn.Module]:
-    """The field's way: DataLoader of PIL images, fp32, contiguous. Returns the same kind of victim, from the same weights."""
+    """Train the usual way: DataLoader of PIL images, fp32, contiguous.
+
+    The victim starts from the same weights as raybd's.
+    """
     where = device()
     torch.manual_seed(seed)
     victim = new_victim(split, 10, network, torch.Generator().manual_seed(seed))
-    pictures, on_gpu = _Pictures(split, recipe, victim), where.type == "cuda"
-    workers = min(8, os.cpu_count() or 1) if on_gpu else 0
-    loader = DataLoader(
-        pictures,
-        recipe.batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=on_gpu,
-    )
+    loader = _loader(_Pictures(split, recipe, victim), recipe.batch_size, where.type == "cuda")
     assert victim.head is not None
     model = nn.Sequential(victim.encoder, victim.head).to(where).train()
     optimizer, scheduler = _optimizer(model, recipe, len(loader) * recipe.epochs, fused=False)
@@ -271,18 +300,31 @@ def field(split: Split, network: Network, recipe: Recipe, seed: int) -> tuple[fl
         for _ in range(recipe.epochs):
             for x, y in loader:
                 optimizer.zero_grad()
-                F.cross_entropy(
-                    model(x.to(where, non_blocking=True)), y.to(where, non_blocking=True)
-                ).backward()
+                logits = model(x.to(where, non_blocking=True))
+                F.cross_entropy(logits, y.to(where, non_blocking=True)).backward()
                 optimizer.step()
                 scheduler.step()
 
     return _timed(train), victim
 
 
+def _loader(pictures: _Pictures, batch: int, on_gpu: bool) -> DataLoader[tuple[Tensor, int]]:
+    workers = min(MAX_LOADER_WORKERS, os.cpu_count() or 1) if on_gpu else 0
+    return DataLoader(
+        pictures,
+        batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=on_gpu,
+    )
+
+
 def limit(split: Split, network: Network, recipe: Recipe, seed: int) -> tuple[float, nn.Module]:
-    """Bare steps on one resident batch after the other."""
-    where, batch = device(), recipe.batch_size
+    """Run bare steps on one resident batch after the other."""
+    where = device()
+    batch = recipe.batch_size
     torch.manual_seed(seed)
     model = nn.Sequential(*network.build(10, 32)).to(where).to(memory_format=torch.channels_last)
     steps = len(split) // batch
@@ -293,10 +335,9 @@ def limit(split: Split, network: Network, recipe: Recipe, seed: int) -> tuple[fl
     def train() -> None:
         for _ in range(recipe.epochs):
             for start in range(0, steps * batch, batch):
+                rows = slice(start, start + batch)
                 with torch.autocast(where.type, torch.bfloat16, enabled=has_bf16()):
-                    loss = F.cross_entropy(
-                        model(x_NCHW[start : start + batch]), y_N[start : start + batch]
-                    )
+                    loss = F.cross_entropy(model(x_NCHW[rows]), y_N[rows])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -308,7 +349,10 @@ def limit(split: Split, network: Network, recipe: Recipe, seed: int) -> tuple[fl
 def _optimizer(
     model: nn.Module, recipe: Recipe, steps: int, fused: bool
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """The recipe's, without raybd: SGD with Nesterov momentum, and a cosine over all steps behind a linear warm-up."""
+    """Return the recipe's optimiser and schedule, without raybd.
+
+    SGD with Nesterov momentum; the learning rate rises linearly, then falls as a cosine to the end.
+    """
     optimizer = torch.optim.SGD(
         model.parameters(),
         recipe.lr,

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Slurm: Ray on the machines of one allocation, one experiment on them, and everything ends with it. From the root of the repository:
-# RAYBD_STORE=/shared/results RAYBD_DATA=/shared/data sbatch --nodes=4 cluster/slurm.sh configs/quickstart.yaml
+# Slurm: one experiment on Ray, on the machines of one allocation. From the root of the repository:
+# RAYBD_STORE=/shared/results RAYBD_DATA=/shared/data sbatch --nodes=4 cluster/slurm.sh CONFIG
 #SBATCH --job-name=raybd
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -14,34 +14,39 @@ config=${1:?usage: sbatch cluster/slurm.sh CONFIG [options of raybd run]}
 shift
 case ${RAYBD_STORE:?set RAYBD_STORE to a folder that every machine mounts, or to s3://bucket/folder} in
   /* | *://*) export RAYBD_STORE ;;
-  *) echo "RAYBD_STORE=$RAYBD_STORE is relative: give a folder that every machine mounts, or s3://bucket/folder" >&2; exit 2 ;;
+  *)
+    echo "RAYBD_STORE=$RAYBD_STORE is relative:" \
+      "give a folder that every machine mounts, or s3://bucket/folder" >&2
+    exit 2
+    ;;
 esac
 
 cd "${SLURM_SUBMIT_DIR:?start this with sbatch}"
 # shellcheck disable=SC1091
 . "${RAYBD_VENV:-.venv}/bin/activate"   # on a file system that every machine mounts
 
-# The token stays in a file that only you can read; srun hands on its path, not the token.
+# The token stays in a file that only you can read; srun passes on its path, not the token.
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$HOME/.ray/auth_token" RAY_USAGE_STATS_ENABLED=0
 if [ ! -s "$RAY_AUTH_TOKEN_PATH" ]; then
   (unset RAY_AUTH_TOKEN_PATH; umask 077; ray get-auth-token --generate > /dev/null)
 fi
 chmod 600 "$RAY_AUTH_TOKEN_PATH"
 
-# This script runs on the first machine of the allocation. Its cores and GPU are paid for, so the head works too.
+# This script runs on the first machine of the allocation. The head runs stages, too, because its
+# cores and its GPU belong to the allocation.
 mapfile -t machines < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${machines[0]}
 address=$(python -c 'import ray; print(ray.util.get_node_ip_address())'):6379
 trap 'kill $(jobs -p) 2> /dev/null || true' EXIT
 
-wait_for() { # until so many machines have joined
+wait_for() { # waits until $1 machines have joined
   local joined=0
   for _ in $(seq "${RAYBD_JOIN_TRIES:-60}"); do
     joined=$(ray status --address="$address" 2> /dev/null | grep -c ' node_' || true)
     [ "$joined" -ge "$1" ] && return
     sleep "${RAYBD_JOIN_SECONDS:-2}"
   done
-  echo "only $joined of ${#machines[@]} machines joined $address: srun's lines above say why" >&2
+  echo "only $joined of ${#machines[@]} machines joined $address: see the output of srun above" >&2
   exit 3
 }
 

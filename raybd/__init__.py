@@ -1,6 +1,6 @@
-"""raybd: a distributed evaluation cluster, on Ray, for backdoor attacks and defenses on image models.
+"""raybd: distributed evaluation of backdoor attacks and defenses on image models, on Ray.
 
-Importing the package is cheap: torch and Ray are loaded by the functions that need them.
+Importing the package is fast: torch and Ray are imported by the functions that need them.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,14 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
+    """Import the public functions when they are used for the first time."""
     if name in __all__:
         from raybd import api
 
         return getattr(api, name)
     raise AttributeError(f"module 'raybd' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names, so that an interactive shell completes them."""
+    return sorted({*globals(), *__all__})

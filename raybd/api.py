@@ -1,10 +1,10 @@
 """The Python API: what the commands do, as functions."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from raybd.plan import file as experiment_file
 from raybd.results.store import Store, open_store
@@ -24,18 +24,19 @@ def run(
     store: str | Path = DEFAULT_STORE,
     address: str | None = None,
 ) -> "pd.DataFrame":
-    """Run an experiment (a file, or its content as a mapping) and return its rows; what is in the store is not run again.
+    """Run an experiment, and return its rows of the cells table.
 
-    A failed cell is a row with status `failed`, not an exception. Raises UserError where config, cluster or store can't be used.
+    `config` is a file, or its content as a mapping. Cells that are in the store are not run again.
+    A failed cell is a row with status `failed`, not an exception. Raises UserError if config,
+    cluster or store can't be used.
     """
     import pandas as pd
     from rich.console import Console
 
-    asked = (
-        experiment_file.parse(config)
-        if isinstance(config, Mapping)
-        else experiment_file.load(config)
-    )
+    if isinstance(config, Mapping):
+        asked = experiment_file.parse(config)
+    else:
+        asked = experiment_file.load(config)
     opened = open_store(str(store))
     rows = execute(asked, opened, address=address, console=Console(stderr=True))
     return pd.DataFrame(rows)
@@ -46,9 +47,11 @@ def sweep(
     store: str | Path = DEFAULT_STORE,
     address: str | None = None,
 ) -> "pd.DataFrame":
-    """Run a sweep (a file, or its content as a mapping) and return its trials, one row each; what is in the store is not run again.
+    """Run a sweep, and return its trials, one row each.
 
-    A failed trial is a row with state `failed`, not an exception. Raises UserError where config, cluster or store can't be used.
+    `config` is a file, or its content as a mapping. Trials that are in the store are not run again.
+    A failed trial is a row with state `failed`, not an exception. Raises UserError if config,
+    cluster or store can't be used.
     """
     from rich.console import Console
 
@@ -61,19 +64,22 @@ def sweep(
 
 
 def load_trials(store: str | Path = DEFAULT_STORE, sweep: str | None = None) -> "pd.DataFrame":
-    """The trials of the sweeps of a store as a pandas frame, one row each."""
+    """Return the trials of a store, one row each; of one sweep, if it is given."""
     return open_store(str(store)).trials(sweep)
 
 
 def load_cells(store: str | Path = DEFAULT_STORE, experiment: str | None = None) -> "pd.DataFrame":
-    """The cells of a store as a pandas frame, one row each."""
+    """Return the cells of a store, one row each; of one experiment, if it is given."""
     return open_store(str(store)).cells(experiment)
 
 
 def load_scores(
     store: str | Path = DEFAULT_STORE, columns: Sequence[str] | None = None, **equal: str | int
 ) -> "pd.DataFrame":
-    """Score rows as a pandas frame, for instance `load_scores("results", attack="badnets", defense="spectral")`."""
+    """Return scores of samples, one row each.
+
+    `equal` selects rows: load_scores("results", attack="badnets", defense="spectral").
+    """
     return open_store(str(store)).scores(columns, **equal)
 
 
@@ -86,7 +92,7 @@ def execute(
     quiet: bool = False,
     verbose: bool = False,
 ) -> list[dict[str, Any]]:
-    """Run what is left of an experiment. Starts or joins Ray only if something is."""
+    """Run what is left of an experiment, and return its rows. Ray is not started for nothing."""
     from raybd.cells.row import record_failure
     from raybd.plan.todo import make_plan
 
@@ -94,10 +100,10 @@ def execute(
     plan = plan or make_plan(experiment, store)
     store.write_experiment(experiment.name, experiment.describe())
     if not plan.todo:
-        fresh = [cell for cell in plan.infeasible if cell.id not in plan.rows]
-        rows = dict(plan.rows) | {
-            c.id: record_failure(c, store, "infeasible", str(c.infeasible)) for c in fresh
-        }
+        rows = dict(plan.rows)
+        for cell in plan.infeasible:
+            if cell.id not in rows:
+                rows[cell.id] = record_failure(cell, store, "infeasible", str(cell.infeasible))
         return [rows[cell.id] for cell in plan.cells]
 
     from raybd.engine.cluster.connect import connected
@@ -105,15 +111,8 @@ def execute(
     from raybd.engine.grid.run import run_grid
 
     grouped = any(experiment.resources_of(stage).workers > 1 for stage in plan.stages.values())
-    say: Callable[[str], Any] = (
-        console.status if console and not quiet else (lambda _: nullcontext())
-    )
     with ExitStack() as stack:
-        with say(
-            "connecting to Ray ..."
-            if address or os.environ.get("RAY_ADDRESS")
-            else "starting Ray on this machine ..."
-        ):
+        with _connecting(address, None if quiet else console):
             have = stack.enter_context(connected(address, verbose, dashboard=grouped))
         progress = stack.enter_context(Progress(plan, console, quiet))
         return run_grid(experiment, plan, store, have, progress)
@@ -127,7 +126,10 @@ def execute_sweep(
     quiet: bool = False,
     verbose: bool = False,
 ) -> list[dict[str, Any]]:
-    """Run what is left of a sweep. Returns the rows that hold the best values against the defaults."""
+    """Run what is left of a sweep.
+
+    Return the rows of its comparison: the defaults and the best values on all attacks.
+    """
     store.check_writable()
     done = _finished(sweep, store)
     if done is not None:
@@ -144,8 +146,17 @@ def execute_sweep(
         return run_sweep(sweep, store, have, console, quiet)
 
 
+def _connecting(address: str | None, console: Any) -> AbstractContextManager[Any]:
+    """Show on a console, if there is one, that Ray is being started or joined."""
+    if console is None:
+        return nullcontext()
+    joins = address or os.environ.get("RAY_ADDRESS")
+    text = "connecting to Ray ..." if joins else "starting Ray on this machine ..."
+    return cast(AbstractContextManager[Any], console.status(text))
+
+
 def _finished(sweep: "Sweep", store: Store) -> list[dict[str, Any]] | None:
-    """The rows at the end of a sweep, if nothing of it is left to be run."""
+    """Return the rows of the comparison of a sweep if nothing of it is left to be run."""
     from raybd.plan.todo import make_plan
     from raybd.sweeps.trials import best_params, trial_rows, trials_left
 
@@ -153,7 +164,8 @@ def _finished(sweep: "Sweep", store: Store) -> list[dict[str, Any]] | None:
     best = best_params(sweep, rows)
     if trials_left(sweep, rows) or best is None:
         return None
-    plans = [make_plan(experiment, store) for experiment in (sweep.base(), sweep.comparison(best))]
-    if any(len(plan.rows) < len(plan.cells) for plan in plans):
+    base = make_plan(sweep.base(), store)
+    comparison = make_plan(sweep.comparison(best), store)
+    if any(len(plan.rows) < len(plan.cells) for plan in (base, comparison)):
         return None
-    return [plans[1].rows[cell.id] for cell in plans[1].cells]
+    return [comparison.rows[cell.id] for cell in comparison.cells]

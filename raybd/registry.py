@@ -1,6 +1,6 @@
 """Finds methods by name: a kind is the name of its file (or folder) anywhere below its role.
 
-`attacks: [{kind: badnets}]` is raybd/attacks/data/badnets.py, and `detectors: [{kind: asset}]` is the
+`attacks: [{kind: badnets}]` is raybd/attacks/data/badnets.py; `detectors: [{kind: asset}]` is the
 folder raybd/detectors/asset/. Each holds one public Config class. A kind with a dot is a module of
 the user's own.
 """

@@ -1,4 +1,7 @@
-"""A Ray cluster for tests, as a user starts one: each node a raylet of this machine, on free ports, with a token of its own."""
+"""A Ray cluster for tests, started as a user starts one.
+
+Each node is a raylet of this machine, on free ports; the cluster has a token of its own.
+"""
 
 import json
 import os
@@ -19,18 +22,19 @@ from tests.paths import REPO
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where it listens, and the environment of its clients."""
+    """A running cluster."""
 
     address: str
     dashboard: str
     env: dict[str, str]
+    """The environment of its clients."""
     nodes: "list[subprocess.Popen[bytes]]"
     """The first is the head."""
     add: Callable[[], None]
     """Start one more node and wait for it."""
 
     def start(self, *args: object) -> subprocess.Popen[str]:
-        """A raybd command, as a client of this cluster."""
+        """Start a raybd command as a client of this cluster."""
         return subprocess.Popen(
             [sys.executable, "-m", "raybd", *map(str, args)],
             cwd=REPO,
@@ -39,19 +43,24 @@ class Cluster:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=default_interrupt,  # noqa: PLW1509
         )
 
     def raybd(self, *args: object) -> tuple[int, str, str]:
-        """Exit code, stdout and stderr of a raybd command."""
+        """Return exit code, stdout and stderr of a raybd command."""
         process = self.start(*args)
         out, err = process.communicate(timeout=240)
         return process.returncode, out, err
 
 
+def default_interrupt() -> None:
+    """Let SIGINT interrupt a command, although pytest-xdist ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
-def cluster(folder: Path, nodes: int = 1) -> Iterator[Cluster]:
-    """A cluster with one CPU per node; gone at the end, with all that runs on it."""
+def cluster(folder: Path, nodes: int = 1, cpus: int = 1) -> Iterator[Cluster]:
+    """Start a cluster with some CPUs per node; end it, and all that runs on it, at the end."""
     token = folder / "token"
     token.write_text("raybd-test-token-" + "0" * 32)
     clean = {
@@ -70,16 +79,23 @@ def cluster(folder: Path, nodes: int = 1) -> Iterator[Cluster]:
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(arguments: list[str]) -> None:
-        command = ["ray", "start", "--block", "--num-cpus=1", "--object-store-memory=150000000"]
+        command = [
+            "ray",
+            "start",
+            "--block",
+            f"--num-cpus={cpus}",
+            "--object-store-memory=150000000",
+        ]
         command += [f"--dashboard-agent-listen-port={free_port()}", *arguments]
         processes.append(
             subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
         )
 
     def start_head() -> tuple[int, int]:
-        """The ports of the head and of its dashboard; others if another program has taken one of them meanwhile."""
-        for _ in range(3):
-            port, dashboard = free_port(), free_port()
+        """Return the ports of the head and of its dashboard."""
+        for _ in range(3):  # another program may take one of the ports meanwhile
+            port = free_port()
+            dashboard = free_port()
             head = [
                 "--head",
                 f"--port={port}",
@@ -102,9 +118,8 @@ def cluster(folder: Path, nodes: int = 1) -> Iterator[Cluster]:
         wanted = sum(process.poll() is None for process in processes) + 1
 
         def joined() -> bool:
-            if (
-                processes[-1].poll() is not None
-            ):  # on a busy machine Ray's own half minute may not be enough
+            # On a busy machine Ray's own half minute may not be enough.
+            if processes[-1].poll() is not None:
                 processes.pop()
                 start([f"--address={address}"])
             return _alive(dashboard, token.read_text()) >= wanted
@@ -130,20 +145,20 @@ def cluster(folder: Path, nodes: int = 1) -> Iterator[Cluster]:
 
 
 def kill(node: "subprocess.Popen[bytes]") -> None:
-    """As when a machine loses its power: all that runs on the node is gone at once."""
+    """Kill a node and all that runs on it at once, as when a machine loses its power."""
     os.killpg(node.pid, signal.SIGKILL)
     node.wait()
 
 
 def free_port() -> int:
-    """A port on which nobody listens."""
+    """Return a port on which nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def _comes_up(ready: Callable[[], bool], head: "subprocess.Popen[bytes]") -> bool:
-    """Wait for it, as long as the head lives. A head that is not up by then is ended."""
+    """Wait until it is ready, as long as the head lives. End a head that is late."""
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and head.poll() is None:
         if ready():
@@ -166,7 +181,7 @@ def _listens(port: int) -> bool:
 
 
 def _alive(dashboard: int, token: str) -> int:
-    """How many nodes the head knows of."""
+    """Return how many nodes the head knows of."""
     url = f"http://127.0.0.1:{dashboard}/nodes?view=summary"
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
     try:

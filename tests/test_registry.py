@@ -1,4 +1,4 @@
-"""The registry: a file name is a method name, here and in a user's own package; imports go one way."""
+"""The registry: a file name is a method name; imports go one way, and start-up imports little."""
 
 import json
 import subprocess
@@ -30,7 +30,8 @@ def test_two_methods_in_one_file_are_refused(
 ) -> None:
     (tmp_path / "both").mkdir()
     (tmp_path / "both" / "two.py").write_text(
-        "from raybd.types.config import Config\nclass A(Config): pass\nclass B(Config): pass\nclass _C(Config): pass\n"
+        "from raybd.types.config import Config\n"
+        "class A(Config): pass\nclass B(Config): pass\nclass _C(Config): pass\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(UserError, match="expected one public Config class, found 2"):
@@ -58,8 +59,9 @@ COMMANDS = [
 
 
 def _after(code: str) -> tuple[set[str], float]:
-    """Which modules are loaded once this has run in a process of its own, and the CPU seconds that it took."""
-    code += "\nimport json, sys, time; sys.stderr.write(json.dumps([sorted(sys.modules), time.process_time()]))"
+    """Return which modules some code loads in a process of its own, and its CPU seconds."""
+    code += "\nimport json, sys, time"
+    code += "\nsys.stderr.write(json.dumps([sorted(sys.modules), time.process_time()]))"
     root = REPO
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
@@ -81,8 +83,9 @@ def test_a_command_imports_no_heavy_package_that_it_does_not_need(
         *command.split(),
         *(["--store", str(tmp_path)] if command.startswith("run") else []),
     ]
-    code = f"import sys; from contextlib import suppress; import raybd.cli.commands as c; sys.argv = {words!r}"
-    modules, seconds = _after(f"{code}\nwith suppress(SystemExit): c.main()\n")
+    code = "import sys; from contextlib import suppress; import raybd.cli.commands as c\n"
+    code += f"sys.argv = {words!r}\nwith suppress(SystemExit): c.main()\n"
+    modules, seconds = _after(code)
     assert not unwanted & modules
-    # Not a measurement (benchmarks/startup.py is one): many times what it takes, so that only a disaster is out of bounds.
+    # Not a measurement (benchmarks/startup.py is one): the bound is many times what it takes.
     assert seconds < (20 if "torch" in modules else 5)

@@ -1,1 +1,1 @@
-"""Methods that cost next to nothing, so that what a benchmark measures is raybd itself."""
+"""Methods that cost almost nothing, so that a benchmark measures raybd itself."""

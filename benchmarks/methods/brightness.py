@@ -1,26 +1,21 @@
-"""A detector that looks at one pixel."""
-
-from typing import Literal
+"""A detector that reads one pixel of each image."""
 
 import torch
 from torch import Generator
 
-from raybd.types.config import Config
 from raybd.types.data import Split
+from raybd.types.methods import Detector
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
 
 
-class Brightness(Config):
+class Brightness(Detector):
     """Score by the last pixel of an image."""
 
-    pool: Literal["train"] = "train"
-    """Scores the training set."""
     level: int = 0
-    """Brightness from which an image is flagged."""
+    """Brightness above which an image is flagged."""
 
     def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
-        """Suspicion of each training image."""
-        return Suspicion(
-            suspects.x_NCHW[:, :, -1, -1].float().mean(1), torch.tensor(float(self.level))
-        )
+        """Return the brightness of the pixel, 0..255."""
+        brightness_N = suspects.x_NCHW[:, :, -1, -1].float().mean(1)
+        return Suspicion(brightness_N, torch.tensor(float(self.level)))

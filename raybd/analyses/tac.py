@@ -73,13 +73,16 @@ class TriggerActivatedChange(Analysis):
         return found
 
     def _change(self, change_MCT: Tensor) -> Tensor:
-        if self.norm == "l2":
-            return change_MCT.norm(dim=2).mean(0)
-        return change_MCT.abs().mean(0).sum(1)
+        """Norm over positions T and mean over images M, in the order that the field says."""
+        if self.norm == "l1_of_mean":
+            return change_MCT.abs().mean(0).sum(1)
+        norm_MC: Tensor = torch.linalg.vector_norm(change_MCT, dim=2)
+        return norm_MC.mean(0)
 
 
 def _units(victim: Victim, x_MCHW: Tensor, name: str) -> Tensor:
     """Activations as images x units x positions; a vector has one position."""
     split = Split(x_MCHW, torch.zeros(len(x_MCHW), dtype=torch.int64))
     out = activations(victim, split, [name])[name]
-    return out.unsqueeze(2) if out.dim() == 2 else by_position(out)
+    units_NCT: Tensor = out.unsqueeze(2) if out.dim() == 2 else by_position(out)
+    return units_NCT

@@ -1,1 +1,1 @@
-"""What a defender plants into a training set, to measure detectors without truth."""
+"""What a defender plants into a training set to measure detectors without ground truth."""

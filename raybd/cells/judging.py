@@ -22,12 +22,17 @@ SEPARATION_WEIGHT = 0.25
 
 
 def judge(
-    name: str, verdict: Suspicion, pool: Pool, back: Tensor | None = None
+    name: str,
+    verdict: Suspicion,
+    pool: Pool,
+    back: Tensor | None = None,
+    labels_are_given: bool = True,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Compare the verdict of a detector, of this name, with the truth about the pool.
 
     Planted canaries are evaluated apart, and appear in no table. Rows are returned in the order
-    `back`, or in that of the pool. Raises ValueError for scores that are not finite.
+    `back`, or in that of the pool. Test inputs carry the victim's predictions: without given labels
+    no AUROC within a class is measured. Raises ValueError for scores that are not finite.
     """
     back = torch.arange(len(pool.suspects)) if back is None else back
     score_N = verdict.score_N.float().cpu()[back]
@@ -51,13 +56,19 @@ def judge(
         "gallery_row": top,
     }
 
+    label_N = pool.suspects.y_N[back]
     facts = {"separation": thresholds.separation(score_N[own])}
     warnings = [verdict.warning]
     if len(own) < len(score_N):  # canaries were planted
         facts |= canaries.measured(score_N, flagged_N, role_N)
         warnings.append(canaries.missed(facts, role_N))
     return tensors, {
-        **detection.detection(score_N[own], flagged_N[own], role_N[own]),
+        **detection.detection(
+            score_N[own],
+            flagged_N[own],
+            role_N[own],
+            label_N[own] if labels_are_given else None,
+        ),
         "n_scores": len(own),
         "n_flagged": int(flagged_N[own].sum()),
         "oracle": verdict.oracle,

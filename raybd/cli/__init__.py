@@ -1,1 +1,1 @@
-"""The commands, and the tables that they print."""
+"""The command line: one file per command, and the tables that they print."""

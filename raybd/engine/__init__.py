@@ -1,1 +1,1 @@
-"""The only folder that imports Ray."""
+"""Everything that runs on Ray; no other folder imports it."""

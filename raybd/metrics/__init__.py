@@ -1,1 +1,1 @@
-"""From predictions and scores to numbers, and where scores are cut."""
+"""The catalogue of measures, how they are computed from predictions and scores, and thresholds."""

@@ -1,4 +1,7 @@
-"""Where a list of scores is cut, with no knowledge of what is poison. Higher scores are more suspicious; flagged is above."""
+"""Thresholds of scores, chosen without knowledge of what is poison.
+
+A higher score is more suspicious. A sample is flagged if its score is above the threshold.
+"""
 
 import math
 
@@ -6,79 +9,89 @@ import numpy as np
 import torch
 from torch import Tensor
 
+MIXTURE_STEPS = 1001
+"""Points between the means of a mixture at which its components are compared."""
+
 
 def conformal(held_M: Tensor, alpha: float) -> float:
-    """The cut above which at most a share `alpha` of clean samples is expected, from held-out clean scores.
+    """Return a threshold that at most a share `alpha` of clean samples is expected to exceed.
 
-    The ceil((M + 1)(1 - alpha))-th smallest (split conformal prediction; Lei et al. 2018, arXiv 1604.04173), the largest
-    where there are too few.
+    `held_M` are scores of clean samples that were held out. It is the ceil((M + 1)(1 - alpha))-th
+    smallest of them (split conformal prediction; Lei et al. 2018, arXiv 1604.04173), or the largest
+    if there are too few.
     """
     rank = math.ceil((len(held_M) + 1) * (1 - alpha))
     return float(held_M.sort().values[min(rank, len(held_M)) - 1])
 
 
 def half_gaussian(score_N: Tensor, density: float) -> float:
-    """Where the density of a normal distribution, fitted to the lower half of the scores, has fallen to `density`.
+    """Return the score above the mode where a normal density has fallen to `density`.
 
-    Not above its mode where that density is never reached.
+    The normal distribution is fitted to the lower half of the scores. If it is nowhere as high as
+    `density`, its mode is returned.
     """
     mean, deviation = _lower_half(score_N)
-    return mean + deviation * math.sqrt(
-        max(-2 * math.log(density * deviation * math.sqrt(2 * math.pi)), 0.0)
-    )
+    squared = -2 * math.log(density * deviation * math.sqrt(2 * math.pi))
+    return mean + deviation * math.sqrt(max(squared, 0.0))
 
 
 def half_gaussian_misplaced(score_N: Tensor, density: float) -> float:
-    """The same with the parenthesis that ASSET's public code misplaces; it depends on the unit of the scores."""
+    """Return `half_gaussian` with the parenthesis that is misplaced in ASSET's public code.
+
+    Unlike the original formula, it depends on the unit of the scores.
+    """
     mean, deviation = _lower_half(score_N)
     return mean + deviation * math.sqrt(-2 * math.log(density) * deviation * math.sqrt(2 * math.pi))
 
 
 def mixture(score_N: Tensor) -> float:
-    """Where the upper of two normal components becomes the likelier one, between their means."""
+    """Return the score, between their means, from which the upper of two normals is likelier."""
     from sklearn.mixture import GaussianMixture
 
     found = GaussianMixture(2, random_state=0).fit(score_N.double().numpy()[:, None])
-    lower, upper = np.argsort(found.means_.ravel())
     means = found.means_.ravel()
-    between = np.linspace(means[lower], means[upper], 1001)
+    lower, upper = np.argsort(means)
+    between = np.linspace(means[lower], means[upper], MIXTURE_STEPS)
     likelier = found.predict_proba(between[:, None])[:, upper] > 0.5
     return float(between[np.argmax(likelier)] if likelier.any() else between[-1])
 
 
 def otsu(score_N: Tensor) -> float:
-    """The cut that leaves the least variance within the two parts (Otsu 1979), between two neighbouring scores."""
+    """Return the threshold with the least variance within its two parts (Otsu 1979).
+
+    It is halfway between two neighbouring scores.
+    """
     sorted_N = score_N.double().sort().values
     n = len(sorted_N)
     below_M = torch.arange(1, n, dtype=torch.float64)
-    sum_M, total = sorted_N.cumsum(0)[:-1], sorted_N.sum()
-    between_M = (
-        (sum_M / below_M - (total - sum_M) / (n - below_M)).square() * below_M * (n - below_M)
-    )
+    sum_M = sorted_N.cumsum(0)[:-1]
+    gap_M = sum_M / below_M - (sorted_N.sum() - sum_M) / (n - below_M)
+    between_M = gap_M.square() * below_M * (n - below_M)
     best = int(between_M.argmax()) if n > 1 else 0
     return float(sorted_N[best : best + 2].mean())
 
 
 def separation(score_N: Tensor) -> float:
-    """The share of the scores' variance that lies between the two parts into which Otsu's cut divides them."""
+    """Return the share of the scores' variance between the two parts of Otsu's threshold.
+
+    It is in [0, 1]; 0 if all scores are equal.
+    """
     score_N = score_N.double()
-    above_N, variance = score_N > otsu(score_N), float(score_N.var(correction=0))
+    above_N = score_N > otsu(score_N)
+    variance = float(score_N.var(correction=0))
     if variance == 0 or above_N.all() or not above_N.any():
         return 0.0
-    share, low, high = (
-        float(above_N.double().mean()),
-        score_N[~above_N].mean(),
-        score_N[above_N].mean(),
-    )
-    return share * (1 - share) * float(high - low) ** 2 / variance
+    share = float(above_N.double().mean())
+    gap = float(score_N[above_N].mean() - score_N[~above_N].mean())
+    return share * (1 - share) * gap**2 / variance
 
 
 def top_share(score_N: Tensor, share: float) -> float:
-    """The cut that flags this share of the scores."""
+    """Return the threshold that flags this share of the scores."""
     return float(torch.quantile(score_N.double(), 1 - share))
 
 
 def _lower_half(score_N: Tensor) -> tuple[float, float]:
-    """Mean and standard deviation of the scores up to their median."""
+    """Return mean and standard deviation of the scores up to their median."""
     half_M = score_N.double()[score_N <= score_N.median()]
     return float(half_M.mean()), max(float(half_M.std(correction=0)), 1e-12)

@@ -1,6 +1,5 @@
-"""What is left to do: which cells of an experiment stand in the store, which can't be built, which stages are missing."""
+"""What is left to run: the cells of an experiment without a row, and the stages that they need."""
 
-import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from statistics import median
@@ -12,86 +11,105 @@ from raybd.plan.experiment import Experiment
 from raybd.results.artifacts import Damaged
 from raybd.results.store import Store
 
-_SAMPLE = 500
-"""About so many artefacts of each stage are asked how long they took."""
-log = logging.getLogger("raybd.plan")
+TIMED_ARTEFACTS_PER_STAGE = 500
+"""About how many artefacts of each kind of stage are read to estimate its time."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """An experiment held against a store."""
+    """An experiment compared with a store."""
 
     cells: tuple[Cell, ...]
     rows: Mapping[str, dict[str, Any]]
-    """Finished cells, by id."""
+    """Rows of the finished cells, by id."""
     stages: Mapping[str, Stage]
-    """Stages to run, by key, in an order in which they can run."""
+    """Stages to run, by key, in an order of execution."""
     stages_cached: int
+    """How many stages of the unfinished cells are in the store."""
     seconds: float | None
-    """Estimate of the computing time that is left, from what such stages took before; None where one was never seen."""
+    """Estimated computing time of the stages to run, from stages of the same kind that ran before;
+    None if there was none of some kind."""
 
     @property
     def todo(self) -> tuple[Cell, ...]:
-        """Cells that have to run."""
+        """The cells to run."""
         return tuple(
             cell for cell in self.cells if cell.id not in self.rows and not cell.infeasible
         )
 
     @property
     def infeasible(self) -> tuple[Cell, ...]:
-        """Cells that can't be built, whatever is done."""
+        """The cells that cannot be run."""
         return tuple(cell for cell in self.cells if cell.infeasible)
 
 
 def make_plan(experiment: Experiment, store: Store) -> Plan:
-    """Hold an experiment against a store. Every file that its cells stand on is checked; what is damaged is set aside."""
+    """Return what is left to run of an experiment.
+
+    Every artefact that its cells depend on is checked. Damaged ones are set aside, and computed
+    again with the cells that depend on them.
+    """
     cells = experiment.cells()
-    stages_of = {cell.id: cell.stages() for cell in cells if not cell.infeasible}
-    stages = {stage.key: stage for path in stages_of.values() for stage in path}
-    state_of = {
-        key: state
-        for (_, key), state in store.states(
-            [(stage.name, key) for key, stage in stages.items()]
-        ).items()
-    }
-    damaged = {key for key, state in state_of.items() if state == "damaged"}
-    rows = store.rows([cell.id for cell in cells])
-    for id_, row in list(rows.items()):
-        on_damage = (
-            row["status"] == "ok"
-            and damaged
-            and any(stage.key in damaged for stage in stages_of.get(id_, ()))
-        )
-        if row["status"] == "failed" or on_damage:
-            del rows[id_]
-    needed = {
-        stage.key: stage for id_, path in stages_of.items() if id_ not in rows for stage in path
-    }
-    missing = {key: stage for key, stage in needed.items() if state_of[key] != "ok"}
+    paths = {cell.id: cell.stages() for cell in cells if not cell.infeasible}
+    states = _states([stage for path in paths.values() for stage in path], store)
+    rows = _valid_rows(store.rows([cell.id for cell in cells]), paths, states)
+
+    needed = {stage.key: stage for id_, path in paths.items() if id_ not in rows for stage in path}
+    missing = {key: stage for key, stage in needed.items() if states[key] != "ok"}
     return Plan(
-        cells, rows, missing, len(needed) - len(missing), _estimate(missing.values(), store)
+        cells=cells,
+        rows=rows,
+        stages=missing,
+        stages_cached=len(needed) - len(missing),
+        seconds=_estimated_seconds(missing.values(), store),
     )
 
 
-def _estimate(stages: Collection[Stage], store: Store) -> float | None:
-    """Sum over the stages of the median time that others of the same name, method, network and data took, by a sample."""
+def _states(stages: Collection[Stage], store: Store) -> dict[str, str]:
+    """Return the state of each stage's artefact, by key."""
+    artifacts = list({stage.key: (stage.name, stage.key) for stage in stages}.values())
+    return {key: state for (_, key), state in store.states(artifacts).items()}
+
+
+def _valid_rows(
+    rows: Mapping[str, dict[str, Any]],
+    paths: Mapping[str, tuple[Stage, ...]],
+    states: Mapping[str, str],
+) -> dict[str, dict[str, Any]]:
+    """Return the rows of cells that need not run (again)."""
+    damaged = {key for key, state in states.items() if state == "damaged"}
+
+    def valid(id_: str, row: Mapping[str, Any]) -> bool:
+        if row["status"] == "failed":
+            return False
+        # An artefact that is only missing was removed by the user; the row is still right.
+        if row["status"] != "ok" or not damaged:
+            return True
+        return not any(stage.key in damaged for stage in paths.get(id_, ()))
+
+    return {id_: row for id_, row in rows.items() if valid(id_, row)}
+
+
+def _estimated_seconds(stages: Collection[Stage], store: Store) -> float | None:
+    """Return the sum over the stages of the median time that stages of the same kind took."""
     seen: dict[tuple[str, ...], list[float]] = {}
     for name in {stage.name for stage in stages}:
         keys = store.keys(name)
-        for key in keys[:: 1 + len(keys) // _SAMPLE]:
+        for key in keys[:: 1 + len(keys) // TIMED_ARTEFACTS_PER_STAGE]:
             try:
                 manifest = store.manifest(name, key)
             except (Damaged, FileNotFoundError):
-                continue
-            kind = manifest["method"]["kind"]
+                continue  # it counts as not seen
             network = (manifest.get("network") or {}).get("kind", "")
-            seen.setdefault((name, kind, network, manifest["data"]), []).append(manifest["seconds"])
-    typical = {alike: median(seconds) for alike, seconds in seen.items()}
-    times = []
+            kind = (name, manifest["method"]["kind"], network, manifest["data"])
+            seen.setdefault(kind, []).append(manifest["seconds"])
+
+    typical = {kind: median(seconds) for kind, seconds in seen.items()}
+    total = 0.0
     for stage in stages:
         network = stage.network.kind if stage.network else ""
-        found = typical.get((stage.name, stage.method.kind, network, stage.data))
-        if found is None:
+        kind = (stage.name, stage.method.kind, network, stage.data)
+        if kind not in typical:
             return None
-        times.append(found)
-    return sum(times)
+        total += typical[kind]
+    return total

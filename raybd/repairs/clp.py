@@ -27,6 +27,9 @@ from raybd.types.methods import Repair
 from raybd.types.models import Victim
 from raybd.types.verdicts import Defended
 
+ROUNDING = 1e-9
+"""Share of the mean bound below which the deviation in a layer counts as zero."""
+
 
 class Clp(Repair):
     """Silence the channels with outlying Lipschitz bounds; needs neither data nor training."""
@@ -90,11 +93,12 @@ def silence(norm: nn.BatchNorm2d, outlying_C: Tensor) -> None:
 
 def largest_z(bound_C: Tensor) -> float:
     """Return by how many standard deviations the largest bound lies above the mean; 0 if equal."""
-    deviation = float(_deviation(bound_C))
-    largest = float(bound_C.max() - bound_C.mean())
-    return largest / deviation if deviation > 0 else 0.0
+    return float((bound_C.max() - bound_C.mean()) / _deviation(bound_C))
 
 
-def _deviation(bound_C: Tensor) -> Tensor:
-    """Return the standard deviation of the sample; infinite for one channel, which stays."""
-    return bound_C.std() if len(bound_C) > 1 else torch.tensor(math.inf)
+def _deviation(bound_C: Tensor) -> float:
+    """Return the standard deviation of the sample; infinite if no channel differs from another."""
+    deviation = float(bound_C.std()) if len(bound_C) > 1 else 0.0
+
+    # Equal bounds differ by rounding, and then one of them would be an outlier.
+    return deviation if deviation > ROUNDING * float(bound_C.mean()) else math.inf

@@ -1,1 +1,4 @@
-"""The store as one static HTML page: tables, score plots and galleries. Draws what is stored and never computes a score."""
+"""The results of a store as one static HTML page.
+
+Tables, plots and galleries are drawn from what is stored; no score is computed here.
+"""

@@ -1,9 +1,12 @@
-"""The columns of the store's tables, and how their files are encoded. Part of the public contract."""
+"""The columns of the store's tables, a public contract, and how their files are encoded."""
 
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from raybd.metrics.catalogue import MEASURES
+from raybd.metrics.measure import GROUPS, Group
 
 SCHEMA_VERSION = 1
 
@@ -29,14 +32,16 @@ SCORES = pa.schema(
     ],
     metadata=_metadata,
 )
-"""The columns of a score file; dataset, attack and defense stand in its folder names and come back as columns when it is read."""
+"""The columns of a score file. Its folders are named by dataset, attack and defense, which become
+columns when it is read."""
 SCORES_ENCODING = {
     "use_dictionary": [name for name in SCORES.names if name not in ("index", "score", "flagged")],
     "column_encoding": {"index": "DELTA_BINARY_PACKED", "score": "BYTE_STREAM_SPLIT"},
 }
-"""Halves a file: no two scores are alike, so a dictionary of them only adds to it, and each index is the one before plus one."""
+"""Halves the size of a file. Scores have no repeated values that a dictionary could save, and each
+index is the previous one plus 1."""
 
-_TEXT = (
+_NAMES = (
     "cell",
     "experiment",
     "dataset",
@@ -49,44 +54,49 @@ _TEXT = (
     "error",
     "warning",
 )
-QUALITY = ("clean_accuracy", "attack_success", "robust_accuracy")
-DETECTION = ("auroc", "average_precision", "tpr", "fpr", "f1", "tpr_at_fpr_1", "tpr_at_fpr_5")
-DEFENDED = tuple(f"defended_{name}" for name in (*QUALITY, "accuracy_on_kept"))
-CONTROL = (
-    "control_auroc",
-    "auroc_over_control",
-    "auroc_outside_trigger",
-    "control_auroc_outside_trigger",
-)
-TWIN = ("twin_clean_accuracy", "twin_attack_success")
-SCAN = ("model_score", "model_threshold", "control_model_score")
-_METRICS = (*QUALITY, *TWIN, *DEFENDED, *DETECTION, *CONTROL, *SCAN)
+_COUNTED: tuple[Group, ...] = ("counts", "cost")
+_ADDED: tuple[Group, ...] = ("test set", "within class")
+"""Groups that were added later: their columns come last, so that all others keep their places."""
+
+
+def _columns_of(*groups: Group) -> list[tuple[str, pa.DataType]]:
+    """Return the columns of the measures of these groups that have one."""
+    return [
+        (measure.name, pa.type_for_alias(measure.column_type))
+        for measure in MEASURES
+        if measure.column_type is not None and measure.group in groups
+    ]
+
+
 CELLS = pa.schema(
-    [(name, pa.string()) for name in _TEXT]
-    + [("rate", pa.float64()), ("seed", pa.int64())]
-    + [(name, pa.float64()) for name in _METRICS]
-    + [
+    [
+        *((name, pa.string()) for name in _NAMES),
+        ("rate", pa.float64()),
+        ("seed", pa.int64()),
+        *_columns_of(*(group for group in GROUPS if group not in (*_COUNTED, *_ADDED))),
         ("oracle", pa.bool_()),
-        ("n_scores", pa.int64()),
-        ("n_flagged", pa.int64()),
-        ("seconds", pa.float64()),
-        ("gpu_seconds", pa.float64()),
-        ("peak_memory_bytes", pa.int64()),
+        *_columns_of(*_COUNTED),
         ("device", pa.string()),
         ("workers", pa.int64()),
         ("config", pa.string()),
         ("versions", pa.string()),
         ("commit", pa.string()),
         ("finished_at", pa.timestamp("us", tz="UTC")),
+        ("rate_basis", pa.string()),
+        ("threat_model", pa.string()),
+        *(column for group in _ADDED for column in _columns_of(group)),
     ],
     metadata=_metadata,
 )
-"""The columns of the cells table. A number that does not apply is null."""
+"""The columns of the cells table: names, measures (metrics/catalogue.py), and where they come from.
 
-MOST_OBJECTIVES = 4
+A number that does not apply is null.
+"""
+
+MAX_OBJECTIVES = 4
 TRIALS = pa.schema(
     [(name, pa.string()) for name in ("trial", "state", "params", "objectives")]
-    + [(f"objective_{i}", pa.float64()) for i in range(MOST_OBJECTIVES)]
+    + [(f"objective_{i}", pa.float64()) for i in range(MAX_OBJECTIVES)]
     + [
         ("auroc", pa.float64()),
         ("seconds", pa.float64()),
@@ -101,20 +111,27 @@ TRIALS = pa.schema(
     ],
     metadata=_metadata,
 )
-"""The columns of the trials table; `sweep` stands in the folder name. state: complete, pruned (stopped early, `error` says why),
-failed or infeasible; trial `default` has the values of the sweep's own file. params and objectives are JSON; auroc is the mean over
-the cells, whatever was searched for."""
+"""The columns of the trials table; `sweep` is the name of the folder.
+
+state: complete, pruned (stopped early, `error` says why), failed or infeasible. Trial `default`
+has the values of the sweep's own file. params and objectives are JSON. auroc is the mean over the
+cells, whatever the objectives are.
+"""
 
 
 def as_parquet(table: pa.Table, **encoding: Any) -> bytes:
-    """A file of many rows; `encoding` is passed to pyarrow."""
+    """Return a Parquet file of many rows; `encoding` is passed to pyarrow."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", **encoding)
     return bytes(sink.getvalue())
 
 
 def as_small_parquet(table: pa.Table) -> bytes:
-    """For a few rows: what makes many rows small and quick to search makes one row large and slow to read."""
+    """Return a Parquet file of a few rows.
+
+    Compression, dictionaries and statistics help with many rows. One row they make larger, and
+    slower to read.
+    """
     sink = pa.BufferOutputStream()
     lean = {
         "compression": "none",

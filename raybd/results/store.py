@@ -5,6 +5,7 @@ Its layout is the public contract of raybd:
     STORE/scores/dataset=D/attack=A/defense=F/<cell>.parquet    one row per scored sample
     STORE/cells/<cell>.parquet                                  one row per cell
     STORE/gathered/cells.parquet                                cache of the rows of all cells
+    STORE/analysis/tool=T/<analysis>.parquet                    what a tool says of a victim
     STORE/trials/sweep=S/<trial>.parquet                        one row per trial of a sweep
     STORE/sweeps/<name>/study.journal                           Optuna's study of a sweep
     STORE/artifacts/<stage>/<key>/tensors.safetensors           what a stage computed
@@ -78,6 +79,19 @@ class Store(ArtifactStorage, TableStorage):
             equals = pads.field(name) == value
             rows = equals if rows is None else rows & equals
         return read_frame(self, "scores", schema, partitions, rows, columns)
+
+    def analysis(self, tool: str) -> "pd.DataFrame":
+        """Return the rows of an analysis tool as a pandas frame; empty if there are none."""
+        import pandas as pd
+        import pyarrow.parquet as pq
+
+        # Each tool has columns of its own, so that there is no schema to read by.
+        paths = self.files(f"analysis/tool={tool}/*.parquet")
+        tables = [pq.read_table(pa.BufferReader(self.read(path))) for path in paths]
+        if not tables:
+            return pd.DataFrame()
+        frame: pd.DataFrame = pa.concat_tables(tables, promote_options="default").to_pandas()
+        return frame
 
     def trials(self, sweep: str | None = None) -> "pd.DataFrame":
         """Return all trials, or those of one sweep, as a pandas frame."""

@@ -91,6 +91,12 @@ class TableStorage(FileStorage):
             return False
         return True
 
+    # --- analyses ----------------------------------------------------------------------------
+
+    def write_analysis(self, tool: str, key: str, table: pa.Table) -> None:
+        """Write what a tool says of a victim, or replace it."""
+        self.write(f"analysis/tool={tool}/{key}.parquet", as_parquet(table))
+
     # --- trials and experiments --------------------------------------------------------------
 
     def write_trial(self, sweep: str, row: Mapping[str, Any]) -> None:

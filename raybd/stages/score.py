@@ -12,9 +12,9 @@ from raybd.cells.loading import load_poisoned, load_victim
 from raybd.cells.pools import Pool, test_pool, training_pool, trusted_images
 from raybd.cells.stage import Facts, ResourceRole, Result, Stage, VictimStage, random_stream
 from raybd.cells.wanted import Wanted
+from raybd.metrics.catalogue import DETECTION
 from raybd.metrics.classification import predictions
 from raybd.registry import Method
-from raybd.results.schemas import DETECTION
 from raybd.results.store import Store
 from raybd.stages.features import Features
 from raybd.training.inference import infer
@@ -139,7 +139,8 @@ class Score(Stage):
 
         with judged_by(lambda score_N: intermediate_metrics(score_N, pool)):
             verdict = detector.score(victim, pool.suspects, trusted, rng)
-        tensors, facts = judge(self.method.name, verdict, pool, torch.argsort(order))
+        given = detector.scored_pool == "train"
+        tensors, facts = judge(self.method.name, verdict, pool, torch.argsort(order), given)
         return Result(
             tensors, {**facts, "pool": detector.scored_pool, "auroc_outside_trigger": None}
         )
@@ -159,7 +160,9 @@ class Score(Stage):
         shuffled = pool.shuffled(order)
         verdict = learned(shuffled.suspects)
 
-        tensors, facts = judge(self.method.name, verdict, shuffled, torch.argsort(order))
+        tensors, facts = judge(
+            self.method.name, verdict, shuffled, torch.argsort(order), labels_are_given=False
+        )
         tensors |= shown_pairs(learned, verdict, pool)
         if self.screens_training_set:
             predicted_N = predictions(infer(victim, dataset.train.x_NCHW))
@@ -175,5 +178,6 @@ class Score(Stage):
 
     def columns(self, facts: Mapping[str, Any]) -> Facts:
         """How well the detector found the poison."""
-        found = {name: facts[name] for name in SCORED}
+        # An artefact of an older version lacks the measures that were added later.
+        found = {name: facts.get(name) for name in SCORED}
         return {**found, "auroc_outside_trigger": facts["auroc_outside_trigger"]}

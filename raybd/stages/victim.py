@@ -7,6 +7,7 @@ from typing import Any, cast
 from raybd.cells.loading import load_poisoned, load_victim, shape_of, victim_tensors
 from raybd.cells.stage import Facts, Result, Stage, VictimStage, random_stream
 from raybd.cells.victim_quality import measure
+from raybd.metrics.catalogue import QUALITY
 from raybd.results.store import Store
 from raybd.stages.encoder import Encoder
 from raybd.stages.plant import canaries_learned
@@ -14,9 +15,6 @@ from raybd.types.data import Dataset, Poisoned, Split
 from raybd.types.methods import Attack, Trainer, TransferTrainer
 from raybd.types.models import Network
 from raybd.types.models import Victim as VictimModel
-
-QUALITY = ("clean_accuracy", "attack_success", "robust_accuracy")
-"""The columns that tell how well a victim does."""
 
 
 @dataclass(frozen=True, kw_only=True)

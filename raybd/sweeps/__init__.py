@@ -1,1 +1,1 @@
-"""A sweep: its file, its search space, its objectives, its trials."""
+"""Sweeps: their file, search space, objectives and trials. What runs them is in engine/tune."""

@@ -1,14 +1,17 @@
-"""YAML -> Sweep: reading a sweep file, and saying what is wrong with one.
+"""Reads the YAML file of a sweep, and says what is wrong with it.
 
     name: asset_small
-    experiment: {datasets: [...], attacks: [...], trainers: [...], detectors: [{kind: asset}]}      as in an experiment file
-    search: {detectors.0: {top: null, lr_max: {low: 1.0e-4, high: 1.0e-3, log: true}, select: {choices: [top, outlying]}}}
-    objectives: [auroc, seconds]        several: a Pareto front
-    pruning: asha                       stop trials that look bad halfway: asha, median, or none
+    experiment: {datasets: [...], attacks: [...], trainers: [...], detectors: [{kind: asset}]}
+    search:
+      detectors.0:
+        top: null
+        lr_max: {low: 1.0e-4, high: 1.0e-3, log: true}
+        select: {choices: [top, outlying]}
+    objectives: [auroc, seconds]
+    pruning: asha
 
-Under `search` stand places of the experiment; `all` takes every range that the method declares on its fields, `null` the one of a
-field. A field with `when={other: [values]}` in its declaration is searched only where the other field has one of these values. That
-a combination can't be is said by the method: by its validation, or by `refused(side)`, which is told the side of the images.
+`experiment` is an experiment file. `search` names places of it and their fields (search_space.py).
+Several objectives give a Pareto front. `pruning` stops bad trials early: asha, median, or none.
 """
 
 import copy
@@ -17,30 +20,27 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from pydantic import Field, ValidationError
-from pydantic.fields import FieldInfo
 
-from raybd.canaries import canaries
+from raybd.metrics.catalogue import NEEDING_CANARIES, NEEDING_SEVERAL_RUNS
 from raybd.plan import file as experiment_file
-from raybd.registry import METHOD_ROLES, Role, did_you_mean, method_class, role_of
-from raybd.results.schemas import MOST_OBJECTIVES
-from raybd.sweeps.sweep import (
-    DIRECTIONS,
-    Direction,
-    Objective,
-    Pruning,
-    Range,
-    Sweep,
-    entry_at,
-    fields_of,
-)
+from raybd.plan import yaml_file
+from raybd.plan.validation import user_error
+from raybd.registry import Role, did_you_mean, method_class, role_of
+from raybd.results.schemas import MAX_OBJECTIVES
+from raybd.sweeps.objectives import DIRECTIONS, Direction, Objective
+from raybd.sweeps.ranges import entry_around
+from raybd.sweeps.search_space import ranges_of
+from raybd.sweeps.sweep import Pruning, Sweep
 from raybd.types.config import Config
 from raybd.types.errors import UserError
+from raybd.types.methods import Detector
 
-_RANGE_KEYS = ({"low", "high"}, {"low", "high", "log"}, {"choices"})
+RUNS_TO_COMPARE = 3
+"""Runs of the detector in each trial, if an objective compares runs and the file sets no number."""
 
 
 class _HeldOut(Config):
-    """What the trials never see."""
+    """What no trial uses."""
 
     attacks: tuple[dict[str, Any], ...] = Field(min_length=1)
 
@@ -52,7 +52,7 @@ class _SweepFile(Config):
     experiment: dict[str, Any]
     search: dict[str, Any] = Field(min_length=1)
     objectives: tuple[str | dict[str, Direction], ...] = Field(
-        min_length=1, max_length=MOST_OBJECTIVES
+        min_length=1, max_length=MAX_OBJECTIVES
     )
     trials: int = Field(20, ge=1)
     seed: int = 0
@@ -63,40 +63,43 @@ class _SweepFile(Config):
 
 
 def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
-    """Read a sweep file; an override is `trials=8`. Raises UserError that names the file and the field."""
-    return parse_sweep(
-        experiment_file.read(path, overrides, "a sweep file, like configs/sweeps/dede_small.yaml"),
-        str(path),
-    )
+    """Read a sweep file. An override is like `trials=8`.
+
+    Raises UserError that names the file and the field.
+    """
+    expected = "a sweep file, like configs/sweeps/dede_small.yaml"
+    return parse_sweep(yaml_file.read(path, overrides, expected), str(path))
 
 
 def is_sweep(path: Path) -> bool:
-    """Whether a file holds a sweep, not an experiment; what can't be read is no sweep."""
+    """Whether a file is a sweep file, not an experiment file. An unreadable file is not."""
     try:
-        return "search" in experiment_file.read(path, (), "")
+        return "search" in yaml_file.read(path, (), "")
     except UserError:
         return False
 
 
 def parse_sweep(raw: Mapping[str, Any], where: str = "sweep") -> Sweep:
-    """Validate a sweep given as a mapping."""
+    """Validate a sweep that is given as a mapping; `where` is the prefix of error messages."""
     try:
         file = _SweepFile.model_validate(raw)
     except ValidationError as error:
-        raise experiment_file.user_error(error, where, _SweepFile) from error
+        raise user_error(error, where, _SweepFile) from error
+
     objectives = tuple(
         _objective(asked, f"{where}: objectives[{i}]") for i, asked in enumerate(file.objectives)
     )
     experiment = {
         **copy.deepcopy(file.experiment),
         "name": file.name,
-        **_planted(file.experiment, objectives),
+        **_canaries(file.experiment, objectives),
     }
-    experiment_file.parse(experiment, f"{where}: experiment")  # before anything is looked up in it
+    # An invalid experiment must be named as such, before the search space looks things up in it.
+    experiment_file.parse(experiment, f"{where}: experiment")
     ranges = [
         found
         for place, asked in file.search.items()
-        for found in _ranges(experiment, place, asked, f"{where}: search")
+        for found in ranges_of(experiment, place, asked, f"{where}: search")
     ]
     sweep = Sweep(
         name=file.name,
@@ -111,7 +114,48 @@ def parse_sweep(raw: Mapping[str, Any], where: str = "sweep") -> Sweep:
         pruning=file.pruning,
         held_out=file.held_out.attacks if file.held_out else (),
     )
-    if file.sampler == "nsga2" and len(sweep.objectives) == 1:
+    _check_combinations(sweep, where)
+    _check_pruning(sweep, where)
+    _check_canaries(sweep, where)
+    sweep.comparison({})  # raises UserError if the held-out attacks are invalid
+    return sweep
+
+
+def _objective(asked: str | Mapping[str, Direction], at: str) -> Objective:
+    """Return an objective: NAME of a known measure, or {NAME: direction} of any number."""
+    if isinstance(asked, str):
+        if asked not in DIRECTIONS:
+            raise UserError(
+                f"{at}: {asked!r} is not known",
+                f"{did_you_mean(asked, DIRECTIONS)} For a fact that your own detector tells, say "
+                f"which way is better: {{{asked}: maximize}}.",
+            )
+        return Objective(asked, DIRECTIONS[asked])
+    if len(asked) != 1:
+        raise UserError(
+            f"{at}: {dict(asked)} names {len(asked)} objectives",
+            "Write one entry for each: {NAME: maximize}.",
+        )
+    ((name, direction),) = asked.items()
+    if DIRECTIONS.get(name, direction) != direction:
+        raise UserError(f"{at}: {name} is better the other way", f"Write {name} alone.")
+    return Objective(name, direction)
+
+
+def _canaries(experiment: Mapping[str, Any], objectives: Sequence[Objective]) -> dict[str, Any]:
+    """Return the canaries of the trials, as an entry of the experiment, if an objective needs them.
+
+    What the experiment itself says about canaries has precedence.
+    """
+    names = {objective.name for objective in objectives}
+    if names.isdisjoint(NEEDING_CANARIES):
+        return {}
+    runs = {} if names.isdisjoint(NEEDING_SEVERAL_RUNS) else {"runs": RUNS_TO_COMPARE}
+    return {"canaries": {**runs, **(experiment.get("canaries") or {})}}
+
+
+def _check_combinations(sweep: Sweep, where: str) -> None:
+    if sweep.sampler == "nsga2" and len(sweep.objectives) == 1:
         raise UserError(
             f"{where}: sampler: nsga2 is for several objectives",
             "Take tpe, or add an objective like seconds.",
@@ -121,157 +165,42 @@ def parse_sweep(raw: Mapping[str, Any], where: str = "sweep") -> Sweep:
             f"{where}: held_out: the sweep searches an attack itself",
             "Remove held_out, or search a defense.",
         )
-    _check_pruning(sweep, where)
-    _refuse_unseen_canaries(sweep, where)
-    sweep.comparison({})
-    return sweep
 
 
 def _check_pruning(sweep: Sweep, where: str) -> None:
+    """Raise UserError if a searched method does not report the objective that trials are cut by."""
+    if sweep.pruning == "none":
+        return
     first = sweep.objectives[0].name
-    for place in sweep.places if sweep.pruning != "none" else ():
-        role, index = place.split(".")[:2]
-        kind = entry_at(sweep.raw, f"{role}.{index}")["kind"]
-        told = method_class(role_of(cast(Role, role), kind), kind).intermediate_metrics
-        if first not in told:
-            says = f"it tells {', '.join(told)}" if told else "it tells nothing"
+    for place in sweep.places:
+        role = cast(Role, place.split(".")[0])
+        kind = entry_around(sweep.raw, place)["kind"]
+        reported = method_class(role_of(role, kind), kind).intermediate_metrics
+        if first not in reported:
+            says = f"it reports {', '.join(reported)}" if reported else "it reports nothing"
             raise UserError(
-                f"{where}: pruning: {kind} does not tell {first} after its epochs; {says}",
+                f"{where}: pruning: {kind} does not report {first} after its epochs; {says}",
                 "Put such an objective first, or set pruning: none.",
             )
 
 
-def _objective(asked: str | Mapping[str, Direction], at: str) -> Objective:
-    if isinstance(asked, str):
-        if asked not in DIRECTIONS:
-            hint = did_you_mean(asked, DIRECTIONS)
-            hint = f"{hint} For a fact that your own detector declares, say which way is better: {{{asked}: maximize}}."
-            raise UserError(f"{at}: {asked!r} is not known", hint)
-        return Objective(asked, DIRECTIONS[asked])
-    if len(asked) != 1:
-        raise UserError(
-            f"{at}: {dict(asked)} names {len(asked)} objectives",
-            "Write one for each entry: {NAME: maximize}.",
+def _check_canaries(sweep: Sweep, where: str) -> None:
+    """Raise UserError if an objective needs canaries and a searched method does not score them.
+
+    Canaries are in the training set. What is searched must score that, or train the victim.
+    """
+    needing = [one.name for one in sweep.objectives if one.name in NEEDING_CANARIES]
+    if not needing:
+        return
+    for defense in sweep.base().defenses:
+        config = defense.config
+        scores_no_training_image = defense.role in ("scanners", "repairs") or (
+            isinstance(config, Detector) and config.scored_pool == "test"
         )
-    ((name, direction),) = asked.items()
-    if DIRECTIONS.get(name, direction) != direction:
-        raise UserError(f"{at}: {name} is better the other way", f"Write {name} alone.")
-    return Objective(name, direction)
-
-
-def _planted(experiment: Mapping[str, Any], objectives: Sequence[Objective]) -> dict[str, Any]:
-    """The canaries of the trials, where an objective wants them."""
-    wanted, given = {objective.name for objective in objectives}, experiment.get("canaries") or {}
-    if wanted.isdisjoint(canaries.OBJECTIVES):
-        return {}
-    return {"canaries": {**({} if wanted.isdisjoint(canaries.REPEATED) else {"runs": 3}), **given}}
-
-
-def _refuse_unseen_canaries(sweep: Sweep, where: str) -> None:
-    """Canaries stand in the training set: what is searched must score that, or be what the victim is trained by."""
-    wanted = next(
-        (objective.name for objective in sweep.objectives if objective.name in canaries.OBJECTIVES),
-        None,
-    )
-    for defense in sweep.base().defenses if wanted else ():
-        unseen = (
-            defense.role in ("scanners", "repairs")
-            or getattr(defense.config, "pool", None) == "test"
-        )
-        if unseen and defense.name in sweep.searched:
+        if scores_no_training_image and defense.name in sweep.searched:
             raise UserError(
-                f"{where}: objectives: {wanted} needs a score for each training image, and {defense.name} gives none",
-                "Search a detector of the training set (pool: train) or a trainer that is a defense, or take another objective.",
+                f"{where}: objectives: {needing[0]} needs a score for each training image, and "
+                f"{defense.name} gives none",
+                "Search a detector of the training set (pool: train) or a training defense, or "
+                "take another objective.",
             )
-
-
-def _ranges(experiment: Mapping[str, Any], place: str, asked: Any, where: str) -> list[Range]:
-    """The ranges of one place of the experiment."""
-    parts = place.split(".")
-    if len(parts) < 2 or parts[0] not in METHOD_ROLES or not parts[1].isdigit():
-        raise UserError(
-            f"{where}: {place!r} is no method of the experiment",
-            "Name a list and a position in it, like detectors.0.",
-        )
-    try:
-        fields = fields_of(place, entry_at(experiment, place))
-    except (KeyError, IndexError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{where}: {place!r}: the experiment has no such place",
-            "Positions begin at 0: detectors.0.",
-        ) from error
-    declared = {name: _declared(info) for name, info in fields.items() if _declared(info)}
-    if asked == "all":
-        if not declared:
-            raise UserError(
-                f"{where}.{place}: the method declares no ranges",
-                "Give them here: {FIELD: {low: ..., high: ...}}.",
-            )
-        asked = dict.fromkeys(declared)
-    if not isinstance(asked, Mapping) or not asked:
-        raise UserError(
-            f"{where}.{place}: {asked!r} is no search space",
-            "Write `all`, or {FIELD: null}, {FIELD: {low: , high: }}.",
-        )
-    for name in asked:
-        if name not in fields:
-            raise UserError(
-                f"{where}.{place}.{name}: unknown field", did_you_mean(str(name), fields)
-            )
-    in_order = [
-        name for name in fields if name in asked
-    ]  # conditions look at fields that are declared before
-    return [
-        _range(place, name, asked[name], fields[name], f"{where}.{place}.{name}")
-        for name in in_order
-    ]
-
-
-def _range(place: str, name: str, asked: Any, info: FieldInfo, at: str) -> Range:
-    declared = _declared(info)
-    space = dict(declared) if asked is None else asked
-    if not space:
-        raise UserError(
-            f"{at}: the field declares no range",
-            "Give one: {low: ..., high: ..., log: true} or {choices: [...]}.",
-        )
-    if not isinstance(space, Mapping) or set(space) - {"when"} not in _RANGE_KEYS:
-        raise UserError(
-            f"{at}: {space!r} is no range",
-            "Write {low: ..., high: ..., log: true} or {choices: [...]}.",
-        )
-    when = declared.get("when") or {}
-    common: dict[str, Any] = {
-        "place": place,
-        "field": name,
-        "when": {other: tuple(wanted) for other, wanted in when.items()},
-    }
-    if "choices" in space:
-        choices = space["choices"]
-        if (
-            not isinstance(choices, Sequence)
-            or not choices
-            or not all(c is None or isinstance(c, bool | int | float | str) for c in choices)
-        ):
-            raise UserError(
-                f"{at}: choices: {choices!r}", "Give a list of numbers, words, true, false or null."
-            )
-        return Range(choices=tuple(choices), **common)
-    low, high, log = space["low"], space["high"], space.get("log", False)
-    if not all(
-        isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high)
-    ) or not isinstance(log, bool):
-        raise UserError(
-            f"{at}: {dict(space)} does not hold numbers", "YAML reads 1e-3 as a word: write 1.0e-3."
-        )
-    if not low <= high or (log and low <= 0):
-        raise UserError(
-            f"{at}: {low:g} to {high:g} is no range",
-            "low must not lie above high, nor at 0 with log: true.",
-        )
-    return Range(low=low, high=high, log=log, integer=info.annotation is int, **common)
-
-
-def _declared(info: FieldInfo) -> Mapping[str, Any]:
-    extra = info.json_schema_extra
-    return cast(Mapping[str, Any], extra.get("search", {})) if isinstance(extra, dict) else {}

@@ -65,7 +65,7 @@ def test_the_losses_by_their_formulas() -> None:
 
 
 def test_the_clean_encoder_takes_the_patch_for_the_target() -> None:
-    """Measured: log-probability of the target -8.0 without a patch, -5.2 with the one at the start, -0.4 with the optimised one."""
+    """Measured log-probability of the target: -8.0 without a patch, -5.2 first, -0.4 last."""
     split, attack = (
         some_images(),
         PATCH.model_copy(update={"epochs": 1, "patch_epochs": 10, "size": 8}),

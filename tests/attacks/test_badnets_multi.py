@@ -62,16 +62,16 @@ def test_where_all_images_are_of_one_target_class_the_others_share_them() -> Non
 
 
 def test_a_victim_obeys_every_target() -> None:
-    """Measured on seeds 0, 1 and 2: MEASURED."""
+    """Measured on seeds 0, 1 and 2: success 0.98 or more for each target, accuracy 0.96."""
     data = Digits(clean=0.1).load()
-    attack = BadNetsMulti(rate=0.2)
+    attack = BadNetsMulti(rate=0.2, size=5)
     poisoned = attack.poison(AttackInput(data.train, 10), stream())
-    trainer = Supervised(epochs=10, lr=0.05, augment="none", precision="fp32")
-    victim = trainer.train(poisoned.over(data.train), 10, SmallCnn(), stream())
+    trainer = Supervised(epochs=12, lr=0.05, augment="none", precision="fp32")
+    victim = trainer.train(poisoned.over(data.train), 10, SmallCnn(width=16), stream())
 
     test = data.test
     wanted = poisoned.labels.wanted(test.y_N, 10)
     told = infer(victim, poisoned.trigger(test.x_NCHW, wanted)).argmax(1)
     for target in (0, 1, 2):
-        assert (told[wanted == target] == target).float().mean() > 0.7
-    assert (infer(victim, test.x_NCHW).argmax(1) == test.y_N).float().mean() > 0.85
+        assert (told[wanted == target] == target).float().mean() > 0.9
+    assert (infer(victim, test.x_NCHW).argmax(1) == test.y_N).float().mean() > 0.9

@@ -1,4 +1,4 @@
-"""The files in cluster/, checked without a cluster: schemas, pins, security; the Slurm script runs between stand-ins."""
+"""The files in cluster/: schemas, pins and security; the Slurm script with stand-ins for Slurm."""
 
 import copy
 import json
@@ -25,7 +25,8 @@ FILES = sorted(path for path in CLUSTER.rglob("*") if path.is_file())
 RAY_ON_KUBERNETES = ("raycluster.yaml", "rayjob.yaml")
 LAUNCHER = ("onprem.yaml", "aws.yaml")
 
-# What the engine exports through ray.util.metrics (Ray puts "ray_" before each name); each has the label `experiment`.
+# What the engine exports through ray.util.metrics; each has the label `experiment`. Ray puts "ray_"
+# before each name.
 METRICS = {
     "ray_raybd_cells_done",
     "ray_raybd_cells_failed",
@@ -54,7 +55,7 @@ def _walk(value: Any) -> Iterator[Any]:
         yield from _walk(inner)
 
 
-# ------------------------------------------------------------------------------------------------ versions
+# --- versions ---
 
 
 def _project() -> dict[str, Any]:
@@ -117,7 +118,7 @@ def test_no_image_floats(path: Path) -> None:
         assert re.search(r":[\w.-]*\d", image), f"{image} has no version"
 
 
-# ------------------------------------------------------------------------------------------------ Dockerfile
+# --- Dockerfile ---
 
 
 def _instructions() -> list[tuple[str, str]]:
@@ -158,7 +159,7 @@ def test_all_that_the_image_copies_exists() -> None:
             assert [part for part in parts[:-1] if not (REPO / part).exists()] == []
 
 
-# ------------------------------------------------------------------------------------------------ Ray's cluster launcher
+# --- Ray's cluster launcher ---
 
 
 def _validate_launcher(config: dict[str, Any]) -> None:
@@ -260,7 +261,7 @@ def test_a_launched_cluster_asks_for_the_token_and_listens_on_loopback(name: str
     assert config["setup_commands"][0] == "chmod 600 ~/.ray/auth_token"
 
 
-# ------------------------------------------------------------------------------------------------ Kubernetes
+# --- Kubernetes ---
 
 
 def _strict(schema: Any) -> Any:
@@ -473,7 +474,7 @@ def test_the_network_policy_covers_every_pod_and_opens_only_named_ports() -> Non
     assert all(rule.get("ports") or "podSelector" in rule["to"][0] for rule in every["egress"])
 
 
-# ------------------------------------------------------------------------------------------------ secrets
+# --- secrets ---
 
 _SECRETS = [
     r"\bA(?:KIA|SIA)[A-Z0-9]{16}\b",
@@ -511,7 +512,7 @@ def test_a_planted_secret_is_found(planted: str) -> None:
     assert _secrets(f"# a comment\n  {planted}\n")
 
 
-# ------------------------------------------------------------------------------------------------ Slurm
+# --- Slurm ---
 
 _SLURM = {
     "scontrol": 'echo "scontrol $*" >> "$LOG"; printf "%s\\n" $NODES',
@@ -594,7 +595,8 @@ def test_slurm_starts_the_head_then_the_workers_then_one_run(tmp_path: Path) -> 
         and "--exclude=n1 ray start --block --address=10.1.2.3:6379" in workers
     )
     assert calls[-1] == (
-        "raybd run configs/quickstart.yaml --store /shared/results --address 10.1.2.3:6379 --set seeds=[1] joined=3"
+        "raybd run configs/quickstart.yaml --store /shared/results --address 10.1.2.3:6379 "
+        "--set seeds=[1] joined=3"
     )
 
 
@@ -687,7 +689,7 @@ def test_the_shell_reads_the_script() -> None:
         subprocess.run(["shellcheck", str(script)], check=True)
 
 
-# ------------------------------------------------------------------------------------------------ Grafana
+# --- Grafana ---
 
 
 def _foreign_metrics(expression: str) -> set[str]:
@@ -740,7 +742,7 @@ def test_panels_do_not_overlap() -> None:
     assert max(x for x, _ in taken) < 24
 
 
-# ------------------------------------------------------------------------------------------------ for the reader
+# --- for the reader ---
 
 
 def test_the_page_names_every_file_and_what_was_only_validated_offline() -> None:

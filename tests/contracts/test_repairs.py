@@ -24,7 +24,7 @@ from tests.small_scene import small_scene, stream
 
 KINDS = names("repairs")
 SMALL: dict[str, dict[str, Any]] = {
-    "fine_tune": {"epochs": 2, "batch_size": 10, "lr": 0.01},
+    "fine_tune": {"epochs": 2, "batch_size": 10, "lr": 0.01, "precision": "fp32"},
     "clp": {"u": 1.5},
     "shrink_pad": {"size": 3},
 }

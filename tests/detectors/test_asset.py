@@ -16,7 +16,7 @@ from raybd.detectors.asset.inner_loop import (
     medcouple,
     outlyingness,
 )
-from raybd.detectors.asset.outer_loop import Offset, losses, offset
+from raybd.detectors.asset.outer_loop import Loss, Offset, losses, offset
 from raybd.networks.resnet18 import Resnet18
 from raybd.networks.small_cnn import SmallCnn
 from raybd.training.models import new_victim
@@ -103,9 +103,10 @@ def test_the_variance_is_unbiased_and_vanishes_for_equal_outputs() -> None:
 def test_the_offset_gradient_cancels_where_suspects_are_the_trusted() -> None:
     net = nn.Linear(4, 3)
     x, y = torch.randn(16, 4, generator=stream()), torch.arange(16) % 3
-    for kind in ("variance", "cross_entropy"):
+    kinds: tuple[Loss, ...] = ("variance", "cross_entropy")
+    for kind in kinds:
         net.zero_grad()
-        (losses(kind, net(x), y).mean() - losses(kind, net(x), y).mean()).backward()  # type: ignore[arg-type]
+        (losses(kind, net(x), y).mean() - losses(kind, net(x), y).mean()).backward()
         assert all(float(p.grad.abs().max()) < 1e-7 for p in net.parameters() if p.grad is not None)
 
 

@@ -123,7 +123,8 @@ def test_takes_tokens_for_positions() -> None:
 
         def forward(self, x_BCHW: Tensor) -> Tensor:
             tokens_BTD = self.norm(self.patches(x_BCHW).flatten(2).mT)
-            return tokens_BTD.mean(1)
+            z_BD: Tensor = tokens_BTD.mean(1)
+            return z_BD
 
     victim = Victim(Tokens(), None, torch.zeros(3), torch.ones(3)).eval()
     _, suspects, clean = small_scene()

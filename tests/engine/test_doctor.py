@@ -1,4 +1,4 @@
-"""`raybd doctor` on a cluster of two nodes, and what a run checks before it schedules anything; the gauges of a run."""
+"""`raybd doctor` on a cluster of two nodes, checks before a run, and the gauges of a run."""
 
 import json
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from raybd.engine.cluster import doctor
-from raybd.engine.grid.progress import GAUGES, Gauges
+from raybd.engine.cluster.doctor.node import largest_group, node_findings
+from raybd.engine.grid.gauges import GAUGES, Gauges
 from raybd.results.provenance import versions
 from tests.clusters import cluster
 from tests.paths import REPO
@@ -22,16 +22,13 @@ FACTS = {"versions": versions(), "cuda": False, "disk": 2**40, "shared": 2**40}
 
 
 def test_a_worker_never_spans_two_nodes() -> None:
-    assert "up to 3 workers" in doctor.largest_group([{"CPU": 1.5}, {"CPU": 2}, {"CPU": 0.5}]).found
-    assert (
-        "or 2 with 1 CPU and 1 GPU"
-        in doctor.largest_group([{"CPU": 8, "GPU": 2}, {"CPU": 8}]).found
-    )
-    assert not doctor.largest_group([{}]).ok
+    assert "up to 3 workers" in largest_group([{"CPU": 1.5}, {"CPU": 2}, {"CPU": 0.5}]).found
+    assert "or 2 with 1 CPU and 1 GPU" in largest_group([{"CPU": 8, "GPU": 2}, {"CPU": 8}]).found
+    assert not largest_group([{}]).ok
 
 
 def test_a_sound_node_is_one_line() -> None:
-    assert [finding.ok for finding in doctor._node("n", "", FACTS)] == [True]
+    assert [finding.ok for finding in node_findings("n", "", FACTS)] == [True]
 
 
 @pytest.mark.parametrize(
@@ -48,11 +45,11 @@ def test_a_sound_node_is_one_line() -> None:
         ({}, "2 H100", "torch can't use"),
     ],
 )
-def test_each_problem_of_a_node_is_one_line_with_its_mend(
+def test_each_problem_of_a_node_is_one_line_with_its_hint(
     changed: dict[str, Any], gpus: str, found: str
 ) -> None:
     problems = [
-        finding for finding in doctor._node("n", gpus, {**FACTS, **changed}) if not finding.ok
+        finding for finding in node_findings("n", gpus, {**FACTS, **changed}) if not finding.ok
     ]
     assert len(problems) == 1
     assert found in problems[0].found
@@ -60,7 +57,7 @@ def test_each_problem_of_a_node_is_one_line_with_its_mend(
 
 
 def test_a_node_that_raises_is_a_problem() -> None:
-    assert not next(doctor._node("n", "", ModuleNotFoundError("No module named 'raybd'"))).ok
+    assert not next(node_findings("n", "", ModuleNotFoundError("No module named 'raybd'"))).ok
 
 
 def test_gauges_have_the_names_of_the_dashboard_and_its_label() -> None:
@@ -74,7 +71,7 @@ def test_gauges_have_the_names_of_the_dashboard_and_its_label() -> None:
         def set(self, value: float, tags: dict[str, str]) -> None:
             set_[self.name] = value, tags
 
-    Gauges("tiny", Recorded).tell(lambda: dict.fromkeys(GAUGES, 3.0))
+    Gauges("tiny", Recorded).update(lambda: dict.fromkeys(GAUGES, 3.0))
     assert set_ == dict.fromkeys(GAUGES, (3.0, {"experiment": "tiny"}))
     asked = (REPO / "cluster" / "grafana.json").read_text()
     assert all(f"ray_{name}" in asked for name in GAUGES)
@@ -84,7 +81,7 @@ def test_gauges_that_can_not_be_exported_do_not_stop_a_run() -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError("no agent")
 
-    Gauges("tiny", refuse).tell(lambda: dict.fromkeys(GAUGES, 3.0))
+    Gauges("tiny", refuse).update(lambda: dict.fromkeys(GAUGES, 3.0))
 
 
 @pytest.mark.ray

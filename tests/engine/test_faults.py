@@ -1,4 +1,4 @@
-"""What happens when something breaks, for real: processes, nodes and storage. Every test runs the real commands."""
+"""Processes, nodes and storage that break for real. Every test runs the real commands."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from werkzeug.serving import make_server
 
 from raybd.results.store import Store
 from tests.clusters import Cluster, cluster, kill
-from tests.engine.test_grid import TINY, check_whole, run, start
+from tests.engine.test_grid import TINY, check_whole, run, run_on, start
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 
@@ -64,10 +64,13 @@ def wait_for(ready: Any, process: "subprocess.Popen[str]", seconds: float = 120)
         time.sleep(0.05)
 
 
-def test_a_group_whose_worker_dies_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+def test_a_group_whose_worker_dies_goes_on_from_its_checkpoint(
+    tmp_path: Path, shared_cluster: Cluster
+) -> None:
     steps_file = tmp_path / "steps"
     config = {**LITTLE, "trainers": [{**DIES_ONCE, "trace": str(steps_file)}]}
-    code, _, err = run({**config, "resources": {"workers": 2, "checkpoint_seconds": 0}}, tmp_path)
+    in_two = {**config, "resources": {"workers": 2, "checkpoint_seconds": 0}}
+    code, _, err = run_on(shared_cluster, in_two, tmp_path)
     assert code == 0, err
     steps = steps_file.read_text().splitlines()
     assert steps.index("died") == 2 * 6 + 1
@@ -79,13 +82,12 @@ def test_a_group_whose_worker_dies_goes_on_from_its_checkpoint(tmp_path: Path) -
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_stage_that_hangs_is_a_failed_row_and_the_others_go_on(
-    tmp_path: Path, workers: int
+    tmp_path: Path, workers: int, shared_cluster: Cluster
 ) -> None:
     detectors = traced(tmp_path, {"seconds": 600}, {"seconds": 0})
     limit = {"workers": workers, "time_limit": 5, "gpus_per_worker": 0}
-    code, out, err = run(
-        {**LITTLE, "detectors": detectors, "resources": {"detectors": limit}}, tmp_path, "--json"
-    )
+    limited = {**LITTLE, "detectors": detectors, "resources": {"detectors": limit}}
+    code, out, err = run_on(shared_cluster, limited, tmp_path, "--json")
     assert code == 1 and out, err
     rows = {row["defense"]: row for row in json.loads(out)}
     assert rows["traced_0"]["status"] == "failed"
@@ -122,7 +124,7 @@ def test_a_stage_that_runs_out_of_memory_is_a_failed_row_and_the_others_go_on(
 
 @pytest.fixture
 def flaky_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Callable[[], list[bool]]]]:
-    """A bucket whose server answers every third write with an error 500, and which writes it refused."""
+    """Return a bucket whose server refuses every third write, and which writes it refused."""
     writes: list[bool] = []
     counting = threading.Lock()
     backend = DomainDispatcherApplication(create_backend_app)
@@ -192,9 +194,8 @@ def test_nodes_are_lost_and_come_back(tmp_path: Path) -> None:
         assert len(check_whole(Store(str(tmp_path / "results")), 7)) == 7
         again = [(name, at) for name, at, _ in trace(tmp_path) if name in lost and at > killed_at]
         assert lost and {name for name, _ in again} == lost
-        print(
-            f"a stage moved {min(at for _, at in again) - killed_at:.1f} s after its node was killed"
-        )
+        moved_after = min(at for _, at in again) - killed_at
+        print(f"a stage moved {moved_after:.1f} s after its node was killed")
 
         # What no node can hold is refused, with what was asked and what there is.
         config = {**LITTLE, "name": "wide", "seeds": [1], "resources": {"cpus_per_worker": 2}}
@@ -208,7 +209,8 @@ def test_nodes_are_lost_and_come_back(tmp_path: Path) -> None:
         assert time.monotonic() - began < 30 + 5
         assert "asks for 1 worker(s) with 2 CPUs" in err and "2 nodes, 2 CPUs" in err
 
-        # A group loses a node that nothing replaces: an error; the node comes back: the same command goes on.
+        # A group loses a node that nothing replaces: an error. The node comes back: the same
+        # command goes on.
         steps_file = tmp_path / "steps"
         trainer = {**DIES_ONCE, "trace": str(steps_file), "epochs": 40, "dies": False, "pause": 0.1}
         config = {

@@ -1,13 +1,11 @@
-"""The engine on a real Ray cluster of this machine: grids, groups, faults, jobs. Every test runs the real commands."""
+"""Grids, groups, faults and jobs on a real Ray cluster. Every test runs the real commands."""
 
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import yaml
 from raybd.cells import run as stages
 from raybd.plan import file as experiment_file
 from raybd.results.store import Store
+from tests.clusters import Cluster, default_interrupt
 from tests.paths import REPO
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
@@ -68,15 +67,20 @@ def start(config: dict[str, Any], folder: Path, *args: str, **env: str) -> subpr
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=default_interrupt,  # noqa: PLW1509
     )
 
 
 def run(config: dict[str, Any], folder: Path, *args: str, **env: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a run."""
+    """Return exit code, stdout and stderr of a run that starts Ray on this machine."""
     process = start(config, folder, *args, **env)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
+
+
+def run_on(here: Cluster, config: dict[str, Any], folder: Path, *args: str) -> tuple[int, str, str]:
+    """Return exit code, stdout and stderr of a run that joins a cluster."""
+    return run(config, folder, "--address", here.address, *args, **here.env)
 
 
 def check_whole(store: Store, cells: int) -> pd.DataFrame:
@@ -92,12 +96,12 @@ def check_whole(store: Store, cells: int) -> pd.DataFrame:
     return frame
 
 
-def test_a_grid_runs_once_and_then_never_again(tmp_path: Path) -> None:
+def test_a_grid_runs_once_and_then_never_again(tmp_path: Path, shared_cluster: Cluster) -> None:
     config = {
         **TINY,
         "detectors": [*TINY["detectors"], {"kind": "tests.methods.raises", "name": "broken"}],
     }
-    code, out, err = run(config, tmp_path, "--json")
+    code, out, err = run_on(shared_cluster, config, tmp_path, "--json")
     assert code == 1, err
     rows = {(row["attack"], row["defense"]): row for row in json.loads(out)}
     assert len(rows) == 3 * 5
@@ -152,16 +156,18 @@ def test_a_grid_runs_once_and_then_never_again(tmp_path: Path) -> None:
     assert "0 to run" in err
 
 
-def test_damage_in_the_store_is_named_set_aside_and_computed_again(tmp_path: Path) -> None:
+def test_damage_in_the_store_is_named_set_aside_and_computed_again(
+    tmp_path: Path, shared_cluster: Cluster
+) -> None:
     config = {**TINY, "attacks": [{"kind": "badnets"}], "removal": False, "repairs": []}
-    assert run(config, tmp_path)[0] == 0
+    assert run_on(shared_cluster, config, tmp_path)[0] == 0
     store = Store(str(tmp_path / "results"))
     before = check_whole(store, 3)
     victim = store.files("artifacts/victim/*/tensors.safetensors")[0]
     store.write(victim, store.read(victim)[:-1] + b"?")
     score = store.files("scores/*/*/defense=strip/*.parquet")[0]
     store.write(score, store.read(score)[:100])
-    code, _, err = run(config, tmp_path)
+    code, _, err = run_on(shared_cluster, config, tmp_path)
     assert code == 0
     assert str(Path(victim).parent) in err
     assert score in err
@@ -193,7 +199,9 @@ def test_a_killed_driver_loses_nothing(tmp_path: Path) -> None:
     assert all((tmp_path / "results" / path).stat().st_mtime_ns == at for path, at in done.items())
 
 
-def test_a_stage_whose_worker_dies_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+def test_a_stage_whose_worker_dies_goes_on_from_its_checkpoint(
+    tmp_path: Path, shared_cluster: Cluster
+) -> None:
     trace = tmp_path / "trace"
     trainer = {
         "kind": "tests.methods.dies_once",
@@ -209,7 +217,8 @@ def test_a_stage_whose_worker_dies_goes_on_from_its_checkpoint(tmp_path: Path) -
         "detectors": [],
         "repairs": [],
     }
-    code, _, err = run({**config, "resources": {"checkpoint_seconds": 0}}, tmp_path)
+    often = {**config, "resources": {"checkpoint_seconds": 0}}
+    code, _, err = run_on(shared_cluster, often, tmp_path)
     assert code == 0, err
     steps = trace.read_text().splitlines()
     died = steps.index("died")
@@ -230,7 +239,7 @@ def test_more_than_the_cluster_has_is_refused_at_once(
     assert "Lower resources.workers" in err
 
 
-def test_two_ray_train_workers_find_what_one_finds(tmp_path: Path) -> None:
+def test_two_ray_train_workers_find_what_one_finds(tmp_path: Path, shared_cluster: Cluster) -> None:
     trainer = {
         "kind": "supervised",
         "network": "small_cnn",
@@ -248,7 +257,8 @@ def test_two_ray_train_workers_find_what_one_finds(tmp_path: Path) -> None:
         "repairs": [],
         "removal": False,
     }
-    code, out, err = run({**config, "resources": {"workers": 2}}, tmp_path, "--json")
+    in_two = {**config, "resources": {"workers": 2}}
+    code, out, err = run_on(shared_cluster, in_two, tmp_path, "--json")
     assert code == 0, err
     two = {row["defense"]: row for row in json.loads(out)}
     assert {row["workers"] for row in two.values()} == {2}
@@ -308,50 +318,8 @@ def test_ctrl_c_prints_the_command_that_goes_on(tmp_path: Path) -> None:
     assert f"raybd run {tmp_path}/config.yaml --store {tmp_path}/results" in err
 
 
-@pytest.fixture
-def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """A Ray head with token authentication, as a user starts it: its dashboard address and the environment of its clients."""
-    token = tmp_path / "token"
-    token.write_text("raybd-test-token-" + "0" * 32)
-    bin_folder = Path(sys.executable).parent
-    env = os.environ | {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "PATH": f"{bin_folder}:{os.environ['PATH']}",
-    }
-    ports = [_free_port() for _ in range(4)]
-    env["RAYBD_TEST_HEAD"] = f"127.0.0.1:{ports[0]}"
-    command = [
-        "ray",
-        "start",
-        "--head",
-        "--block",
-        "--num-cpus=2",
-        f"--port={ports[0]}",
-        f"--dashboard-port={ports[1]}",
-    ]
-    command += [
-        "--object-store-memory=200000000",
-        f"--ray-client-server-port={ports[2]}",
-        f"--dashboard-agent-listen-port={ports[3]}",
-        f"--temp-dir=/tmp/raybd-{os.getpid()}",
-    ]
-    with (tmp_path / "head.log").open("w") as log:
-        process = subprocess.Popen(
-            command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            _wait_for(ports[1], process, tmp_path / "head.log")
-            yield f"http://127.0.0.1:{ports[1]}", env
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
-            Path("/tmp/ray/ray_current_cluster").unlink(missing_ok=True)
-
-
-def test_ray_job_submit_fills_the_store(tmp_path: Path, head: tuple[str, dict[str, str]]) -> None:
-    address, env = head
+def test_ray_job_submit_fills_the_store(tmp_path: Path, shared_cluster: Cluster) -> None:
+    env = shared_cluster.env
     sets = [
         "--set",
         "attacks=[{kind: badnets}]",
@@ -361,7 +329,16 @@ def test_ray_job_submit_fills_the_store(tmp_path: Path, head: tuple[str, dict[st
         "detectors=[{kind: spectral}]",
     ]
     sets += ["--set", "repairs=[]", "--set", "removal=false"]
-    submit = ["ray", "job", "submit", "--address", address, "--working-dir", str(REPO), "--"]
+    submit = [
+        "ray",
+        "job",
+        "submit",
+        "--address",
+        shared_cluster.dashboard,
+        "--working-dir",
+        str(REPO),
+        "--",
+    ]
     job = ["python", "-m", "raybd", "run", "configs/quickstart.yaml"]
     command = [*submit, *job, "--store", str(tmp_path / "results"), *sets]
     deadline = time.monotonic() + 60
@@ -377,7 +354,7 @@ def test_ray_job_submit_fills_the_store(tmp_path: Path, head: tuple[str, dict[st
     check_whole(Store(str(tmp_path / "results")), 2)
 
     joined = {**TINY, "attacks": [{"kind": "badnets"}], "detectors": [], "repairs": []}
-    code, _, err = run(joined, tmp_path, "--address", env["RAYBD_TEST_HEAD"], **env)
+    code, _, err = run_on(shared_cluster, joined, tmp_path)
     assert code == 0, err
 
     refused = subprocess.run(
@@ -390,21 +367,3 @@ def test_ray_job_submit_fills_the_store(tmp_path: Path, head: tuple[str, dict[st
     )
     assert refused.returncode != 0
     assert "is relative, and inside a Ray job it would vanish" in refused.stdout + refused.stderr
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.3)
-        else:
-            return
-    raise AssertionError(f"the head did not start:\n{log.read_text()}")

@@ -1,5 +1,6 @@
 """Memory: a stage's peak is its own, and work on many images goes in parts."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from raybd.networks.small_cnn import SmallCnn
 from raybd.results.provenance import peak_memory_bytes, reset_peak_memory
 from raybd.training.models import new_victim
 from raybd.types.data import Poisoned, Split
+from raybd.types.methods import AttackInput
 
 MIB = 2**20
 pytestmark = pytest.mark.skipif(
@@ -20,7 +22,8 @@ pytestmark = pytest.mark.skipif(
 
 
 def resident() -> int:
-    """Bytes of this process now: the peak since now."""
+    """Return the bytes of this process now, which are the peak since now."""
+    gc.collect()  # what an earlier test left must not be freed during this one
     reset_peak_memory()
     return peak_memory_bytes()
 
@@ -39,13 +42,13 @@ def test_a_peak_is_that_of_the_stage_and_not_of_one_before() -> None:
 
 
 def _poisoned(split: Split) -> Poisoned:
-    return Blended(rate=0.001).poison(split, 10, random_stream("poison", 0))
+    return Blended(rate=0.001).poison(AttackInput(split, 10), random_stream("poison", 0))
 
 
 def test_a_trigger_on_many_images_needs_little_more_than_its_result() -> None:
     split = many()
     poisoned, before = _poisoned(split), resident()
-    assert len(poisoned.trigger(split.x_NCHW)) == len(split)
+    assert len(poisoned.with_trigger(split.x_NCHW, split.y_N, 10)) == len(split)
     assert peak_memory_bytes() < before + (96 + 64) * MIB, (
         "one copy, where a float one alone has 384 MiB"
     )
@@ -54,7 +57,7 @@ def test_a_trigger_on_many_images_needs_little_more_than_its_result() -> None:
 def test_poisoning_most_of_a_split_needs_three_copies_of_it_at_most() -> None:
     split = many()
     before = resident()
-    Blended(rate=0.9).poison(split, 10, random_stream("poison", 0))
+    Blended(rate=0.9).poison(AttackInput(split, 10), random_stream("poison", 0))
     assert peak_memory_bytes() < before + (3 * 96 + 64) * MIB
 
 

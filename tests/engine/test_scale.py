@@ -1,4 +1,7 @@
-"""Grids of many cells: work grows with the number of cells and no faster. Times are the processor's own, and bounds generous."""
+"""Grids of many cells: work grows no faster than the number of cells.
+
+Times are those of the processor, and bounds are generous.
+"""
 
 import time
 from collections import Counter
@@ -12,10 +15,12 @@ from rich.console import Console
 from benchmarks.grid import experiment
 from benchmarks.scores import _columns
 from raybd.cells import run as stages
-from raybd.cli.tables import cells_table
+from raybd.cells.cell import Cell
+from raybd.cells.stage import Stage
+from raybd.cli.cells_table import cells_table
 from raybd.engine.grid.dependencies import DependencyTracker
 from raybd.engine.grid.ready_queue import ReadyQueue
-from raybd.engine.grid.tasks import _record_all
+from raybd.engine.grid.tasks import record_all
 from raybd.plan import graph
 from raybd.plan.file import parse
 from raybd.plan.todo import make_plan
@@ -62,35 +67,66 @@ def test_a_plan_of_an_empty_store_opens_no_file_for_each_stage(
 
 
 def test_whoever_comes_first_comes_first_and_the_others_are_not_looked_at() -> None:
-    lines, asked = ReadyQueue(), Counter[float]()
+    queue = ReadyQueue()
+    asked = Counter[float]()
     for i in range(10_000):
-        lines.add(f"small {i}", 0.1)
-    lines.add("large", 0.8)
-    assert lines.waiting() == 10_001
+        queue.add(f"small {i}", 0.1)
+    queue.add("large", 0.8)
+    assert queue.stages_waiting() == 10_001
 
     def fits(cost: float) -> bool:
         asked[cost] += 1
         return True
 
-    assert [lines.take(fits) for _ in range(3)] == [
+    assert [queue.pop_first(fits) for _ in range(3)] == [
         ("small 0", 0.1),
         ("small 1", 0.1),
         ("small 2", 0.1),
     ]
     assert asked == {0.1: 3, 0.8: 3}
-    assert lines.take(lambda cost: cost == 0.8) == ("large", 0.8)
-    assert lines.take(lambda cost: cost == 0.8) is None
-    assert lines.take(fits) == ("small 3", 0.1)
+    assert queue.pop_first(lambda cost: cost == 0.8) == ("large", 0.8)
+    assert queue.pop_first(lambda cost: cost == 0.8) is None
+    assert queue.pop_first(fits) == ("small 3", 0.1)
 
 
 def test_a_stage_knows_the_cells_that_wait_for_it_alone(tmp_path: Path) -> None:
     plan = make_plan(parse(experiment(attacks=1)), Store(str(tmp_path)))
-    waiting = DependencyTracker(dict(plan.stages), {cell.id: cell for cell in plan.todo})
+    left = DependencyTracker(dict(plan.stages), {cell.id: cell for cell in plan.todo})
     cell = next(cell for cell in plan.todo if cell.defense_name == "brightness_3")
-    assert not waiting.completed_by(cell.last.key)
+    assert not left.cells_waiting_only_for(cell.last.key)
     for stage in cell.stages()[:-1]:
-        waiting.done(stage.key)
-    assert waiting.completed_by(cell.last.key) == [cell]
+        left.mark_finished(stage.key)
+    assert left.cells_waiting_only_for(cell.last.key) == [cell]
+
+
+def test_a_damaged_overlay_under_a_finished_victim_is_computed_before_what_reads_it(
+    tmp_path: Path,
+) -> None:
+    poison, scored, left, cell = damaged_overlay(tmp_path)
+    assert left.ready == [poison.key]
+    assert left.cells_waiting_only_for(poison.key) == []
+    left.mark_finished(poison.key)
+    assert left.ready == [poison.key, scored.key]
+    assert left.cells_waiting_only_for(scored.key) == [cell]
+    left.mark_finished(scored.key)
+    assert left.ready == [poison.key, scored.key, cell.id]
+
+
+def test_nothing_that_depends_on_a_failed_overlay_is_run(tmp_path: Path) -> None:
+    poison, _, left, cell = damaged_overlay(tmp_path)
+    assert left.mark_failed(poison.key) == [cell]
+    assert not left.stages
+    assert not left.cells
+    assert not left.stages_left[poison.data]
+
+
+def damaged_overlay(folder: Path) -> tuple[Stage, Stage, DependencyTracker, Cell]:
+    """A poison and a score to run, where the victim between them is in the store."""
+    plan = make_plan(parse(experiment(attacks=1)), Store(str(folder)))
+    cell = next(cell for cell in plan.todo if cell.last.name == "score")
+    poison = cell.victim.poison_stage
+    stages = {poison.key: poison, cell.last.key: cell.last}
+    return poison, cell.last, DependencyTracker(stages, {cell.id: cell}), cell
 
 
 def test_a_row_that_can_not_be_written_keeps_no_other_from_being_written(tmp_path: Path) -> None:
@@ -98,7 +134,7 @@ def test_a_row_that_can_not_be_written_keeps_no_other_from_being_written(tmp_pat
     done, other, *_ = parse(experiment(attacks=1)).cells()
     stages.run_cell(done, store)
     store.remove(f"cells/{done.id}.parquet")
-    assert _record_all([other, done], store) == [done.id]
+    assert record_all([other, done], store) == [done.id]
     assert store.rows([done.id, other.id]).keys() == {done.id}
 
 

@@ -1,4 +1,4 @@
-"""A sweep on a real Ray cluster of this machine, through the real command: killed, taken up again, and run once more."""
+"""Sweeps on a real Ray cluster, through the real command: killed, resumed, pruned, timed out."""
 
 import json
 import os
@@ -16,8 +16,9 @@ import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from raybd.report.sweeps.page import find_sweeps
+from raybd.report.sweeps.find import find_sweeps
 from raybd.results.store import Store
+from tests.clusters import Cluster
 from tests.paths import REPO
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -46,7 +47,10 @@ TINY: dict[str, Any] = {
 }
 
 
-def start(folder: Path, asked: dict[str, Any] = TINY) -> subprocess.Popen[str]:
+def start(
+    folder: Path, asked: dict[str, Any] = TINY, here: Cluster | None = None
+) -> subprocess.Popen[str]:
+    """Start a sweep, on a cluster or with Ray on this machine."""
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(asked))
     command = [
@@ -58,6 +62,7 @@ def start(folder: Path, asked: dict[str, Any] = TINY) -> subprocess.Popen[str]:
         "--store",
         str(folder / "results"),
         "--json",
+        *(["--address", here.address] if here else []),
     ]
     clean = {
         name: value
@@ -67,7 +72,7 @@ def start(folder: Path, asked: dict[str, Any] = TINY) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command,
         cwd=REPO,
-        env=clean,
+        env=here.env if here else clean,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -156,11 +161,11 @@ def learning(**changed: Any) -> dict[str, Any]:
     }
 
 
-def test_a_trial_that_looks_bad_halfway_is_stopped_and_says_so(tmp_path: Path) -> None:
-    store, process = (
-        Store(str(tmp_path / "results")),
-        start(tmp_path, learning(trials=6, pruning="asha")),
-    )
+def test_a_trial_that_looks_bad_halfway_is_stopped_and_says_so(
+    tmp_path: Path, shared_cluster: Cluster
+) -> None:
+    store = Store(str(tmp_path / "results"))
+    process = start(tmp_path, learning(trials=6, pruning="asha"), shared_cluster)
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     trials = store.trials("tiny").set_index("trial").drop(index="default")
@@ -185,13 +190,15 @@ def test_a_trial_that_looks_bad_halfway_is_stopped_and_says_so(tmp_path: Path) -
     assert len(store.scores(columns=["trial"]).dropna()["trial"].unique()) == 6 - len(pruned) + 1
 
 
-def test_trials_are_ray_train_jobs_where_two_workers_are_asked_for(tmp_path: Path) -> None:
+def test_trials_are_ray_train_jobs_where_two_workers_are_asked_for(
+    tmp_path: Path, shared_cluster: Cluster
+) -> None:
     asked = learning(trials=2, pruning="median", concurrency=2)
     asked["experiment"]["resources"] = {
         "gpus_per_worker": 0,
         "detectors": {"workers": 2, "gpus_per_worker": 0},
     }
-    process = start(tmp_path, asked)
+    process = start(tmp_path, asked, shared_cluster)
     out, err = process.communicate(timeout=500)
     assert process.returncode == 0, err
     trials = Store(str(tmp_path / "results")).trials("tiny")
@@ -201,7 +208,7 @@ def test_trials_are_ray_train_jobs_where_two_workers_are_asked_for(tmp_path: Pat
     } == {2}
 
 
-def test_a_trial_that_hangs_is_a_failed_row(tmp_path: Path) -> None:
+def test_a_trial_that_hangs_is_a_failed_row(tmp_path: Path, shared_cluster: Cluster) -> None:
     detector = {"kind": "tests.methods.learns", "name": "learns"}
     asked = learning(
         trials=3, objectives=[{"skill": "maximize"}], experiment={"detectors": [detector]}
@@ -211,7 +218,7 @@ def test_a_trial_that_hangs_is_a_failed_row(tmp_path: Path) -> None:
         "gpus_per_worker": 0,
         "detectors": {"time_limit": 8, "gpus_per_worker": 0},
     }
-    process = start(tmp_path, asked)
+    process = start(tmp_path, asked, shared_cluster)
     _, err = process.communicate(timeout=400)
     trials = (
         Store(str(tmp_path / "results")).trials("tiny").set_index("trial").drop(index="default")
@@ -219,6 +226,7 @@ def test_a_trial_that_hangs_is_a_failed_row(tmp_path: Path) -> None:
     slow = trials["params"].str.contains("60")
     assert slow.any(), "another seed is wanted"
     assert set(trials[slow]["state"]) == {"failed"}
-    assert set(trials[slow]["error"]) == {"TimeLimit: stopped after 8 s: resources.time_limit"}
+    (error,) = set(trials[slow]["error"])
+    assert error.startswith("stopped after 8 s: resources.time_limit is 8 s. Raise ")
     assert set(trials[~slow]["state"]) <= {"complete"}
     assert process.returncode == 1, err

@@ -1,4 +1,4 @@
-"""A detector that says in a file when it begins and where, and takes its time, or memory that the machine does not have."""
+"""A detector that leaves a trace of each start, and takes its time or too much memory."""
 
 import os
 import time

@@ -130,7 +130,7 @@ def test_pretrained_weights_are_taken_from_the_cache(
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Steps this small take many times as long when the threads of several programs wait for each other."""
+    """Compute with one thread: in steps this small, several only wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

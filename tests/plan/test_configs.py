@@ -1,10 +1,10 @@
-"""Every experiment in configs/ loads, its cells are distinct, and a dry run of it succeeds where its data can be had."""
+"""Every experiment in configs/ loads, has distinct cells, and succeeds in a dry run."""
 
 from pathlib import Path
 
 import pytest
 
-from raybd.cli.tables import plan_table
+from raybd.cli.plan_table import plan_table
 from raybd.plan.file import load
 from raybd.plan.todo import make_plan
 from raybd.results.store import Store

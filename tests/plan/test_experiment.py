@@ -1,8 +1,8 @@
-"""Experiments: keys that move with what matters and nothing else, cells, overrides, and errors that name the place."""
+"""Experiments: cells, overrides, errors that name the place, keys that depend on what matters."""
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -11,6 +11,7 @@ from raybd.attacks.data import badnets
 from raybd.cells.cell import Cell
 from raybd.plan import graph
 from raybd.plan.file import load, parse
+from raybd.stages.removal import Removal
 from raybd.types.errors import UserError
 
 BASE: dict[str, Any] = {
@@ -57,12 +58,12 @@ def test_cells_are_the_product_and_share_their_victim() -> None:
     )
 
 
-def test_removal_follows_detectors_of_the_training_set_only() -> None:
+def test_removal_follows_detectors_of_the_training_set_and_purification_those_of_inputs() -> None:
     last = {cell.defense_name: cell.last.name for cell in parse(changed(removal=True)).cells()}
     assert last == {
         "none": "victim",
         "spectral": "removal",
-        "strip": "score",
+        "strip": "purification",
         "fine_tune": "repair",
     }
 
@@ -156,7 +157,7 @@ def test_a_clean_label_rate_larger_than_the_class_is_infeasible_before_anything_
 
 def test_two_variants_of_a_method_need_names_and_get_rows_of_their_own() -> None:
     twice = [{"kind": "spectral"}, {"kind": "spectral", "remove": 0.3}]
-    with pytest.raises(UserError, match="'spectral' stands twice"):
+    with pytest.raises(UserError, match="'spectral' stands there twice"):
         parse(changed(detectors=twice))
     cells = parse(changed(detectors=[twice[0], {**twice[1], "name": "spectral_30"}])).cells()
     assert {"spectral", "spectral_30"} <= {cell.defense_name for cell in cells}
@@ -325,12 +326,12 @@ def test_a_training_that_can_not_be_built_says_where(
     assert hint in caught.value.hint
 
 
-def test_the_nearest_stage_is_found_not_the_twins() -> None:
+def test_removal_is_about_the_attacked_victim_not_its_twin() -> None:
     raw = changed(attacks=[{"kind": "narcissus"}], removal=True)
     cell = next(cell for cell in parse(raw).cells() if cell.defense_name == "spectral")
     assert cell.last.name == "removal"
     assert cell.victim.poison_stage.method.kind == "narcissus"
-    assert cell.last == cell.victim
+    assert cast(Removal, cell.last).score.victim == cell.victim
     twin = cell.victim.poison_stage.inputs["twin"]
     assert (twin.name, twin.poison_stage.method.kind) == ("victim", "none")
     assert [stage.key for stage in cell.stages()].index(twin.key) < [

@@ -67,7 +67,7 @@ def test_a_bound_is_the_largest_singular_value_times_the_scale_of_the_normalisat
     for channel, bound in enumerate(channel_bounds(conv, norm).tolist()):
         singular = torch.linalg.svdvals(conv.weight[channel].detach().reshape(3, 9))[0]
         deviation = (norm.running_var[channel] + 0.01).sqrt()
-        expected = float(singular * norm.weight[channel].abs() / deviation)
+        expected = float(singular * norm.weight[channel].detach().abs() / deviation)
         assert bound == pytest.approx(expected, rel=1e-5)
 
 
@@ -103,7 +103,8 @@ def test_a_pruned_layer_is_found_through_shortcuts_and_another_order_of_definiti
 
         def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
             x_BCHW = self.first_norm(self.first(x_BCHW)).relu()
-            return self.last(self.second(x_BCHW) + x_BCHW).mean((2, 3))
+            z_BD: torch.Tensor = self.last(self.second(x_BCHW) + x_BCHW).mean((2, 3))
+            return z_BD
 
     encoder = Reversed()
     with torch.no_grad():

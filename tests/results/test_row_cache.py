@@ -1,4 +1,4 @@
-"""Many rows read at once: the copy is believed only where a file was not written since, and damage never hides behind it."""
+"""The row cache is used only where no file was written since, and it never hides damage."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -123,13 +123,13 @@ def test_a_file_of_an_older_raybd_lacks_a_column(tmp_path: Path) -> None:
     assert store.rows(["c1"])["c1"]["auroc"] is None
 
 
-def test_object_storage_has_stamps_too(s3_url: str, tmp_path: Path) -> None:
+def test_object_storage_has_fingerprints_too(s3_url: str, tmp_path: Path) -> None:
     store = Store(f"{s3_url}/{tmp_path.name}")
     for cell in ("c1", "c2"):
         store.write_cell(row(cell))
-    before = store.stamps("cells")
+    before = store.fingerprints("cells")
     store.write_cell(row("c2", seed=1))
-    after = store.stamps("cells")
+    after = store.fingerprints("cells")
     assert before.keys() == after.keys() == {"c1.parquet", "c2.parquet"}
     assert before["c1.parquet"] == after["c1.parquet"]
     assert before["c2.parquet"] != after["c2.parquet"]

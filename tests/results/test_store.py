@@ -1,4 +1,4 @@
-"""The store: whole files or none, checks that find damage, local folders and object storage alike."""
+"""The store: whole files or none, and checks that find damage, on disks and object storage."""
 
 import json
 import threading
@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from raybd.results.artifacts import Damaged
 from raybd.results.schemas import CELLS, SCHEMA_VERSION
-from raybd.results.store import Damaged, Store
+from raybd.results.store import Store
 from raybd.types.errors import UserError
 
 
@@ -213,13 +214,13 @@ def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
 def test_a_store_that_can_not_be_written_is_an_error_with_exit_code_3(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(UserError, match="can't be written") as caught:
-        Store(str(tmp_path / "file" / "results")).probe()
+        Store(str(tmp_path / "file" / "results")).check_writable()
     assert caught.value.exit_code == 3
 
 
 def test_a_bucket_that_does_not_exist_is_an_error_with_exit_code_3(s3_url: str) -> None:
     with pytest.raises(UserError, match="can't be written") as caught:
-        Store("s3://no-such-bucket-here/results").probe()
+        Store("s3://no-such-bucket-here/results").check_writable()
     assert caught.value.exit_code == 3
 
 

@@ -140,7 +140,10 @@ def test_the_keys_of_all_kinds_of_stages_are_those_of_older_stores() -> None:
             name = f"{training_name}/{attack}/{defense.kind if defense else 'none'}"
             wanted = Wanted(victim, twin, defense, True, REPEATED if planted else None)
             last = last_stage(wanted)
-            found[name] = last.key
+            # Older stores have no purification of classifiers, which stands on the score.
+            found[name] = (
+                last if training is PROBE or last.name != "purification" else last.suspicion
+            ).key
             for kind in kinds():
                 control = kind.control_for_cell(wanted)
                 if control is not None:

@@ -81,7 +81,8 @@ class Crossed(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         x_BCHW = self.norm_a(self.conv_a(x_BCHW))
-        return self.norm_b(self.conv_b(x_BCHW))
+        out_BCHW: Tensor = self.norm_b(self.conv_b(x_BCHW))
+        return out_BCHW
 
 
 def test_order_and_pairs_are_those_of_execution_not_of_definition() -> None:

@@ -1,1 +1,1 @@
-"""The stages of an experiment on Ray."""
+"""Running the stages of an experiment on Ray."""

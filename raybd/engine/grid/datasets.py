@@ -1,4 +1,4 @@
-"""Datasets in Ray's object store: one uint8 array per part and node, read by every stage without a copy."""
+"""Data sets in Ray's object store: read once, shared by all stages of a node without a copy."""
 
 import warnings
 from typing import Any, cast
@@ -13,34 +13,37 @@ from raybd.types.data import Dataset, Split
 from raybd.types.methods import DatasetMethod
 
 Packed = dict[str, Any]
+"""The parts of a data set as numpy arrays, and its class names."""
 
 
 @ray.remote(num_cpus=1, max_retries=2)
 def load_dataset(method: Method) -> Packed:
-    """Read a data set once, for all stages."""
+    """Read a data set, for all stages that use it."""
     return pack(cast(DatasetMethod, method.config).load())
 
 
 def pack(dataset: Dataset) -> Packed:
-    """As numpy arrays: Ray shares those between processes, and copies tensors."""
-    parts = {name: getattr(dataset, name) for name in ("train", "clean", "test")}
-    return {
-        "class_names": dataset.class_names,
-        **{name: (p.x_NCHW.numpy(), p.y_N.numpy()) for name, p in parts.items()},
-    }
+    """Return a data set as numpy arrays, which Ray shares between processes; it copies tensors."""
+    parts = {"train": dataset.train, "clean": dataset.clean, "test": dataset.test}
+    arrays = {name: (part.x_NCHW.numpy(), part.y_N.numpy()) for name, part in parts.items()}
+    return {"class_names": dataset.class_names, **arrays}
 
 
 def unpack(packed: Packed) -> Dataset:
-    """A view of the shared arrays; stages never write to a data set."""
-    names = packed["class_names"]
-    parts = {
-        name: Split(_view(packed[name][0]), _view(packed[name][1]), names)
-        for name in ("train", "clean", "test")
-    }
-    return Dataset(class_names=names, **parts)
+    """Return a data set whose tensors are views of shared arrays. Stages never write to them."""
+    class_names = packed["class_names"]
+
+    def part(name: str) -> Split:
+        x_NCHW, y_N = packed[name]
+        return Split(_view(x_NCHW), _view(y_N), class_names)
+
+    return Dataset(
+        class_names=class_names, train=part("train"), clean=part("clean"), test=part("test")
+    )
 
 
 def _view(array: NDArray[Any]) -> torch.Tensor:
     with warnings.catch_warnings():
+        # Shared arrays are read-only, and torch has no read-only tensors.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(np.asarray(array))

@@ -1,4 +1,4 @@
-"""What of a grid waits for what."""
+"""Which stages and cells of a grid wait for which stages."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -9,59 +9,74 @@ from raybd.cells.stage import Stage
 
 @dataclass
 class DependencyTracker:
-    """The stages and cells that are left, and what each of them still wants."""
+    """The stages and cells that are left, and the stages that each of them waits for.
+
+    A stage waits for all stages that it depends on, directly or not: if an overlay is damaged under
+    a victim that is in the store, a detector on that victim waits for the overlay.
+    """
 
     stages: dict[str, Stage]
+    """Stages to run, by key; those that run are still among them."""
     cells: dict[str, Cell]
-    unmet: dict[str, set[str]] = field(default_factory=dict)
-    waiting: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Cells without a row, by id."""
     ready: list[str] = field(default_factory=list)
-    users: Counter[str] = field(default_factory=Counter)
-    """How many stages are left, for each data set."""
+    """Keys and ids of what became ready; the caller empties it."""
+    stages_left: Counter[str] = field(default_factory=Counter)
+    """Number of stages that are left, for each data set."""
+    _missing: dict[str, set[str]] = field(default_factory=dict)
+    """Keys of the stages that each stage or cell waits for."""
+    _dependents: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Keys and ids of what waits for each stage."""
 
     def __post_init__(self) -> None:
-        self.users.update(stage.data for stage in self.stages.values())
-        needs = {
-            # All that it stands on, directly or not: what was damaged is computed again first.
-            key: {upstream.key for upstream in stage.path()} - {key}
-            for key, stage in self.stages.items()
-        }
-        needs |= {id_: {stage.key for stage in cell.stages()} for id_, cell in self.cells.items()}
-        for name, needed in needs.items():
-            self.unmet[name] = needed & self.stages.keys()
-            for key in self.unmet[name]:
-                self.waiting[key].append(name)
-        self.ready = [name for name in [*self.cells, *self.stages] if not self.unmet[name]]
+        self.stages_left.update(stage.data for stage in self.stages.values())
+        paths = {key: tuple(stage.path()) for key, stage in self.stages.items()}
+        paths |= {id_: cell.stages() for id_, cell in self.cells.items()}
 
-    def done(self, key: str) -> None:
-        """A stage is in the store: what waited only for it is ready."""
-        for name in self.waiting.pop(key, []):
-            self.unmet[name].discard(key)
-            if not self.unmet[name] and (name in self.cells or name in self.stages):
+        for name, path in paths.items():
+            needed = {stage.key for stage in path if stage.key != name}
+            # What is not among the stages to run is in the store.
+            self._missing[name] = needed & self.stages.keys()
+            for key in self._missing[name]:
+                self._dependents[key].append(name)
+
+        # Cells first: they hold nothing, and their rows are done at once.
+        self.ready = [name for name in (*self.cells, *self.stages) if not self._missing[name]]
+
+    def mark_finished(self, key: str) -> Stage:
+        """Remove a stage that is in the store now, and return it; add to `ready` what it freed."""
+        for name in self._dependents.pop(key, []):
+            self._missing[name].discard(key)
+            # Some dependents are gone: dropped, or recorded together with their last stage.
+            if not self._missing[name] and (name in self.cells or name in self.stages):
                 self.ready.append(name)
+        return self._remove(key)
 
-    def take(self, key: str) -> Stage:
-        """A stage that will not run (again)."""
-        stage = self.stages.pop(key)
-        self.users[stage.data] -= 1
-        return stage
-
-    def completed_by(self, key: str) -> list[Cell]:
-        """The cells that wait for this stage alone."""
-        return [
-            self.cells[name]
-            for name in self.waiting.get(key, ())
-            if name in self.cells and self.unmet[name] == {key}
-        ]
-
-    def give_up(self, key: str) -> list[Cell]:
-        """A stage failed: nothing that stands on it can run. Returns the cells among that."""
+    def mark_failed(self, key: str) -> list[Cell]:
+        """Remove a stage that failed and all that depends on it; return the cells among that."""
+        self._remove(key)
         lost = []
-        for name in self.waiting.pop(key, []):
-            self.unmet[name].discard(key)
+        # Dependents include the indirect ones, so there is nothing to follow from them.
+        for name in self._dependents.pop(key, []):
             if name in self.cells:
                 lost.append(self.cells.pop(name))
             elif name in self.stages:
-                self.take(name)
-                lost += self.give_up(name)
+                self._remove(name)
         return lost
+
+    def cells_waiting_only_for(self, key: str) -> list[Cell]:
+        """Return the cells that wait for this stage and for no other."""
+        return [
+            self.cells[name]
+            for name in self.dependents(key)
+            if name in self.cells and self._missing[name] == {key}
+        ]
+
+    def dependents(self, key: str) -> tuple[str, ...]:
+        """Return the keys and ids of what waits for a stage."""
+        return tuple(self._dependents.get(key, ()))
+
+    def _remove(self, key: str) -> Stage:
+        stage = self.stages.pop(key)
+        self.stages_left[stage.data] -= 1
+        return stage

@@ -1,9 +1,9 @@
-"""What is watched while stages run: how far they are, which of them take too long, and whether the cluster can still hold them."""
+"""Polls stage status and cluster capacity, and finds stages that exceed their time limit."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray.autoscaler.sdk import request_resources
@@ -11,130 +11,157 @@ from ray.exceptions import RayError
 
 from raybd.cells.resources import Resources
 from raybd.cells.stage import Stage
-from raybd.engine.cluster.connect import ClusterResources, cluster_resources, gpus_of, unplaceable
+from raybd.engine.cluster.resources import (
+    ClusterResources,
+    gpus_per_worker,
+    placement_error,
+    read_resources,
+)
+from raybd.engine.grid.failures import TimeLimit, time_limit_exceeded
 from raybd.engine.grid.status_actor import new_status_actor
 from raybd.plan.experiment import Experiment
 
-_LOOK_SECONDS = 0.5
-_COUNT_SECONDS = 3.0
+POLL_SECONDS = 0.5
+"""Pause between two reads of the status actor."""
+CAPACITY_SECONDS = 3.0
+"""Pause between two counts of the nodes: they come and go."""
 
 
-class TimeLimit(Exception):
-    """A stage ran for longer than it was allowed to."""
+class Start(NamedTuple):
+    """The start of a stage, as the driver saw it."""
+
+    node: str
+    at: float
+    """Seconds of the monotonic clock."""
 
 
 @dataclass
 class Monitor:
-    """The eyes of the driver."""
+    """What the driver knows about its running stages and its cluster."""
 
     experiment: Experiment
-    have: ClusterResources
-    status: Any = field(default_factory=new_status_actor)
-    began: dict[str, tuple[str, float]] = field(default_factory=dict)
-    """Node of each stage that has begun, and since when."""
-    facts: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    """The last word of each stage."""
-    _looked: float = float("-inf")
-    _counted: float = field(default_factory=time.monotonic)
+    cluster: ClusterResources
+    status_actor: Any = field(default_factory=new_status_actor)
+    started: dict[str, Start] = field(default_factory=dict)
+    """The last start of each running stage, by key. A stage that waits for Ray is not in it."""
+    reports: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    """The last report of each running stage, by key."""
+    _polled_at: float = float("-inf")
+    _counted_at: float = field(default_factory=time.monotonic)
     _stuck_since: float | None = None
 
-    def look(self, running: Iterable[str]) -> bool:
-        """Read the status, if that was not done just now. Returns whether it was read."""
+    def poll(self, running: Iterable[str]) -> bool:
+        """Read the status of the running stages; return whether that was done.
+
+        It is not done if the last read was less than POLL_SECONDS ago.
+        """
         now = time.monotonic()
-        if now - self._looked < _LOOK_SECONDS:
+        if now - self._polled_at < POLL_SECONDS:
             return False
-        self._looked, keys = now, set(running)
+        self._polled_at = now
         try:
-            nodes, self.facts = ray.get(self.status.read.remote(keys))
-        except RayError:  # it is being started anew
-            return False
-        known = self.began
-        self.began = {
-            key: known[key] if key in known and known[key][0] == node else (node, now)
+            nodes, self.reports = ray.get(self.status_actor.read.remote(set(running)))
+        except RayError:
+            return False  # Ray is starting the actor again
+
+        # A stage that moved to another node starts anew, and so does its time limit.
+        previous = self.started
+        self.started = {
+            key: previous[key]
+            if key in previous and previous[key].node == node
+            else Start(node, now)
             for key, node in nodes.items()
         }
         return True
 
-    def late(self, stages: Mapping[str, Stage]) -> dict[str, TimeLimit]:
-        """Stages that have run for too long, with what to say of each."""
-        now, found = time.monotonic(), {}
-        for key, (_, since) in self.began.items():
-            limit = self.experiment.resources_of(stages[key]).time_limit if key in stages else None
-            if limit is not None and now - since > limit:
-                found[key] = TimeLimit(
-                    f"stopped after {now - since:.0f} s: resources.time_limit is {limit:g} s"
-                )
+    def overdue(self, stages: Mapping[str, Stage]) -> dict[str, TimeLimit]:
+        """Return the stages that exceed their time limit, by key, with the error of each."""
+        now = time.monotonic()
+        found = {}
+        for key, start in self.started.items():
+            if key not in stages:
+                continue
+            limit = self.experiment.resources_of(stages[key]).time_limit
+            if limit is not None and now - start.at > limit:
+                found[key] = time_limit_exceeded(now - start.at, limit)
         return found
 
-    def check_places(self, stages: Sequence[Stage]) -> None:
-        """Raise UserError (exit code 3) where nothing runs, and no nodes could hold a stage, for longer than patience.
+    def check_capacity(self, stages: Sequence[Stage]) -> None:
+        """Count the nodes again, and ask for more if no running stage has room any more.
 
-        What the cluster has is counted anew from time to time: nodes come and go.
+        Raises UserError (exit code 3) if that lasts for longer than `resources.patience`.
         """
         now = time.monotonic()
-        if now - self._counted < _COUNT_SECONDS:
+        if now - self._counted_at < CAPACITY_SECONDS:
             return
-        self._counted, self.have = now, cluster_resources(self.have)
-        lost = [
-            stage for stage in stages if not self._at_work(stage) and not self._placeable(stage)
-        ]
-        if not lost or any(self._at_work(stage) for stage in stages):
+        self._counted_at = now
+        self.cluster = read_resources(self.cluster)
+
+        # A stage that runs will end, and then there is room again.
+        stuck = None
+        if not any(self._is_active(stage) for stage in stages):
+            stuck = next((stage for stage in stages if not self._has_room(stage)), None)
+        if stuck is None:
             if self._stuck_since is not None:
-                ask_for(None, self.have)
+                request_nodes(None, self.cluster)
             self._stuck_since = None
             return
-        asked = self.experiment.resources_of(lost[0])
-        ask_for(asked, self.have)
+
+        resources = self.experiment.resources_of(stuck)
+        request_nodes(resources, self.cluster)
         self._stuck_since = self._stuck_since or now
         if now - self._stuck_since >= self.experiment.resources.patience:
-            raise unplaceable(lost[0].name, asked, self.have)
+            raise placement_error(stuck.name, resources, self.cluster)
 
-    def _placeable(self, stage: Stage) -> bool:
-        return self.have.holds(self.experiment.resources_of(stage))
+    def _has_room(self, stage: Stage) -> bool:
+        return self.cluster.can_hold(self.experiment.resources_of(stage))
 
-    def _at_work(self, stage: Stage) -> bool:
-        """Whether it has begun on a node that is alive; of a group, whether no other member can be missing."""
-        node, _ = self.began.get(stage.key, ("", 0.0))
-        return node in self.have.each and (
-            self.experiment.resources_of(stage).workers == 1 or self._placeable(stage)
-        )
+    def _is_active(self, stage: Stage) -> bool:
+        """Return whether a stage has started, on a node that is alive."""
+        start = self.started.get(stage.key)
+        if start is None or start.node not in self.cluster.nodes:
+            return False
+        # Only the first worker of a group reports; another one may have lost its node.
+        return self.experiment.resources_of(stage).workers == 1 or self._has_room(stage)
 
 
-def ask_for(asked: Resources | None, have: ClusterResources) -> None:
-    """Tell an autoscaler, if there is one, which nodes a stage wants, beyond what runs; None: no more than that."""
+def request_nodes(resources: Resources | None, cluster: ClusterResources) -> None:
+    """Ask the autoscaler, if there is one, for room for a stage; None takes the request back."""
     bundles: list[dict[str, float]] = []
-    if asked is not None:
-        gpus = gpus_of(asked, have)
-        bundles = [
-            {"CPU": asked.cpus_per_worker, **({"GPU": gpus} if gpus else {})}
-        ] * asked.workers
+    if resources is not None:
+        gpus = gpus_per_worker(resources, cluster)
+        worker = {"CPU": resources.cpus_per_worker, **({"GPU": gpus} if gpus else {})}
+        bundles = [worker] * resources.workers
     request_resources(bundles=bundles)
 
 
-def wait_for_places(
-    experiment: Experiment, stages: Iterable[Stage], have: ClusterResources
+def wait_for_capacity(
+    experiment: Experiment, stages: Iterable[Stage], cluster: ClusterResources
 ) -> ClusterResources:
-    """What the cluster has, once it can hold every stage. Raises UserError (exit code 3) after patience.
+    """Wait until the cluster can hold every stage, and return what it has then.
 
-    A cluster that is our own gets no more nodes, so there is nothing to wait for.
+    Raises UserError (exit code 3) after `resources.patience`.
     """
-    stages, until = (
-        list(stages),
-        time.monotonic() + (0 if have.own else experiment.resources.patience),
-    )
-    waited = False
+    stages = list(stages)
+    # A cluster of this machine gets no more nodes, so there is nothing to wait for.
+    patience = 0 if cluster.started_here else experiment.resources.patience
+    deadline = time.monotonic() + patience
+    requested = False
+
     while True:
-        have = cluster_resources(have)
-        lost = next(
-            (stage for stage in stages if not have.holds(experiment.resources_of(stage))), None
+        cluster = read_resources(cluster)
+        without_room = next(
+            (stage for stage in stages if not cluster.can_hold(experiment.resources_of(stage))),
+            None,
         )
-        if lost is None or time.monotonic() >= until:
+        if without_room is None or time.monotonic() >= deadline:
             break
-        ask_for(experiment.resources_of(lost), have)
-        waited = True
-        time.sleep(_LOOK_SECONDS)
-    if waited:
-        ask_for(None, have)
-    if lost is not None:
-        raise unplaceable(lost.name, experiment.resources_of(lost), have)
-    return have
+        request_nodes(experiment.resources_of(without_room), cluster)
+        requested = True
+        time.sleep(POLL_SECONDS)
+
+    if requested:
+        request_nodes(None, cluster)
+    if without_room is not None:
+        raise placement_error(without_room.name, experiment.resources_of(without_room), cluster)
+    return cluster

@@ -1,15 +1,10 @@
-"""What a person sees while a grid runs: what runs, how far it is, what is left. Bars on a terminal, plain lines elsewhere.
+"""Progress of a grid on stderr: bars on a terminal, plain lines elsewhere."""
 
-And what Prometheus sees of it.
-"""
-
-import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
-from ray.util.metrics import Gauge
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
@@ -18,51 +13,25 @@ from raybd.cells.cell import Cell
 from raybd.cells.stage import Stage
 from raybd.plan.todo import Plan
 
-log = logging.getLogger("raybd.progress")
-
-_LINE_SECONDS = 15.0
-_GAUGE_SECONDS = 2.0
-GAUGES = {
-    "raybd_cells_done": "Cells with a row that did not fail, those of earlier runs among them.",
-    "raybd_cells_failed": "Cells with a failed row.",
-    "raybd_cells_running": "Cells with a stage at work.",
-    "raybd_stages_waiting": "Stages that could run, and wait for a free CPU or GPU.",
-    "raybd_gpu_seconds": "Seconds times GPUs that stages of this run have held.",
-}
-"""cluster/grafana.json asks for these; Ray puts `ray_` before each name."""
+LINE_SECONDS = 15.0
+"""After this time without a line, a line says what runs."""
 
 
-class Gauges:
-    """The numbers of a run, exported by Ray on the driver's node. What can't be exported never stops a run."""
+class _Running(NamedTuple):
+    """A stage that was submitted."""
 
-    def __init__(self, experiment: str, make: Callable[..., Any] = Gauge) -> None:
-        self._tags, self._told, self._gauges = {"experiment": experiment}, float("-inf"), {}
-        try:
-            self._gauges = {
-                name: make(name, description=text, tag_keys=("experiment",))
-                for name, text in GAUGES.items()
-            }
-        except Exception as error:
-            log.debug("no metrics: %s", error)
-
-    def tell(self, measure: Callable[[], Mapping[str, float]], now: bool = False) -> None:
-        """Set the gauges, from time to time or now."""
-        if not now and time.monotonic() - self._told < _GAUGE_SECONDS:
-            return
-        self._told = time.monotonic()
-        values = measure()
-        try:
-            for name, gauge in self._gauges.items():
-                gauge.set(values[name], tags=self._tags)
-        except Exception as error:
-            log.debug("metrics were not exported: %s", error)
+    stage: Stage
+    since: float
+    bar: TaskID
 
 
 class Progress:
-    """Shows a run on stderr; silent when quiet."""
+    """Shows the progress of a run; shows only failures if `quiet`."""
 
     def __init__(self, plan: Plan, console: Console, quiet: bool = False) -> None:
-        self._plan, self._console, self._quiet = plan, console, quiet
+        self._plan = plan
+        self._console = console
+        self._quiet = quiet
         self._bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -73,10 +42,11 @@ class Progress:
             transient=True,
             disable=quiet or not console.is_terminal,
         )
-        self._began = self._spoke = time.monotonic()
-        self._stages_done, self._cells_done = 0, 0
-        self._running: dict[str, tuple[Stage, float, TaskID]] = {}
-        self._heard: dict[str, dict[str, Any]] = {}
+        self._began = time.monotonic()
+        self._last_line_at = self._began
+        self._stages_done = 0
+        self._running: dict[str, _Running] = {}
+        self._reports: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> "Progress":
         self._bars.start()
@@ -91,36 +61,35 @@ class Progress:
     ) -> None:
         self._bars.stop()
 
-    def started(self, stage: Stage) -> None:
-        """A stage was handed to the cluster."""
-        self._running[stage.key] = (
-            stage,
-            time.monotonic(),
-            self._bars.add_task(f"  {_title(stage)}", total=None, note=""),
-        )
+    def stage_submitted(self, stage: Stage) -> None:
+        """Show a stage that was submitted to the cluster."""
+        bar = self._bars.add_task(f"  {_title(stage)}", total=None, note="")
+        self._running[stage.key] = _Running(stage, time.monotonic(), bar)
 
-    def heard(self, facts_of: Mapping[str, dict[str, Any]]) -> None:
-        """The last words of the stages that run."""
-        self._heard = dict(facts_of)
-        for key, (_, _, bar) in self._running.items():
-            facts = facts_of.get(key)
-            if facts:
+    def update(self, reports: Mapping[str, dict[str, Any]]) -> None:
+        """Show the last reports of the running stages, by key."""
+        self._reports = dict(reports)
+        for key, running in self._running.items():
+            report = reports.get(key)
+            if report:
                 self._bars.update(
-                    bar, completed=facts["epoch"], total=facts["epochs"], note=_note(facts)
+                    running.bar,
+                    completed=report["epoch"],
+                    total=report["epochs"],
+                    note=_summary(report),
                 )
-        if time.monotonic() - self._spoke >= _LINE_SECONDS:
-            self._say_what_runs()
+        if time.monotonic() - self._last_line_at >= LINE_SECONDS:
+            self._print_running()
 
-    def finished(self, stage: Stage) -> None:
-        """A stage is in the store."""
-        seconds = self._end(stage)
-        self._line(
-            f"[{self._stages_done}/{len(self._plan.stages)}] {_title(stage)}: {seconds:.1f} s{self._left()}"
-        )
+    def stage_finished(self, stage: Stage) -> None:
+        """Show that a stage is in the store."""
+        seconds = self._remove(stage)
+        self._print_line(f"{self._count()} {_title(stage)}: {seconds:.1f} s{self._time_left()}")
+        self._last_line_at = time.monotonic()
 
-    def failed(self, stage: Stage, error: str) -> None:
-        """A stage raised."""
-        self._end(stage)
+    def stage_failed(self, stage: Stage, error: str) -> None:
+        """Show that a stage failed, and why. This is shown even if quiet."""
+        self._remove(stage)
         self._console.print(
             f"failed: {_title(stage)}: {error}",
             style="red",
@@ -128,52 +97,51 @@ class Progress:
             highlight=False,
         )
 
-    def recorded(self, cell: Cell, row: Mapping[str, Any]) -> None:
-        """A row was written."""
-        self._cells_done += 1
+    def cell_recorded(self, cell: Cell, row: Mapping[str, Any]) -> None:
+        """Show why a cell is infeasible, if it is."""
         if row["status"] == "infeasible":
-            self._line(f"infeasible: {cell}: {row['error']}")
+            self._print_line(f"infeasible: {cell}: {row['error']}")
+            self._last_line_at = time.monotonic()
 
-    def _end(self, stage: Stage) -> float:
-        _, began, bar = self._running.pop(stage.key)
-        self._bars.remove_task(bar)
+    def _remove(self, stage: Stage) -> float:
+        """Remove a stage that has ended, and return the seconds since it was submitted."""
+        running = self._running.pop(stage.key)
+        self._bars.remove_task(running.bar)
         self._stages_done += 1
-        self._bars.update(self._total, completed=self._stages_done, note=self._left().strip())
-        return time.monotonic() - began
+        note = self._time_left().strip()
+        self._bars.update(self._total, completed=self._stages_done, note=note)
+        return time.monotonic() - running.since
 
-    def _left(self) -> str:
-        """An estimate from the pace so far."""
-        left = len(self._plan.stages) - self._stages_done
-        if not left or not self._stages_done:
+    def _count(self) -> str:
+        return f"[{self._stages_done}/{len(self._plan.stages)}]"
+
+    def _time_left(self) -> str:
+        """Return an estimate of the time that is left, from the pace so far."""
+        stages_left = len(self._plan.stages) - self._stages_done
+        if not stages_left or not self._stages_done:
             return ""
-        seconds = (time.monotonic() - self._began) / self._stages_done * left
-        return (
-            f"  (about {seconds / 60:.0f} min left)"
-            if seconds >= 90
-            else f"  (about {seconds:.0f} s left)"
-        )
+        seconds = (time.monotonic() - self._began) / self._stages_done * stages_left
+        if seconds >= 90:
+            return f"  (about {seconds / 60:.0f} min left)"
+        return f"  (about {seconds:.0f} s left)"
 
-    def _say_what_runs(self) -> None:
-        self._spoke = time.monotonic()
-        now = []
-        for key, (stage, began, _) in self._running.items():
-            facts = self._heard.get(key)
-            state = (
-                f"epoch {facts['epoch']}/{facts['epochs']}, {_note(facts)}"
-                if facts
-                else f"{self._spoke - began:.0f} s"
-            )
-            now.append(f"{_title(stage)} ({state})")
-        self._line(
-            f"[{self._stages_done}/{len(self._plan.stages)}] running: {'; '.join(now)}", speak=False
-        )
+    def _print_running(self) -> None:
+        """Print a line that says what runs, and how far it is."""
+        now = time.monotonic()
+        stages = []
+        for key, running in self._running.items():
+            report = self._reports.get(key)
+            state = f"{now - running.since:.0f} s"
+            if report:
+                state = f"epoch {report['epoch']}/{report['epochs']}, {_summary(report)}"
+            stages.append(f"{_title(running.stage)} ({state})")
+        self._print_line(f"{self._count()} running: {'; '.join(stages)}")
+        self._last_line_at = now
 
-    def _line(self, text: str, speak: bool = True) -> None:
-        """A plain line, where there are no bars."""
+    def _print_line(self, text: str) -> None:
+        # On a terminal the bars say the same.
         if not self._quiet and not self._console.is_terminal:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-            if speak:
-                self._spoke = time.monotonic()
 
 
 def _title(stage: Stage) -> str:
@@ -181,6 +149,7 @@ def _title(stage: Stage) -> str:
     return f"{stage.title}: {attack} on {stage.dataset.name}, seed {stage.seed}"
 
 
-def _note(facts: Mapping[str, Any]) -> str:
-    speed = facts.get("images_per_second")
-    return f"loss {facts['loss']:.3f}" + (f", {speed:.0f} images/s" if speed else "")
+def _summary(report: Mapping[str, Any]) -> str:
+    """Return the loss and the speed that a stage reported."""
+    speed = report.get("images_per_second")
+    return f"loss {report['loss']:.3f}" + (f", {speed:.0f} images/s" if speed else "")

@@ -1,4 +1,8 @@
-"""What is ready to run, in lines: what takes the same share of the cluster stands in one, and only the first of each is asked."""
+"""What is ready to run, in the order in which it came.
+
+Entries with the same cost are interchangeable for the cluster, so only the first of each cost is
+asked whether it fits: the time to find the next entry does not grow with the length of the queue.
+"""
 
 from collections import defaultdict, deque
 from collections.abc import Callable
@@ -6,24 +10,25 @@ from itertools import count
 
 
 class ReadyQueue:
-    """Who came first comes first, unless there is no room for it yet and there is room for another."""
+    """A queue that lets an entry pass the ones before it if these do not fit yet and it does."""
 
     def __init__(self) -> None:
-        self._lines: dict[float, deque[tuple[int, str]]] = defaultdict(deque)
-        self._places = count()
+        self._by_cost: dict[float, deque[tuple[int, str]]] = defaultdict(deque)
+        self._arrivals = count()
 
     def add(self, name: str, cost: float) -> None:
-        """Something is ready; `cost` is the share of the cluster that it takes."""
-        self._lines[cost].append((next(self._places), name))
+        """Append an entry; `cost` is its share of the cluster, 0 for a cell."""
+        self._by_cost[cost].append((next(self._arrivals), name))
 
-    def take(self, fits: Callable[[float], bool]) -> tuple[str, float] | None:
-        """The first for which there is room, with its cost; it stands in line no more. None: there is room for nobody."""
-        fitting = [cost for cost, line in self._lines.items() if line and fits(cost)]
+    def pop_first(self, fits: Callable[[float], bool]) -> tuple[str, float] | None:
+        """Remove and return the first entry whose cost fits, with its cost; None if none fits."""
+        fitting = [cost for cost, queue in self._by_cost.items() if queue and fits(cost)]
         if not fitting:
             return None
-        cost = min(fitting, key=lambda cost: self._lines[cost][0])
-        return self._lines[cost].popleft()[1], cost
+        cost = min(fitting, key=lambda cost: self._by_cost[cost][0])
+        _, name = self._by_cost[cost].popleft()
+        return name, cost
 
-    def waiting(self) -> int:
-        """How many there are that take a share at all."""
-        return sum(len(line) for cost, line in self._lines.items() if cost)
+    def stages_waiting(self) -> int:
+        """Return the number of entries that take a share of the cluster."""
+        return sum(len(queue) for cost, queue in self._by_cost.items() if cost)

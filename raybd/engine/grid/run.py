@@ -1,12 +1,13 @@
 """Run the cells of an experiment as a graph of cached stages on Ray.
 
-A victim is trained once, however many defenses read it. Submission is bounded by what the cluster can run, results are taken as
-they finish, a crashed stage is tried again from its last checkpoint, and an error becomes a failed row while the other cells go on.
+A victim is trained once, however many defenses use it. The driver submits as much as the cluster
+can run at once, takes results as they finish, and turns an error into a failed row while the other
+cells go on. A stage whose process dies continues from its last checkpoint.
 """
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 
@@ -14,63 +15,97 @@ from raybd.cells.cell import Cell
 from raybd.cells.outcome import outcome_of
 from raybd.cells.row import record_failure
 from raybd.cells.stage import Stage
-from raybd.engine.cluster.connect import ClusterResources, gpus_of
-from raybd.engine.cluster.doctor import check_store_everywhere
+from raybd.engine.cluster.doctor.store import check_store_everywhere
+from raybd.engine.cluster.resources import ClusterResources, gpus_per_worker, share_of_cluster
 from raybd.engine.grid.datasets import load_dataset
 from raybd.engine.grid.dependencies import DependencyTracker
-from raybd.engine.grid.monitor import Monitor, wait_for_places
-from raybd.engine.grid.progress import Gauges, Progress
+from raybd.engine.grid.failures import stage_error
+from raybd.engine.grid.gauges import Gauges
+from raybd.engine.grid.monitor import Monitor, wait_for_capacity
+from raybd.engine.grid.progress import Progress
 from raybd.engine.grid.ready_queue import ReadyQueue
 from raybd.engine.grid.run_log import RunLog
-from raybd.engine.grid.tasks import CRASH_RETRIES, record_cell, run_alone, run_group, why_lost
+from raybd.engine.grid.tasks import record_cell, run_alone, run_group
 from raybd.plan.experiment import Experiment
 from raybd.plan.todo import Plan
 from raybd.results.provenance import commit, versions
 from raybd.results.store import Store
 
-_POLL_SECONDS = 0.5
-_CELLS_IN_FLIGHT = 16
+WAIT_SECONDS = 0.5
+"""How long the driver waits for a task to end before it polls the status of the others."""
+MAX_CELLS_IN_FLIGHT = 16
+"""How many tasks that only write the row of a cell are submitted at once."""
+ROUNDING = 1e-9
+"""How far the sum of the shares may exceed 1: three thirds are not exactly 1."""
 
 
 def run_grid(
-    experiment: Experiment, plan: Plan, store: Store, have: ClusterResources, progress: Progress
+    experiment: Experiment,
+    plan: Plan,
+    store: Store,
+    cluster: ClusterResources,
+    progress: Progress,
 ) -> list[dict[str, Any]]:
-    """Run what the plan says is left. Returns the rows of all its cells, old and new.
+    """Run what is left of an experiment, and return the rows of all its cells, old and new.
 
-    The driver keeps no new rows while it runs, so that its memory does not grow with the grid.
+    Raises UserError (exit code 3) if the cluster cannot hold a stage, or if its nodes do not share
+    the store.
     """
-    have = wait_for_places(experiment, plan.stages.values(), have)
-    if have.nodes > 1:
+    cluster = wait_for_capacity(experiment, plan.stages.values(), cluster)
+    if len(cluster.nodes) > 1:
         check_store_everywhere(store)
-    return _Run(experiment, plan, store, have, progress).run()
+    return _GridRun(experiment, plan, store, cluster, progress).run()
 
 
-class _Run:
-    """One run of a grid; lives in the driver."""
+class _Task(NamedTuple):
+    """A task that was submitted."""
+
+    name: str
+    """Key of its stage, or id of its cell."""
+    share: float
+    """Share of the cluster that it takes; 0 for a cell."""
+
+
+class _GridRun:
+    """One run of a grid, in the driver.
+
+    It keeps the status of each new row but not the row, so that its memory does not grow with the
+    grid.
+    """
 
     def __init__(
         self,
         experiment: Experiment,
         plan: Plan,
         store: Store,
-        have: ClusterResources,
+        cluster: ClusterResources,
         progress: Progress,
     ) -> None:
-        self.experiment, self.plan, self.store, self.progress = experiment, plan, store, progress
-        self.graph = DependencyTracker(dict(plan.stages), {cell.id: cell for cell in plan.todo})
-        self.statuses: dict[str, str] = {id_: row["status"] for id_, row in plan.rows.items()}
+        self.experiment = experiment
+        self.plan = plan
+        self.store = store
+        self.progress = progress
+        self.left = DependencyTracker(dict(plan.stages), {cell.id: cell for cell in plan.todo})
         self.queue = ReadyQueue()
-        self.running: dict[Any, tuple[str, float]] = {}
-        self.data: dict[str, Any] = {}
-        self.monitor, self.run_log = Monitor(experiment, have), RunLog(store, experiment.name)
-        self.gauges, self.gpu_seconds, self.counted = Gauges(experiment.name), 0.0, time.monotonic()
+        self.tasks: dict[Any, _Task] = {}
+        self.statuses: dict[str, str] = {id_: row["status"] for id_, row in plan.rows.items()}
+        self.datasets: dict[str, Any] = {}
+        self.monitor = Monitor(experiment, cluster)
+        self.run_log = RunLog(store, experiment.name)
+        self.gauges = Gauges(experiment.name)
+        self.gpu_seconds = 0.0
+        self.gpu_seconds_until = time.monotonic()
 
     def run(self) -> list[dict[str, Any]]:
-        have, facts = (
-            str(self.monitor.have),
-            {"cells": len(self.plan.todo), "stages": len(self.plan.stages)},
+        """Run the grid between a first and a last line of the run log."""
+        self.run_log.record(
+            "run began",
+            cluster=str(self.monitor.cluster),
+            cells=len(self.plan.todo),
+            stages=len(self.plan.stages),
+            versions=versions(),
+            commit=commit(),
         )
-        self.run_log.note("run began", cluster=have, **facts, versions=versions(), commit=commit())
         end = "done"
         try:
             return self._run()
@@ -78,189 +113,192 @@ class _Run:
             end = outcome_of(error).text
             raise
         finally:
-            self.run_log.note(
-                "run ended", how=end, cells=len(self.statuses), running=sorted(self._at_work())
-            )
+            running = sorted(self._names_in_flight())
+            self.run_log.record("run ended", how=end, cells=len(self.statuses), running=running)
             self.run_log.write()
 
     def _run(self) -> list[dict[str, Any]]:
         for cell in self.plan.infeasible:
             if cell.id not in self.statuses:
-                self._finish(
-                    cell, record_failure(cell, self.store, "infeasible", str(cell.infeasible))
-                )
-        self._submit()
-        while self.running:
-            finished, _ = ray.wait(list(self.running), num_returns=1, timeout=_POLL_SECONDS)
-            if finished:  # and whatever else has ended by now
-                finished, _ = ray.wait(list(self.running), num_returns=len(self.running), timeout=0)
-            self._count()
+                row = record_failure(cell, self.store, "infeasible", str(cell.infeasible))
+                self._count_row(cell, row)
+
+        self._submit_ready()
+        while self.tasks:
+            finished, _ = ray.wait(list(self.tasks), num_returns=1, timeout=WAIT_SECONDS)
+            if finished:
+                # Take whatever else has ended by now.
+                finished, _ = ray.wait(list(self.tasks), num_returns=len(self.tasks), timeout=0)
+            self._update_gauges()
             for ref in finished:
-                self._take(ref)
-            self._look()
-            self._submit()
-        self.gauges.tell(self._measures, now=True)
+                self._collect(ref)
+            self._poll()
+            self._submit_ready()
+
+        self.gauges.update(self._measures, at_once=True)
         rows = {**self.plan.rows, **self.store.rows(self.statuses.keys() - self.plan.rows.keys())}
         return [rows[cell.id] for cell in self.plan.cells if cell.id in rows]
 
-    def _look(self) -> None:
-        """See how far the stages are; stop those that take too long, and give up where none can be placed any more."""
-        known, nodes = set(self.monitor.began.items()), self.monitor.have.nodes
-        if not self.monitor.look(name for name, _ in self.running.values()):
-            return
-        for key, (node, since) in self.monitor.began.items():
-            if (key, (node, since)) not in known:
-                self.run_log.note("stage began", key=key, node=node)
-        self.progress.heard(self.monitor.facts)
-        late = self.monitor.late(self.graph.stages)
-        for ref, (name, _) in list(self.running.items()):
-            if name in late:
-                alone = self.experiment.resources_of(self.graph.stages[name]).workers == 1
-                ray.cancel(
-                    ref, force=alone
-                )  # a group is interrupted, so that Ray Train gives its places back
-                del self.running[ref]
-                self._fail(name, late[name], str(late[name]))
-        self.monitor.check_places(
-            [self.graph.stages[name] for name in self._at_work() if name in self.graph.stages]
-        )
-        if self.monitor.have.nodes != nodes:
-            self.run_log.note("nodes came or went", cluster=str(self.monitor.have))
+    # --- submitting --------------------------------------------------------------------------
 
-    def _count(self) -> None:
-        """Add the GPU time since the last count, and tell the gauges."""
-        asked = [
-            self.experiment.resources_of(self.graph.stages[name])
-            for name in self._at_work()
-            if name in self.graph.stages
-        ]
-        now = time.monotonic()
-        self.gpu_seconds += (now - self.counted) * sum(
-            one.workers * gpus_of(one, self.monitor.have) for one in asked
-        )
-        self.counted = now
-        self.gauges.tell(self._measures)
+    def _submit_ready(self) -> None:
+        """Submit what is ready, in the order of the cells, as far as the cluster has room."""
+        for name in self.left.ready:
+            stage = self.left.stages.get(name)
+            share = 0.0
+            if stage is not None:
+                resources = self.experiment.resources_of(stage)
+                share = share_of_cluster(resources, self.monitor.cluster)
+            self.queue.add(name, share)
+        self.left.ready.clear()
 
-    def _measures(self) -> dict[str, float]:
-        """The values of the gauges."""
-        failed = sum(status == "failed" for status in self.statuses.values())
-        at_work = self._at_work()
-        served = {
-            cell
-            for name in at_work
-            for cell in (name, *self.graph.waiting.get(name, ()))
-            if cell in self.graph.cells
-        }
-        return {
-            "raybd_cells_done": len(self.statuses) - failed,
-            "raybd_cells_failed": failed,
-            "raybd_cells_running": len(served),
-            "raybd_stages_waiting": self.queue.waiting(),
-            "raybd_gpu_seconds": self.gpu_seconds,
-        }
-
-    def _at_work(self) -> set[str]:
-        """Stages and cells that were handed to the cluster."""
-        return {name for name, _ in self.running.values()}
-
-    def _submit(self) -> None:
-        """Start what is ready, as much as the cluster can hold; the order of the cells decides who comes first."""
-        for name in self.graph.ready:
-            self.queue.add(
-                name, self._cost(self.graph.stages[name]) if name in self.graph.stages else 0.0
-            )
-        self.graph.ready.clear()
-        while (first := self.queue.take(self._fits)) is not None:
-            name, cost = first
-            if name in self.graph.cells:
-                self.running[record_cell.remote(self.graph.cells[name], self.store)] = (name, cost)
+        while (first := self.queue.pop_first(self._has_room)) is not None:
+            task = _Task(*first)
+            stage = self.left.stages.get(task.name)
+            if stage is None:
+                ref = record_cell.remote(self.left.cells[task.name], self.store)
             else:
-                self.running[self._start(self.graph.stages[name])] = (name, cost)
-                self.progress.started(self.graph.stages[name])
+                ref = self._submit_stage(stage)
+                self.progress.stage_submitted(stage)
+            self.tasks[ref] = task
 
-    def _fits(self, cost: float) -> bool:
-        """Whether the cluster can hold this beside what runs."""
-        if not cost:
-            return sum(not taken for _, taken in self.running.values()) < min(
-                _CELLS_IN_FLIGHT, max(1, self.monitor.have.cpus)
-            )
-        return (
-            not self.running or sum(taken for _, taken in self.running.values()) + cost <= 1 + 1e-9
-        )
+    def _has_room(self, share: float) -> bool:
+        """Return whether the cluster has room for a further task of this share."""
+        taken = [task.share for task in self.tasks.values()]
+        if not share:
+            at_most = min(MAX_CELLS_IN_FLIGHT, max(1, self.monitor.cluster.cpus))
+            return sum(not other for other in taken) < at_most
+        # The first task may be larger than what the cluster has left after the loss of a node.
+        return not taken or sum(taken) + share <= 1 + ROUNDING
 
-    def _cost(self, stage: Stage) -> float:
-        """The share of the cluster that a stage takes."""
-        asked = self.experiment.resources_of(stage)
-        cpus = asked.workers * asked.cpus_per_worker / self.monitor.have.cpus
-        return max(
-            cpus,
-            asked.workers * gpus_of(asked, self.monitor.have) / self.monitor.have.gpus
-            if self.monitor.have.gpus
-            else 0.0,
-            1e-6,
-        )
+    def _submit_stage(self, stage: Stage) -> Any:
+        """Submit a stage, and its data set if no other stage has; return the task's reference."""
+        resources = self.experiment.resources_of(stage)
+        gpus = gpus_per_worker(resources, self.monitor.cluster)
+        if stage.data not in self.datasets:
+            self.datasets[stage.data] = load_dataset.remote(stage.dataset)
+        dataset = self.datasets[stage.data]
+        status_actor = self.monitor.status_actor
 
-    def _start(self, stage: Stage) -> Any:
-        asked = self.experiment.resources_of(stage)
-        gpus = gpus_of(asked, self.monitor.have)
-        data = self.data.get(stage.data)
-        if data is None:
-            data = self.data[stage.data] = load_dataset.remote(stage.dataset)
-        if asked.workers > 1:
-            return run_group.remote(stage, self.store, [data], asked, gpus, self.monitor.status)
+        if resources.workers > 1:
+            return run_group.remote(stage, self.store, [dataset], resources, gpus, status_actor)
         task = run_alone.options(
-            num_cpus=asked.cpus_per_worker,
+            num_cpus=resources.cpus_per_worker,
             num_gpus=gpus,
-            max_retries=CRASH_RETRIES,
+            max_retries=stage.crash_retries,
             retry_exceptions=[OSError],
         )
-        return task.remote(
-            stage, self.graph.completed_by(stage.key), self.store, data, asked, self.monitor.status
-        )
+        cells = self.left.cells_waiting_only_for(stage.key)
+        return task.remote(stage, cells, self.store, dataset, resources, status_actor)
 
-    def _take(self, ref: Any) -> None:
-        """A task has ended, well or not."""
-        name, _ = self.running.pop(ref)
+    # --- what comes back ---------------------------------------------------------------------
+
+    def _collect(self, ref: Any) -> None:
+        """Take the result of a task that has ended, or its error."""
+        name = self.tasks.pop(ref).name
+        stage = self.left.stages.get(name)
         try:
             recorded = ray.get(ref) or ()
         except Exception as error:
-            self._fail(name, why_lost(error), str(error))
+            self._fail(name, stage_error(error, stage), str(error))
             return
+
         for id_ in recorded:
-            self._finish(self.graph.cells.pop(id_), {"status": "ok"})
-        if name in self.graph.stages:
-            self.run_log.note(
-                "stage done",
-                key=name,
-                stage=self.graph.stages[name].name,
-                kind=self.graph.stages[name].method.kind,
+            self._count_row(self.left.cells.pop(id_), {"status": "ok"})
+        if stage is not None:
+            self.run_log.record(
+                "stage done", key=stage.key, stage=stage.name, kind=stage.method.kind
             )
-            self.progress.finished(self.graph.stages[name])
-            self.graph.done(name)
-            self._forget_data(self.graph.take(name))
+            self.progress.stage_finished(stage)
+            self.left.mark_finished(stage.key)
+            self._free_dataset(stage)
 
     def _fail(self, name: str, error: BaseException, traceback: str) -> None:
+        """Record an error of a stage for all cells that depend on it, or that of a single cell."""
         outcome = outcome_of(error)
-        if name in self.graph.cells:
-            lost = [self.graph.cells.pop(name)]
+        stage = self.left.stages.get(name)
+        if stage is None:
+            lost = [self.left.cells.pop(name)]
         else:
-            self.progress.failed(self.graph.stages[name], outcome.text)
-            stage = self.graph.take(name)
-            lost = self.graph.give_up(name)
-            self._forget_data(stage)
-        self.run_log.note(
-            outcome.status, key=name, error=outcome.text, cells=[str(cell) for cell in lost]
-        )
+            self.progress.stage_failed(stage, outcome.text)
+            lost = self.left.mark_failed(name)
+            self._free_dataset(stage)
+
+        cells = [str(cell) for cell in lost]
+        self.run_log.record(outcome.status, key=name, error=outcome.text, cells=cells)
         for cell in lost:
-            self._finish(
-                cell, record_failure(cell, self.store, outcome.status, outcome.text, traceback)
-            )
+            row = record_failure(cell, self.store, outcome.status, outcome.text, traceback)
+            self._count_row(cell, row)
 
-    def _finish(self, cell: Cell, row: Mapping[str, Any]) -> None:
+    def _count_row(self, cell: Cell, row: Mapping[str, Any]) -> None:
         self.statuses[cell.id] = row["status"]
-        self.progress.recorded(cell, row)
+        self.progress.cell_recorded(cell, row)
 
-    def _forget_data(self, stage: Stage) -> None:
-        """Free a data set that no stage needs any more."""
-        if not self.graph.users[stage.data]:
-            self.data.pop(stage.data, None)
+    def _free_dataset(self, stage: Stage) -> None:
+        """Drop the data set of a stage if no other stage is left that needs it."""
+        if not self.left.stages_left[stage.data]:
+            self.datasets.pop(stage.data, None)
+
+    # --- what runs ---------------------------------------------------------------------------
+
+    def _poll(self) -> None:
+        """Show the progress of the stages, enforce time limits, and check the cluster's nodes."""
+        started_before = set(self.monitor.started.items())
+        nodes_before = len(self.monitor.cluster.nodes)
+        if not self.monitor.poll(self._names_in_flight()):
+            return
+
+        for key, start in self.monitor.started.items():
+            if (key, start) not in started_before:
+                self.run_log.record("stage began", key=key, node=start.node)
+        self.progress.update(self.monitor.reports)
+
+        self._stop_overdue()
+        self.monitor.check_capacity(self._stages_in_flight())
+        if len(self.monitor.cluster.nodes) != nodes_before:
+            self.run_log.record("nodes came or went", cluster=str(self.monitor.cluster))
+
+    def _stop_overdue(self) -> None:
+        """Stop and fail the stages that exceed their time limit."""
+        overdue = self.monitor.overdue(self.left.stages)
+        for ref, task in list(self.tasks.items()):
+            if task.name not in overdue:
+                continue
+            # A group is interrupted, not killed, so that Ray Train frees what its workers hold.
+            stage = self.left.stages[task.name]
+            ray.cancel(ref, force=self.experiment.resources_of(stage).workers == 1)
+            del self.tasks[ref]
+            error = overdue[task.name]
+            self._fail(task.name, error, str(error))
+
+    def _update_gauges(self) -> None:
+        """Add the GPU time since the last count, and update the gauges."""
+        held = 0.0
+        for stage in self._stages_in_flight():
+            resources = self.experiment.resources_of(stage)
+            held += resources.workers * gpus_per_worker(resources, self.monitor.cluster)
+        now = time.monotonic()
+        self.gpu_seconds += (now - self.gpu_seconds_until) * held
+        self.gpu_seconds_until = now
+        self.gauges.update(self._measures)
+
+    def _measures(self) -> dict[str, float]:
+        """Return the values of the gauges."""
+        failed = sum(status == "failed" for status in self.statuses.values())
+        names = self._names_in_flight()
+        waiting = {name for key in names for name in self.left.dependents(key)}
+        return {
+            "raybd_cells_done": len(self.statuses) - failed,
+            "raybd_cells_failed": failed,
+            "raybd_cells_running": len((names | waiting) & self.left.cells.keys()),
+            "raybd_stages_waiting": self.queue.stages_waiting(),
+            "raybd_gpu_seconds": self.gpu_seconds,
+        }
+
+    def _names_in_flight(self) -> set[str]:
+        """Return the keys of the stages, and the ids of the cells, that were submitted."""
+        return {task.name for task in self.tasks.values()}
+
+    def _stages_in_flight(self) -> list[Stage]:
+        stages = self.left.stages
+        return [stages[name] for name in self._names_in_flight() if name in stages]

@@ -1,4 +1,4 @@
-"""What happened in a run, line by line in the store: enough for a post-mortem when the cluster is gone."""
+"""Log of a run in the store, one event per line: enough for a post-mortem without the cluster."""
 
 import json
 import os
@@ -8,29 +8,36 @@ from typing import Any
 
 from raybd.results.store import Store
 
-_PAUSE_SECONDS = 5.0
-_LEAST_SHARE = 50
-"""Writing takes at most one part of so many of the time."""
+WRITE_SECONDS = 5.0
+"""Shortest pause between two writes."""
+MAX_WRITING_SHARE = 0.02
+"""Largest share of the run's time that writing may take: a remote store can be slow."""
 
 
 class RunLog:
-    """`runs/NAME/TIME-PID.jsonl`. Written as a whole, so with a pause between two writes; a killed driver loses its last lines."""
+    """`runs/NAME/TIME-PID.jsonl`.
 
-    def __init__(self, store: Store, name: str) -> None:
-        self._store, self._lines = store, list[str]()
+    The file is written as a whole, with a pause between two writes, so a driver that is killed
+    loses its last lines.
+    """
+
+    def __init__(self, store: Store, name: str, write_seconds: float = WRITE_SECONDS) -> None:
+        self._store = store
         self._path = f"runs/{name}/{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}.jsonl"
-        self._next = time.monotonic() + _PAUSE_SECONDS
+        self._lines: list[str] = []
+        self._write_seconds = write_seconds
+        self._next_write = time.monotonic() + write_seconds
 
-    def note(self, what: str, **facts: Any) -> None:
-        """One line: when, what, and more about it."""
-        line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "what": what, **facts}
+    def record(self, event: str, **facts: Any) -> None:
+        """Add a line with the time, the event and facts about it; write the log if it is time."""
+        line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "what": event, **facts}
         self._lines.append(json.dumps(line, default=str))
-        if time.monotonic() >= self._next:
+        if time.monotonic() >= self._next_write:
             self.write()
 
     def write(self) -> None:
-        """Bring it to the store."""
+        """Write all lines to the store."""
         began = time.monotonic()
         self._store.write(self._path, ("\n".join(self._lines) + "\n").encode())
         now = time.monotonic()
-        self._next = now + max(_PAUSE_SECONDS, _LEAST_SHARE * (now - began))
+        self._next_write = now + max(self._write_seconds, (now - began) / MAX_WRITING_SHARE)

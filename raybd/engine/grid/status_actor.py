@@ -1,4 +1,7 @@
-"""Where running stages say how far they are. Imports nothing heavy: the actor's process then starts at once, and stays small."""
+"""The actor that running stages report to, and that the driver reads.
+
+This module imports nothing large, so that the process of the actor starts fast and stays small.
+"""
 
 from typing import Any
 
@@ -7,37 +10,39 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 class _StatusActor:
-    """Where running stages say that they have begun, on which node, and how far they are; the driver reads it."""
+    """Keeps the node and the last report of each running stage."""
 
     def __init__(self) -> None:
         self._nodes: dict[str, str] = {}
-        self._facts: dict[str, dict[str, Any]] = {}
+        self._reports: dict[str, dict[str, Any]] = {}
 
-    def begin(self, key: str, node: str) -> None:
-        """A stage begins, or begins again after its process died."""
+    def stage_started(self, key: str, node: str) -> None:
+        """Note that a stage started, or started again after its process died."""
         self._nodes[key] = node
 
-    def post(self, key: str, facts: dict[str, Any]) -> None:
-        """The last word of a stage."""
-        self._facts[key] = facts
+    def report(self, key: str, facts: dict[str, Any]) -> None:
+        """Replace the last report of a stage."""
+        self._reports[key] = facts
 
     def read(self, running: set[str]) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
-        """Where the running stages have begun, and the last word of each; the others are forgotten."""
+        """Return the nodes and the last reports of the running stages; forget the other stages."""
         self._nodes = {key: node for key, node in self._nodes.items() if key in running}
-        self._facts = {key: facts for key, facts in self._facts.items() if key in running}
-        return self._nodes, self._facts
+        self._reports = {key: facts for key, facts in self._reports.items() if key in running}
+        return self._nodes, self._reports
 
 
 def new_status_actor() -> Any:
-    """On the driver's own node, so that it is there as long as the driver is."""
+    """Start a status actor on the driver's node, so that it is there as long as the driver is."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return (
-        ray.remote(_StatusActor)
-        .options(num_cpus=0, max_restarts=-1, max_task_retries=1, scheduling_strategy=here)
-        .remote()
-    )
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 1}
+    return ray.remote(_StatusActor).options(**options, scheduling_strategy=here).remote()
 
 
-def stage_began(status: Any, key: str) -> None:
-    """Say that a stage begins in this process."""
-    status.begin.remote(key, ray.get_runtime_context().get_node_id())
+def report_start(status_actor: Any, key: str) -> None:
+    """Report that a stage starts in this process. Does not wait for the actor."""
+    status_actor.stage_started.remote(key, ray.get_runtime_context().get_node_id())
+
+
+def reporter(status_actor: Any, key: str) -> Any:
+    """Return a function that reports the progress of a stage. It does not wait for the actor."""
+    return lambda facts: status_actor.report.remote(key, dict(facts))

@@ -1,10 +1,9 @@
-"""What the driver of a grid sends to the cluster: stages, alone or as groups, and rows; and why one does not come back."""
+"""Ray tasks: a stage in one process, a stage in a group of workers, the row of a cell."""
 
-from contextlib import suppress
+import logging
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from raybd.cells import run as stages
 from raybd.cells.cell import Cell
@@ -13,40 +12,42 @@ from raybd.cells.row import record
 from raybd.cells.stage import Stage
 from raybd.distributed import group
 from raybd.engine.grid.datasets import unpack
-from raybd.engine.grid.status_actor import stage_began
+from raybd.engine.grid.status_actor import report_start, reporter
 from raybd.results.store import Store
 
-CRASH_RETRIES = 2
+log = logging.getLogger("raybd.tasks")
 
 
 @ray.remote
 def run_alone(
     stage: Stage,
-    completes: list[Cell],
+    completed_cells: list[Cell],
     store: Store,
     packed: Any,
     resources: Resources,
-    status: Any,
+    status_actor: Any,
 ) -> list[str]:
-    """A stage as a plain task, and the rows of the cells that it completes, whose ids it returns.
+    """Run a stage in one process, and record the cells that wait for nothing else.
 
-    Worker processes are reused, so torch is imported once in each.
+    Return the ids of the recorded cells. Ray reuses worker processes, so each imports torch once.
     """
-    stage_began(status, stage.key)
+    report_start(status_actor, stage.key)
     group.use_threads(resources.cpus_per_worker)
-    report = lambda facts: status.post.remote(stage.key, dict(facts))
+    report = reporter(status_actor, stage.key)
     stages.run_stage(stage, store, unpack(packed), resources, report=report)
-    return _record_all(completes, store)
+    return record_all(completed_cells, store)
 
 
-def _record_all(cells: list[Cell], store: Store) -> list[str]:
-    """Write the rows of cells. Returns the ids of those where it worked."""
+def record_all(cells: list[Cell], store: Store) -> list[str]:
+    """Write the rows of cells, and return the ids of those that worked."""
     recorded = []
     for cell in cells:
-        with suppress(
-            Exception
-        ):  # is tried again as a task of its own, whose error becomes the row of the cell
+        try:
             record(cell, store)
+        except Exception as error:
+            # The driver tries it again with `record_cell`, whose error becomes the cell's row.
+            log.debug("%s was not recorded: %s", cell, error)
+        else:
             recorded.append(cell.id)
     return recorded
 
@@ -55,41 +56,25 @@ def _record_all(cells: list[Cell], store: Store) -> list[str]:
 def run_group(
     stage: Stage,
     store: Store,
-    boxed: list[Any],
+    packed: list[Any],
     resources: Resources,
     gpus: float,
-    status: Any,
+    status_actor: Any,
     watched: bool = False,
 ) -> None:
-    """A stage as a Ray Train job; this task only waits, the workers hold the resources."""
+    """Run a stage in a group of workers, with Ray Train. This task waits; they hold the resources.
+
+    `packed` is a list with a reference to the data set: Ray would replace a reference that is an
+    argument by the data set, which only the workers need.
+    """
+    # Ray Train takes more than a second to import, and most grids do without it.
     from raybd.engine.grid.train_group import train_group
 
-    train_group(stage, store, boxed, resources, gpus, status, watched)
+    train_group(stage, store, packed, resources, gpus, status_actor, watched)
 
 
 @ray.remote(num_cpus=0)
 def record_cell(cell: Cell, store: Store) -> list[str]:
-    """The row of a cell whose stages were in the store already."""
+    """Write the row of a cell whose stages are all in the store; return its id in a list."""
     record(cell, store)
     return [cell.id]
-
-
-class StageLost(Exception):
-    """The process of a stage died, again and again."""
-
-
-def why_lost(error: BaseException) -> BaseException:
-    """The error that a stage raised, without Ray's wrapping; where its process died, what that means."""
-    failures = getattr(error, "worker_failures", None)
-    if isinstance(error, RayTaskError):
-        return why_lost(error.cause) if error.cause is not None else error
-    if isinstance(error, OutOfMemoryError):
-        return StageLost(
-            "out of memory: Ray killed the stage's process, twice, before the machine ran out; run less at once"
-        )
-    if isinstance(error, WorkerCrashedError):
-        tries = CRASH_RETRIES + 1
-        return StageLost(
-            f"the stage's process died {tries} times; the system may have killed it for want of memory"
-        )
-    return why_lost(next(iter(failures.values()))) if failures else error

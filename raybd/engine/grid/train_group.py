@@ -1,12 +1,11 @@
-"""A stage as a Ray Train (V2) TorchTrainer: the same stage function in every worker of a group, with DDP."""
+"""A stage in a group of workers: a Ray Train (V2) TorchTrainer, whose workers all run the stage."""
 
 import uuid
 from typing import Any
 
 import ray
 import torch
-from pyarrow.fs import FSSpecHandler, PyFileSystem
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from raybd.cells import run as stages
@@ -14,66 +13,82 @@ from raybd.cells.resources import Resources
 from raybd.cells.stage import Stage
 from raybd.distributed import group
 from raybd.engine.grid.datasets import unpack
-from raybd.engine.grid.status_actor import stage_began
+from raybd.engine.grid.failures import process_died, stage_error
+from raybd.engine.grid.status_actor import report_start, reporter
+from raybd.engine.ray_storage import ray_filesystem
 from raybd.results.store import Store
 
-_RESTARTS = 2
-_SCRATCH = "train"
-"""Where Ray Train keeps its own state while a group runs: every node must see it, and every node sees the store."""
-_TIMEOUT_SECONDS = 600
+STATE_FOLDER = "train"
+"""Folder of the store for Ray Train's own state while a group runs: all nodes must see it."""
+COLLECTIVE_SECONDS = 600
+"""How long a worker waits for the others before it gives up."""
 
 
 def train_group(
     stage: Stage,
     store: Store,
-    data: Any,
+    packed: list[Any],
     resources: Resources,
     gpus: float,
-    status: Any,
+    status_actor: Any,
     watched: bool,
 ) -> None:
-    """Run a stage on a group of workers and wait. A dead worker restarts the group, which goes on from the stage's checkpoint."""
+    """Run a stage in a group of workers, and wait for it.
+
+    If a worker dies, the group is started again and continues from the stage's checkpoint. Raises
+    the error of the stage.
+    """
     name = f"{stage.name}-{stage.key}-{uuid.uuid4().hex[:8]}"
-    # Behind a reference: what is in the config itself is unpacked by Train's controller, too, before it starts the workers.
-    work = ray.put((stage, store, data, resources, status, watched))
+    # By reference: Train's controller unpickles the config before it starts the workers.
+    work = ray.put((stage, store, packed, resources, status_actor, watched))
+    trainer = TorchTrainer(
+        _run_member,
+        train_loop_config={"work": work},
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=COLLECTIVE_SECONDS),
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=gpus > 0,
+            resources_per_worker={
+                "CPU": resources.cpus_per_worker,
+                **({"GPU": gpus} if gpus else {}),
+            },
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=store.at(STATE_FOLDER),
+            storage_filesystem=ray_filesystem(store),
+            failure_config=FailureConfig(max_failures=stage.crash_retries),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    )
     try:
-        TorchTrainer(
-            _member,
-            train_loop_config={"work": work},
-            torch_config=TorchConfig(
-                backend="nccl" if gpus else "gloo", timeout_s=_TIMEOUT_SECONDS
-            ),
-            scaling_config=ScalingConfig(
-                num_workers=resources.workers,
-                use_gpu=gpus > 0,
-                resources_per_worker={
-                    "CPU": resources.cpus_per_worker,
-                    **({"GPU": gpus} if gpus else {}),
-                },
-            ),
-            run_config=RunConfig(
-                name=name,
-                storage_path=store.at(_SCRATCH),
-                storage_filesystem=None
-                if store.local
-                else PyFileSystem(FSSpecHandler(store.filesystem)),
-                failure_config=FailureConfig(max_failures=_RESTARTS),
-                checkpoint_config=CheckpointConfig(num_to_keep=1),
-            ),
-        ).fit()
+        trainer.fit()
+    except WorkerGroupError as error:
+        raise _member_error(error, stage) from error
     finally:
-        store.remove(f"{_SCRATCH}/{name}")
+        store.remove(f"{STATE_FOLDER}/{name}")
 
 
-def _member(config: dict[str, Any]) -> None:
-    """What each worker runs; the stage's own checkpoints are in the store, so nothing is reported to Train."""
-    stage, store, data, resources, status, watched = ray.get(config["work"])
+def _member_error(error: WorkerGroupError, stage: Stage) -> BaseException:
+    """Return why a group failed: the error that the stage raised, or StageLost."""
+    failures = [stage_error(failure, stage) for failure in error.worker_failures.values()]
+    # A failure of Ray's own says that a worker died; what the others raise follows from that.
+    if any(type(failure).__module__.startswith("ray.") for failure in failures):
+        return process_died(stage)
+    return failures[0] if failures else error
+
+
+def _run_member(config: dict[str, Any]) -> None:
+    """Run the stage in one worker. Its checkpoints are in the store, so Train is told nothing."""
+    stage, store, packed, resources, status_actor, watched = ray.get(config["work"])
     group.use_threads(resources.cpus_per_worker)
+
     device = get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if group.rank() == 0:
-        stage_began(status, stage.key)
-    dataset = unpack(ray.get(data[0]))
-    report = lambda facts: status.post.remote(stage.key, dict(facts))
+        report_start(status_actor, stage.key)
+
+    dataset = unpack(ray.get(packed[0]))
+    report = reporter(status_actor, stage.key)
     stages.run_stage(stage, store, dataset, resources, report, watched)

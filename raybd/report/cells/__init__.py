@@ -1,1 +1,1 @@
-"""The report's page of cells."""
+"""The part of the report about cells: tables, scores, scans and attacks."""

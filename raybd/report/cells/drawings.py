@@ -1,4 +1,7 @@
-"""What the page draws about a cell, an attack and an experiment, read from the store; what is missing is said in its place."""
+"""What the page draws about a cell, an attack and an experiment, read from the store.
+
+Each drawing has `missing`: sentences about what can't be shown, and why.
+"""
 
 from io import BytesIO
 from typing import Any
@@ -7,19 +10,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raybd.report.cells.figures import histogram, roc, threshold
+from raybd.report.cells.cell import Cell, scored_stage, stage_key
+from raybd.report.cells.curves import histogram, roc, threshold
 from raybd.report.cells.gallery import data_uris, difference
-from raybd.report.cells.tables import Cell, Table, scored_stage, stage_key
+from raybd.report.cells.tables import Table
 from raybd.results.artifacts import Artifact, Damaged
 from raybd.results.store import Store
 from raybd.types.data import SAMPLE_ROLES
 
-SHOWN = ("clean_accuracy", "attack_success")
-"""What is compared before and after a defense."""
+COMPARED = ("clean_accuracy", "attack_success")
+"""Measures that are drawn before and after a defense."""
+_PICTURE_ORDER = ("input", "masked", "reconstruction", "mask", "pattern")
+"""Order of the pictures that a method makes; others follow in the order of their names."""
 
 
 def detector_drawing(store: Store, cell: Cell) -> dict[str, Any]:
-    """Histogram, ROC curve and most suspicious images of a detector's cell, and what it, or a scanner, saw."""
+    """Return histogram, ROC curve and most suspicious images of a detector's cell.
+
+    Of a detector or a scanner also the pictures that it made itself.
+    """
     drawing: dict[str, Any] = {
         "images": [],
         "captions": [],
@@ -27,74 +36,75 @@ def detector_drawing(store: Store, cell: Cell) -> dict[str, Any]:
         "seen_captions": [],
         "missing": [],
     }
-    scanned = scored_stage(cell) == "scan"
+    stage = scored_stage(cell)
+    scanned = stage == "scan"
     scores = None if scanned else _score_columns(store, cell, drawing["missing"])
     if scores is not None and len(scores["score"]):
         found = threshold(scores["threshold"])
+        unknown = cell["tpr"] is None or cell["fpr"] is None
         drawing |= {
             "threshold": found,
             "histogram": histogram(scores["score"], scores["role"], found["value"]),
             "roc": roc(scores["score"], scores["role"]),
-            "point": None
-            if cell["tpr"] is None or cell["fpr"] is None
-            else [cell["fpr"], cell["tpr"]],
+            "point": None if unknown else [cell["fpr"], cell["tpr"]],
         }
     what = "what the scanner found" if scanned else "the most suspicious images"
-    artifact = _artifact(
-        store, scored_stage(cell), stage_key(cell, scored_stage(cell)), what, drawing["missing"]
-    )
+    artifact = _artifact(store, stage, stage_key(cell, stage), what, drawing["missing"])
     if artifact is not None:
-        drawing |= _seen(artifact) | ({} if scanned else _suspicious(artifact))
+        drawing |= _own_pictures(artifact)
+        drawing |= {} if scanned else _suspicious(artifact)
     return drawing
 
 
 def attack_drawing(store: Store, key: str) -> dict[str, Any]:
-    """Images before and after the attack, and what it changed."""
+    """Return images before and after the attack, and what it changed."""
     drawing: dict[str, Any] = {"images": {}, "captions": [], "missing": []}
     artifact = _artifact(store, "poison", key, "the images before and after", drawing["missing"])
     if artifact is None:
         return drawing
-    tensors, facts = artifact.tensors, artifact.manifest
-    before, after = tensors["gallery_before"], tensors["gallery_after"]
+    tensors = artifact.tensors
+    before = tensors["gallery_before"]
+    after = tensors["gallery_after"]
     change, factor = difference(before, after)
-    roles, labels = tensors["role_M"].tolist(), tensors["y_M"].tolist()
     drawing["images"] = {
         "before": data_uris(before),
         "after": data_uris(after),
         "change": data_uris(change),
     }
-    drawing["captions"] = [
-        [SAMPLE_ROLES[role], label] for role, label in zip(roles, labels, strict=True)
-    ][: len(after)]
-    counts = {
-        name: facts.get(name) for name in ("n_train", "n_poison", "n_cross", "largest_pixel_change")
-    }
-    return {**drawing, "factor": factor, "facts": counts}
+    labels = zip(tensors["role_M"].tolist(), tensors["y_M"].tolist(), strict=True)
+    captions = [[SAMPLE_ROLES[role], label] for role, label in labels]
+    drawing["captions"] = captions[: len(after)]
+    names = ("n_train", "n_poison", "n_cross", "largest_pixel_change")
+    facts = {name: artifact.manifest.get(name) for name in names}
+    return {**drawing, "factor": factor, "facts": facts}
 
 
 def defended_drawing(table: Table) -> list[dict[str, Any]]:
-    """Clean accuracy and attack success before and after each removal or repair."""
+    """Return clean accuracy and attack success before and after each removal or repair."""
     drawing = []
     for row in table.rows:
-        if row.repaired:
-            numbers = {
-                name: [row.number(name).mean, row.number(f"defended_{name}").mean] for name in SHOWN
-            }
-            means = "drop flagged, retrain" if row["defense_role"] == "detector" else "repair"
-            names = [
-                f"{row['dataset']}, {row['attack']}",
-                f"{row['defense']} ({means})",
-                f"{row['trainer']} ({row['network']})",
-            ]
-            drawing.append(
-                {"names": names, "variant": row.variant, "benign": row.benign, **numbers}
-            )
+        if not row.repaired:
+            continue
+        numbers = {
+            name: [row.number(name).mean, row.number(f"defended_{name}").mean] for name in COMPARED
+        }
+        means = "drop flagged, retrain" if row["defense_role"] == "detector" else "repair"
+        names = [
+            f"{row['dataset']}, {row['attack']}",
+            f"{row['defense']} ({means})",
+            f"{row['trainer']} ({row['network']})",
+        ]
+        drawing.append({"names": names, "variant": row.variant, "benign": row.benign, **numbers})
     return drawing
 
 
 def _suspicious(artifact: Artifact) -> dict[str, Any]:
-    """The images with the highest scores: [role, score, flagged, given label, true label, index] of each."""
-    tensors, rows = artifact.tensors, artifact.tensors["gallery_row"]
+    """Return the images with the highest scores, and their captions.
+
+    A caption is [role, score, flagged, given label, true label, index].
+    """
+    tensors = artifact.tensors
+    rows = tensors["gallery_row"]
     columns = [
         tensors[name][rows].tolist()
         for name in ("role_N", "score_N", "threshold_N", "label_N", "true_label_N", "index_N")
@@ -106,74 +116,69 @@ def _suspicious(artifact: Artifact) -> dict[str, Any]:
     return {"images": data_uris(tensors["gallery"]), "captions": captions}
 
 
-def _seen(artifact: Artifact) -> dict[str, Any]:
-    """The pictures that the method made itself, by name, and [role, score] of each image."""
+def _own_pictures(artifact: Artifact) -> dict[str, Any]:
+    """Return the pictures that the method made itself, by name, and [role, score] of each image."""
     tensors = artifact.tensors
     pictures = {
         name.removeprefix("picture."): x
         for name, x in tensors.items()
         if name.startswith("picture.") and x.dim() == 4
     }
-    roles, scores = (tensors.get(f"picture.{name}") for name in ("role", "score"))
-    captions = (
-        [] if roles is None or scores is None else zip(roles.tolist(), scores.tolist(), strict=True)
-    )
-    order = sorted(
-        pictures,
-        key=lambda name: ("input", "masked", "reconstruction", "mask", "pattern", name).index(name),
-    )
-    return {
-        "seen": {name: data_uris(pictures[name]) for name in order},
-        "seen_captions": [[SAMPLE_ROLES[role], float(f"{score:.4g}")] for role, score in captions],
-    }
+    order = sorted(pictures, key=lambda name: (*_PICTURE_ORDER, name).index(name))
+    roles = tensors.get("picture.role")
+    scores = tensors.get("picture.score")
+    captions = []
+    if roles is not None and scores is not None:
+        captions = [
+            [SAMPLE_ROLES[role], float(f"{score:.4g}")]
+            for role, score in zip(roles.tolist(), scores.tolist(), strict=True)
+        ]
+    return {"seen": {name: data_uris(pictures[name]) for name in order}, "seen_captions": captions}
 
 
 def _score_columns(store: Store, cell: Cell, missing: list[str]) -> dict[str, Any] | None:
-    """The score rows of one cell: its own file alone, so that memory holds one cell at a time."""
-    path = "scores/dataset={dataset}/attack={attack}/defense={defense}/{cell}.parquet".format_map(
-        cell
-    )
+    """Return score, role and threshold of the samples of one cell.
+
+    Reads the file of this cell alone, so that memory holds one cell at a time.
+    """
+    path = "scores/dataset={dataset}/attack={attack}/defense={defense}/{cell}.parquet"
+    path = path.format_map(cell)
+    lost = "no histogram and no ROC curve. Run the experiment again to get them."
     try:
         data = store.read(path)
     except FileNotFoundError:
-        missing.append(
-            f"{path} is missing: no histogram and no ROC curve. Run the experiment again to get it."
-        )
+        missing.append(f"{path} is missing: {lost}")
         return None
     try:
         frame = pq.ParquetFile(BytesIO(data)).read(["role", "score", "threshold"]).to_pandas()
     except (pa.ArrowInvalid, OSError):
-        missing.append(
-            f"{path} is damaged: no histogram and no ROC curve. Run the experiment again to get it."
-        )
+        missing.append(f"{path} is damaged: {lost}")
         return None
-    role = (
-        frame["role"]
-        .map({name: number for number, name in enumerate(SAMPLE_ROLES)})
-        .astype("int8")
-        .to_numpy()
-    )
+    numbers = {name: number for number, name in enumerate(SAMPLE_ROLES)}
     return {
-        "role": role,
-        **{name: frame[name].to_numpy(np.float64) for name in ("score", "threshold")},
+        "role": frame["role"].map(numbers).astype("int8").to_numpy(),
+        "score": frame["score"].to_numpy(np.float64),
+        "threshold": frame["threshold"].to_numpy(np.float64),
     }
 
 
 def _artifact(
     store: Store, stage: str, key: str | None, what: str, missing: list[str]
 ) -> Artifact | None:
-    """An artefact, or None after noting what the page lacks without it."""
+    """Return an artefact; None after a sentence about what the page lacks without it."""
     if key is None:
-        missing.append(f"the row names no {stage} artefact: {what} can't be shown.")
+        missing.append(f"The row names no {stage} artefact: {what} can't be shown.")
         return None
+    path = f"artifacts/{stage}/{key}"
     try:
         return store.load(stage, key)
     except Damaged:
         missing.append(
-            f"artifacts/{stage}/{key} is damaged and was set aside: {what} can't be shown. Run the experiment again."
+            f"{path} is damaged and was set aside: {what} can't be shown. "
+            "Run the experiment again to get it."
         )
     except FileNotFoundError:
         missing.append(
-            f"artifacts/{stage}/{key} is missing: {what} can't be shown. Run the experiment again to get it."
+            f"{path} is missing: {what} can't be shown. Run the experiment again to get it."
         )
     return None

@@ -11,17 +11,20 @@ from PIL import Image
 if TYPE_CHECKING:
     from torch import Tensor
 
-LARGEST = 96
-"""Side in pixels above which an image is scaled down, to keep the page small; it is shown at about 64."""
+MAX_SIDE = 96
+"""Side in pixels above which an image is scaled down, to keep the page small. It is shown at 64."""
 
 
 def data_uris(x_NCHW: "Tensor") -> list[str]:
-    """Each image as a PNG data URI; its pixels are kept unless it is large."""
+    """Return each image as a PNG data URI. Images up to MAX_SIDE keep their pixels."""
     return [_data_uri(x_HWC) for x_HWC in x_NCHW.permute(0, 2, 3, 1).cpu().numpy()]
 
 
 def difference(before_NCHW: "Tensor", after_NCHW: "Tensor") -> tuple["Tensor", int]:
-    """What an attack changed, and how often it is amplified: one whole factor for all images, as large as fits."""
+    """Return what an attack changed, amplified, and by which factor.
+
+    The factor is the largest integer with which no change exceeds 255; all images have the same.
+    """
     change = (after_NCHW.int() - before_NCHW.int()).abs()
     largest = int(change.max()) if change.numel() else 0
     factor = 255 // largest if largest else 1
@@ -30,7 +33,7 @@ def difference(before_NCHW: "Tensor", after_NCHW: "Tensor") -> tuple["Tensor", i
 
 def _data_uri(x_HWC: NDArray[np.uint8]) -> str:
     image = Image.fromarray(x_HWC[..., 0] if x_HWC.shape[-1] == 1 else x_HWC)
-    image.thumbnail((LARGEST, LARGEST), Image.Resampling.BOX)
+    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BOX)
     buffer = BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

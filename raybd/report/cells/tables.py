@@ -1,6 +1,7 @@
-"""The rows of the page's tables: cells that differ in seed only become one row, with mean and standard deviation."""
+"""The tables of the report: cells that differ in their seed alone become one row."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,140 +9,16 @@ from itertools import groupby
 from statistics import fmean, stdev
 from typing import Any, Literal
 
-from raybd.cells.row import WEAK_ATTACK
+from raybd.metrics.catalogue import REPORTED
+from raybd.metrics.measure import Measure
+from raybd.report.cells.cell import Cell, attack_failed, benign, config
 
-Cell = Mapping[str, Any]
-"""One row of the cells table; what is missing is None."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A column of numbers."""
-
-    name: str
-    title: str
-    group: Literal[
-        "victim",
-        "clean twin",
-        "detection",
-        "same on clean twin",
-        "outside trigger",
-        "scan",
-        "defended",
-    ]
-    help: str
-    good: Literal["high", "low"] | None = None
-    """Which end is good for a defender; none: a fact about the victim, not coloured."""
-    worst: float = 0.0
-    """The value that is worth nothing."""
-
-
-METRICS = (
-    Metric("clean_accuracy", "clean accuracy", "victim", "Clean accuracy of the victim"),
-    Metric("attack_success", "attack success", "victim", "Attack success on the victim"),
-    Metric("robust_accuracy", "robust accuracy", "victim", "Robust accuracy of the victim"),
-    Metric(
-        "twin_clean_accuracy",
-        "clean accuracy",
-        "clean twin",
-        "Clean accuracy where the encoder was not attacked",
-    ),
-    Metric(
-        "twin_attack_success",
-        "attack success",
-        "clean twin",
-        "What the trigger does where the encoder was not attacked",
-    ),
-    Metric("auroc", "AUROC", "detection", "Area under the ROC curve", "high", 0.5),
-    Metric(
-        "tpr",
-        "TPR",
-        "detection",
-        "Share of poison that is flagged, at the detector's own threshold",
-        "high",
-    ),
-    Metric(
-        "fpr",
-        "FPR",
-        "detection",
-        "Share of clean samples that is flagged, at the detector's own threshold",
-        "low",
-    ),
-    Metric(
-        "tpr_at_fpr_1",
-        "TPR@1%",
-        "detection",
-        "Share of poison found where 1 % of clean samples is flagged",
-        "high",
-    ),
-    Metric(
-        "control_auroc",
-        "AUROC",
-        "same on clean twin",
-        "AUROC of the detector on the clean twin: of the trigger alone",
-    ),
-    Metric(
-        "auroc_over_control",
-        "gap",
-        "same on clean twin",
-        "AUROC on the victim less that on its twin: what the backdoor adds",
-    ),
-    Metric(
-        "auroc_outside_trigger",
-        "AUROC",
-        "outside trigger",
-        "AUROC where what the trigger covers does not count",
-    ),
-    Metric(
-        "control_auroc_outside_trigger",
-        "on twin",
-        "outside trigger",
-        "The same on the clean twin; .5 is what an innocent one has",
-    ),
-    Metric("model_score", "suspicion", "scan", "A scanner's one suspicion of the whole model"),
-    Metric(
-        "model_threshold", "threshold", "scan", "Above it the scanner calls the model backdoored"
-    ),
-    Metric(
-        "control_model_score",
-        "of clean twin",
-        "scan",
-        "The same scanner's suspicion of the clean twin",
-    ),
-    Metric(
-        "defended_clean_accuracy",
-        "clean accuracy",
-        "defended",
-        "Clean accuracy after the defense; no answer is wrong",
-        "high",
-    ),
-    Metric(
-        "defended_accuracy_on_kept",
-        "on kept",
-        "defended",
-        "Clean accuracy on the inputs that were not refused",
-        "high",
-    ),
-    Metric(
-        "defended_attack_success",
-        "attack success",
-        "defended",
-        "Attack success after the defense",
-        "low",
-    ),
-    Metric(
-        "defended_robust_accuracy",
-        "robust accuracy",
-        "defended",
-        "Robust accuracy after the defense",
-        "high",
-    ),
-)
+_NAMES = ("dataset", "attack", "trainer", "network", "defense")
 
 
 @dataclass(frozen=True)
 class Number:
-    """Mean over seeds; `sd` is the sample standard deviation, None for a single seed."""
+    """The mean over seeds, and the sample standard deviation (None for a single seed)."""
 
     mean: float | None
     sd: float | None = None
@@ -149,7 +26,7 @@ class Number:
 
 
 def number(values: Iterable[float | None]) -> Number:
-    """Mean and standard deviation of what is not missing."""
+    """Return mean and standard deviation of the values that are not missing."""
     known = [value for value in values if value is not None]
     if not known:
         return Number(None)
@@ -157,42 +34,40 @@ def number(values: Iterable[float | None]) -> Number:
 
 
 @dataclass(frozen=True)
-class Row:
-    """Cells that differ in seed only, by ascending seed."""
+class TableRow:
+    """Cells that differ in their seed alone, by ascending seed."""
 
     cells: tuple[Cell, ...]
     superseded: int = 0
-    """Older cells of the same seeds, computed from other data or by another version of a method; not shown."""
+    """Number of older cells with the same seeds, from other data or versions; not shown."""
     variant: str = ""
-    """The hyperparameters that tell it from a row of the same names."""
+    """The hyperparameters that distinguish it from other rows with the same names."""
 
     def __getitem__(self, column: str) -> Any:
         return self.cells[0][column]
 
     @property
     def id(self) -> str:
-        """What links point to."""
+        """The target of links to this row."""
         return str(self["cell"])
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What it is called in the table."""
-        return tuple(
-            str(self[name]) for name in ("dataset", "attack", "trainer", "network", "defense")
-        )
+        """The names in its first columns."""
+        return tuple(str(self[name]) for name in _NAMES)
 
     def number(self, column: str) -> Number:
-        """Mean and standard deviation of a column."""
+        """Return mean and standard deviation of a column over the seeds."""
         return number(cell[column] for cell in self.cells)
 
     @property
     def benign(self) -> bool:
-        """Whether nothing is poisoned: the control, where all that a detector flags is a false alarm."""
+        """Whether nothing is poisoned."""
         return benign(self.cells[0])
 
     @property
     def attacks_failed(self) -> int:
-        """In how many seeds the victim has no backdoor although it was attacked."""
+        """Number of seeds whose victim has no backdoor although it was attacked."""
         return sum(attack_failed(cell) for cell in self.cells)
 
     @property
@@ -207,7 +82,7 @@ class Row:
 
     @property
     def repaired(self) -> bool:
-        """Whether the victim was measured again after a removal or repair."""
+        """Whether the victim was measured again, after a removal or a repair."""
         return self.number("defended_clean_accuracy").n > 0
 
     @property
@@ -217,7 +92,7 @@ class Row:
 
     @property
     def empty(self) -> bool:
-        """Whether none of its cells came to a result."""
+        """Whether no cell has a result."""
         return "ok" not in self.statuses
 
     @property
@@ -227,20 +102,20 @@ class Row:
 
     @property
     def errors(self) -> dict[str, list[int]]:
-        """Each message with the seeds that it befell."""
-        return self._said("error")
+        """The seeds by error message."""
+        return self._seeds_by("error")
 
     @property
     def warnings(self) -> dict[str, list[int]]:
-        """Each reason to doubt a defense, with the seeds that it befell; a failed attack is marked elsewhere."""
-        found = self._said("warning")
+        """The seeds by warning. A failed attack is left out: the table marks it elsewhere."""
+        found = self._seeds_by("warning")
         return {
             message: seeds
             for message, seeds in found.items()
             if not message.startswith("the attack failed")
         }
 
-    def _said(self, column: str) -> dict[str, list[int]]:
+    def _seeds_by(self, column: str) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
         for cell in self.cells:
             if cell[column]:
@@ -250,16 +125,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """An experiment: one table of the page."""
+    """The table of one experiment."""
 
     experiment: str
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
 
     @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """The columns; one in which no row has a number is left out."""
+    def metrics(self) -> tuple[Measure, ...]:
+        """The columns of numbers, without those in which no row has a number."""
         return tuple(
-            metric for metric in METRICS if any(row.number(metric.name).n for row in self.rows)
+            measure for measure in REPORTED if any(row.number(measure.name).n for row in self.rows)
         )
 
     @cached_property
@@ -269,76 +144,33 @@ class Table:
 
 
 def tables(cells: Sequence[Cell]) -> tuple[Table, ...]:
-    """One table per experiment; the cells come with those of an experiment together."""
+    """Return one table per experiment. The cells of an experiment must be adjacent."""
     found = []
     for experiment, members in groupby(cells, key=lambda cell: str(cell["experiment"])):
-        rows: dict[str, list[Cell]] = {}
+        groups: dict[str, list[Cell]] = {}
         for cell in members:
-            rows.setdefault(_identity(cell), []).append(cell)
-        found.append(
-            Table(
-                experiment,
-                _told_apart(sorted((_latest(group) for group in rows.values()), key=_place)),
-            )
-        )
+            groups.setdefault(_identity(cell), []).append(cell)
+        rows = sorted((_latest(group) for group in groups.values()), key=_order)
+        found.append(Table(experiment, _with_variants(rows)))
     return tuple(found)
 
 
 def count(words: Iterable[Any]) -> dict[str, int]:
-    """How often each word occurs."""
-    found: dict[str, int] = {}
-    for word in words:
-        found[str(word)] = found.get(str(word), 0) + 1
-    return found
+    """Return how often each word occurs."""
+    return dict(Counter(str(word) for word in words))
 
 
-def benign(cell: Cell) -> bool:
-    """Whether nothing is poisoned."""
-    return str((config(cell).get("attack") or {}).get("kind", cell["attack"])) == "none"
-
-
-def attack_failed(cell: Cell) -> bool:
-    """Whether the victim was attacked and has no backdoor."""
-    return (
-        not benign(cell)
-        and cell["attack_success"] is not None
-        and cell["attack_success"] < WEAK_ATTACK
-    )
-
-
-def config(cell: Cell) -> dict[str, Any]:
-    """Every hyperparameter of a cell, and the keys of its stages."""
-    return dict(json.loads(cell["config"])) if cell["config"] else {}
-
-
-def hyperparameters(cell: Cell, role: str) -> str:
-    """A method's fields, as one line."""
-    fields = config(cell).get(role) or {}
-    return ", ".join(f"{name}={value}" for name, value in fields.items() if name != "version")
-
-
-def stage_key(cell: Cell, stage: str) -> str | None:
-    """The key of the artefact of a stage, if the cell has this stage."""
-    key = (config(cell).get("stages") or {}).get(stage)
-    return None if key is None else str(key)
-
-
-def scored_stage(cell: Cell) -> str:
-    """The stage of a cell that holds its suspicion: a detector's, a scanner's, or a training that is a defense."""
-    return {"trainer": "defended", "scanner": "scan"}.get(str(cell["defense_role"]), "score")
-
-
-def tint(metric: Metric, mean: float | None) -> tuple[Literal["good", "bad"], int] | None:
-    """Colour and strength in percent: none halfway between the worst and the best value."""
-    if metric.good is None or mean is None:
+def tint(measure: Measure, mean: float | None) -> tuple[Literal["good", "bad"], int] | None:
+    """Return the colour of a cell and its strength in percent; 0 is halfway from worst to best."""
+    if measure.worst is None or mean is None:
         return None
-    goodness = (mean - metric.worst) / (1 - metric.worst)
-    signed = 2 * min(max(goodness if metric.good == "high" else 1 - goodness, 0), 1) - 1
+    goodness = (mean - measure.worst) / (measure.best - measure.worst)
+    signed = 2 * min(max(goodness, 0), 1) - 1
     return ("good" if signed >= 0 else "bad"), round(abs(signed) * 100)
 
 
-def _place(row: Row) -> tuple[Any, ...]:
-    """Of each data set the benign control first, of each victim the undefended row first."""
+def _order(row: TableRow) -> tuple[Any, ...]:
+    """Sort key: the benign control is the first row of a data set, no defense that of a victim."""
     role = {"none": 0, "detector": 1, "scanner": 2}.get(str(row["defense_role"]), 3)
     return (
         str(row["dataset"]),
@@ -352,39 +184,35 @@ def _place(row: Row) -> tuple[Any, ...]:
 
 
 def _identity(cell: Cell) -> str:
-    """All that two cells share when they differ in seed only."""
+    """Return all that two cells have in common if they differ in their seed alone."""
     known = config(cell)
     stages = sorted(known.pop("stages", None) or {})
-    names = [
-        cell[name]
-        for name in ("dataset", "attack", "rate", "trainer", "network", "defense", "defense_role")
-    ]
+    names = [cell[name] for name in (*_NAMES, "rate", "defense_role")]
     return json.dumps([names, known, stages], sort_keys=True)
 
 
-def _latest(cells: Sequence[Cell]) -> Row:
-    """Of two cells with one seed, the one that was finished last."""
-    latest = {
-        cell["seed"]: cell
-        for cell in sorted(cells, key=lambda cell: str(cell["finished_at"] or ""))
-    }
-    return Row(tuple(latest[seed] for seed in sorted(latest)), superseded=len(cells) - len(latest))
+def _latest(cells: Sequence[Cell]) -> TableRow:
+    """Return the row of these cells; of two cells with one seed, the one that finished last."""
+    by_time = sorted(cells, key=lambda cell: str(cell["finished_at"] or ""))
+    latest = {cell["seed"]: cell for cell in by_time}
+    kept = tuple(latest[seed] for seed in sorted(latest))
+    return TableRow(kept, superseded=len(cells) - len(latest))
 
 
-def _told_apart(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Rows of the same names are shown with the hyperparameters in which they differ."""
+def _with_variants(rows: Sequence[TableRow]) -> tuple[TableRow, ...]:
+    """Name the hyperparameters in which rows with the same names differ."""
     fields = [_flat(config(row.cells[0])) for row in rows]
     found = []
     for row, own in zip(rows, fields, strict=True):
         twins = [flat for other, flat in zip(rows, fields, strict=True) if other.names == row.names]
         differing = [name for name in own if any(flat.get(name) != own[name] for flat in twins)]
-        found.append(
-            Row(row.cells, row.superseded, ", ".join(f"{name}={own[name]}" for name in differing))
-        )
+        variant = ", ".join(f"{name}={own[name]}" for name in differing)
+        found.append(TableRow(row.cells, row.superseded, variant))
     return tuple(found)
 
 
 def _flat(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the hyperparameters of all roles by `role.field`, and whether there is a removal."""
     flat = {
         f"{role}.{name}": value
         for role, fields in known.items()

@@ -1,1 +1,1 @@
-"""The report's page of sweeps."""
+"""The part of the report about sweeps."""

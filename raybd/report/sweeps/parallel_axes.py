@@ -1,4 +1,4 @@
-"""Parallel axes of a sweep: each finished trial is a line over its parameters and over what came of them."""
+"""Parallel axes of a sweep: each finished trial is a line over its parameters and its results."""
 
 import math
 from collections.abc import Sequence
@@ -6,62 +6,72 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution
 
-from raybd.report.sweeps.page import Found, values
+from raybd.report.sweeps.stored import StoredSweep, values
 from raybd.sweeps.sweep import Row
 
 _TICKS = 5
 _BELOW = -0.14
+"""Height of trials that do not have the parameter of an axis."""
 _ABSENT: Any = object()
-"""Stands for a parameter that a trial does not have; None is a value."""
+"""Stands for a parameter that a trial does not have. None is a value."""
 
 
-def parallel(found: Found) -> dict[str, Any]:
-    """{axes: [{title, ticks: [[height, text]], at: heights of the finished trials, default: height}], order: worst trial first}.
+def parallel(sweep: StoredSweep) -> dict[str, Any]:
+    """Return {axes: [{title, ticks: [[height, text]], at, default}], order: worst trial first}.
 
-    A height lies in [0, 1], or below where the trial did not have the parameter.
+    `at` has the heights of the finished trials, `default` that of the default trial. A height is in
+    [0, 1], or below if the trial does not have the parameter.
     """
-    rows = sorted(found.done, key=lambda row: _loss(found, row))
-    rank = {row["trial"]: at for at, row in enumerate(rows)}
-    columns = [values(row) for row in found.done]
-    default = found.values(found.default) if found.default else {}
-    unknown = _ABSENT if found.defaults else None
-    order = [rank[row["trial"]] for row in found.done]
-    ranges = _ranges(found)
-    axes = [
-        _axis(
-            title,
-            [column.get(name, _ABSENT) for column in columns],
-            default.get(name, unknown),
-            ranges.get(name),
-            order,
-        )
-        for name, title in found.titles.items()
-        if any(name in column for column in columns)
-    ]
-    for i, objective in enumerate(found.objectives):
-        axis = _number_axis(
-            objective.name,
-            [row[f"objective_{i}"] for row in found.done],
-            _of(found.default, f"objective_{i}"),
-        )
-        axes.append(
-            {**(_upside_down(axis) if objective.direction == "minimize" else axis), "objective": i}
-        )
-    if found.oracle_column:
-        axis = _number_axis(
-            "AUROC (oracle)", [row["auroc"] for row in found.done], _of(found.default, "auroc")
-        )
-        axes.append({**axis, "objective": None})
+    ranked = sorted(sweep.done, key=lambda row: _loss(sweep, row))
+    rank = {row["trial"]: at for at, row in enumerate(ranked)}
+    order = [rank[row["trial"]] for row in sweep.done]
+    axes = [*_parameter_axes(sweep, order), *_result_axes(sweep)]
     return {"axes": axes, "order": sorted(range(len(order)), key=lambda at: -order[at])}
 
 
 def short(value: float | None) -> Any:
-    """A number in few digits, for the page."""
+    """Return a number with few digits, for the page."""
     return None if value is None else float(f"{value:.5g}")
 
 
-def _loss(found: Found, row: Row) -> float:
-    return float(row["objective_0"]) * (1 if found.objectives[0].direction == "minimize" else -1)
+def _parameter_axes(sweep: StoredSweep, order: Sequence[int]) -> list[dict[str, Any]]:
+    columns = [values(row) for row in sweep.done]
+    default = sweep.values(sweep.default) if sweep.default else {}
+    # Without the study nothing is known about the default: not even that it lacks the parameter.
+    unknown = _ABSENT if sweep.defaults else None
+    distributions = _distributions(sweep)
+    return [
+        _axis(
+            title,
+            [column.get(name, _ABSENT) for column in columns],
+            default.get(name, unknown),
+            distributions.get(name),
+            order,
+        )
+        for name, title in sweep.titles.items()
+        if any(name in column for column in columns)
+    ]
+
+
+def _result_axes(sweep: StoredSweep) -> list[dict[str, Any]]:
+    axes = []
+    for i, objective in enumerate(sweep.objectives):
+        column = f"objective_{i}"
+        axis = _number_axis(
+            objective.name, [row[column] for row in sweep.done], _of(sweep.default, column)
+        )
+        if objective.direction == "minimize":
+            axis = _upside_down(axis)
+        axes.append({**axis, "objective": i})
+    if sweep.oracle_column:
+        aurocs = [row["auroc"] for row in sweep.done]
+        axis = _number_axis("AUROC (oracle)", aurocs, _of(sweep.default, "auroc"))
+        axes.append({**axis, "objective": None})
+    return axes
+
+
+def _loss(sweep: StoredSweep, row: Row) -> float:
+    return float(row["objective_0"]) * (1 if sweep.objectives[0].direction == "minimize" else -1)
 
 
 def _of(row: Row | None, column: str) -> float | None:
@@ -69,9 +79,9 @@ def _of(row: Row | None, column: str) -> float | None:
     return found
 
 
-def _ranges(found: Found) -> dict[str, Any]:
-    """What Optuna drew each parameter from."""
-    trials = found.study.get_trials(deepcopy=False) if found.study else []
+def _distributions(sweep: StoredSweep) -> dict[str, Any]:
+    """Return what Optuna drew each parameter from."""
+    trials = sweep.study.get_trials(deepcopy=False) if sweep.study else []
     return {
         name: distribution for trial in trials for name, distribution in trial.distributions.items()
     }
@@ -80,16 +90,15 @@ def _ranges(found: Found) -> dict[str, Any]:
 def _axis(
     title: str, column: Sequence[Any], default: Any, drawn_from: Any, order: Sequence[int]
 ) -> dict[str, Any]:
-    if isinstance(drawn_from, CategoricalDistribution) or not all(
-        value is _ABSENT or _is_number(value) for value in column
-    ):
-        axis = _word_axis(title, column, default, drawn_from, order)
-    else:
+    numeric = all(value is _ABSENT or _is_number(value) for value in column)
+    if numeric and not isinstance(drawn_from, CategoricalDistribution):
         numbers = [value if _is_number(value) else None for value in (*column, default)]
         axis = _number_axis(title, numbers[:-1], numbers[-1], drawn_from)
-    below = [at for at, value in enumerate(column) if value is _ABSENT]
-    if below:
-        _spread(axis["at"], below, _BELOW, 0.03, order)
+    else:
+        axis = _word_axis(title, column, default, drawn_from, order)
+    absent = [at for at, value in enumerate(column) if value is _ABSENT]
+    if absent:
+        _spread(axis["at"], absent, _BELOW, 0.03, order)
         axis["ticks"].append([_BELOW, "not used"])
         axis["default"] = _BELOW if default is _ABSENT else axis["default"]
     return axis
@@ -102,7 +111,7 @@ def _is_number(value: Any) -> bool:
 def _word_axis(
     title: str, column: Sequence[Any], default: Any, drawn_from: Any, order: Sequence[int]
 ) -> dict[str, Any]:
-    """Each word has a band, in which its trials stand side by side, the best on top."""
+    """Return an axis on which each word has a band, and the best trial of a band is on top."""
     choices = drawn_from.choices if isinstance(drawn_from, CategoricalDistribution) else ()
     words = list(dict.fromkeys(str(value) for value in (*choices, *column) if value is not _ABSENT))
     middle = {word: (i + 0.5) / len(words) for i, word in enumerate(words)}
@@ -120,9 +129,11 @@ def _number_axis(
     title: str, column: Sequence[float | None], default: float | None, drawn_from: Any = None
 ) -> dict[str, Any]:
     known = [value for value in (*column, default) if value is not None]
-    low, high = min(known), max(known)
+    low = min(known)
+    high = max(known)
     if drawn_from is not None:
-        low, high = min(low, drawn_from.low), max(high, drawn_from.high)
+        low = min(low, drawn_from.low)
+        high = max(high, drawn_from.high)
     log = bool(getattr(drawn_from, "log", False)) and low > 0
 
     def height(value: float | None) -> Any:
@@ -144,7 +155,7 @@ def _number_axis(
 
 
 def _upside_down(axis: dict[str, Any]) -> dict[str, Any]:
-    """The lowest value on top, where it is the best."""
+    """Return the axis with its lowest value, the best one, on top."""
 
     def turned(height: float | None) -> Any:
         return None if height is None else short(1 - height)
@@ -165,7 +176,7 @@ def _spread(
     half: float,
     order: Sequence[int],
 ) -> None:
-    """Side by side around a height, the best on top."""
+    """Spread trials evenly around a height, the best one on top."""
     ranked = sorted(members, key=lambda at: order[at])
     for place, at in enumerate(ranked):
         share = 0.0 if len(ranked) == 1 else 1 - 2 * place / (len(ranked) - 1)
@@ -173,7 +184,7 @@ def _spread(
 
 
 def _decades(low: float, high: float) -> list[float]:
-    """Both ends and the powers of ten between them that are not too near."""
+    """Return both ends, and the powers of ten between them that are not too close to an end."""
     powers = [
         10.0**power for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
     ]
@@ -186,7 +197,7 @@ def _decades(low: float, high: float) -> list[float]:
 
 
 def _steps(low: float, high: float) -> list[float]:
-    """Both ends and round numbers between them."""
+    """Return both ends and round numbers between them."""
     if low == high:
         return [low]
     rough = (high - low) / (_TICKS - 1)

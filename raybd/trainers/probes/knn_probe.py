@@ -48,7 +48,6 @@ class KnnProbe(TransferTrainer):
         victim.head = _Votes(bank_ND, y_N, num_classes, self.neighbours, self.temperature)
 
 
-
 class _Votes(nn.Module):
     """z_BD -> logits_BK, by the votes of the neighbours in a bank."""
 

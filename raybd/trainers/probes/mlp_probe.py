@@ -78,7 +78,6 @@ class MlpProbe(Recipe, TransferTrainer):
         victim.head = _Layers(inputs, first, second, num_classes)
 
 
-
 class _Layers(nn.Module):
     """z_BD -> logits_BK."""
 

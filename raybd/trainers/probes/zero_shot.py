@@ -59,7 +59,6 @@ class ZeroShot(TransferTrainer):
         victim.head = _Cosine(torch.empty_like(state["head.weight_KD"]))
 
 
-
 class _Cosine(nn.Module):
     """z_BD -> logits_BK: a linear layer on embeddings of unit length."""
 

@@ -1,0 +1,81 @@
+"""`raybd run`: run an experiment."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raybd.cli import options
+from raybd.cli.interrupt import INTERRUPTION
+from raybd.cli.output import print_json, say, table_console
+
+
+def run(
+    config: options.ExperimentFile,
+    store: options.Store = "results",
+    set_: options.Set = None,
+    address: options.Address = None,
+    dry_run: options.DryRun = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write the HTML report at the end.")
+    ] = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Run an experiment. Cells whose results are in the store are not run again."""
+    from rich.console import Console
+
+    from raybd import api
+    from raybd.cli.cells_table import cells_table
+    from raybd.cli.plan_table import plan_facts, plan_table
+    from raybd.cli.report import report_of
+    from raybd.plan import file as experiment_file
+    from raybd.plan.todo import make_plan
+    from raybd.results.store import open_store
+
+    asked = experiment_file.load(config, set_ or ())
+    opened = open_store(store)
+    plan = make_plan(asked, opened)
+    if dry_run:
+        if as_json:
+            print_json(plan_facts(asked, plan))
+        else:
+            table_console().print(plan_table(asked, plan))
+        return
+
+    INTERRUPTION.resume = _same_command(config, store, set_)
+    if not quiet:
+        counts = f"{len(plan.cells)} cells, {len(plan.todo)} to run ({len(plan.stages)} stages)"
+        say(f"{asked.name}: {counts}")
+    rows = api.execute(asked, opened, plan, address, Console(stderr=True), quiet, verbose)
+    page = report_of(opened.url) if report else None
+
+    if as_json:
+        print_json(rows)
+    else:
+        table_console().print(cells_table(rows))
+    if not quiet:
+        _say_how_to_go_on(opened.url, page)
+    failed = sum(row["status"] == "failed" for row in rows)
+    if failed:
+        say(
+            f"{failed} of {len(rows)} cells failed (tracebacks: {opened.at('errors')}); "
+            "the same command tries them again."
+        )
+        raise typer.Exit(1)
+
+
+def _same_command(config: Path, store: str, set_: list[str] | None) -> str:
+    sets = [part for item in set_ or () for part in ("--set", item)]
+    return shlex.join(["raybd", "run", str(config), "--store", store, *sets])
+
+
+def _say_how_to_go_on(url: str, page: str | None) -> None:
+    """Say where the report is, or how to write it, and how to read the scores."""
+    scores = f"pd.read_parquet({url + '/scores'!r}, filters=[('attack', '==', 'badnets')])"
+    say(
+        f"report:  {page}" if page else f"report:  raybd report {shlex.quote(url)}",
+        f"scores:  import pandas as pd; {scores}",
+    )

@@ -1,0 +1,104 @@
+"""Checks of the store: can it be written, is it sound, do all nodes share it."""
+
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from raybd.engine.cluster.doctor.finding import GIB, MIN_DISK_BYTES, Finding, error_text
+from raybd.engine.cluster.doctor.node import on_every_node
+from raybd.results.store import Store, open_store
+from raybd.types.errors import UserError
+
+
+def store_findings(url: str) -> Iterator[Finding]:
+    """Check whether this machine can write the store, its free space, and all its files."""
+    try:
+        store = open_store(url)
+        store.check_writable()
+    except UserError as error:
+        yield Finding("store", False, error.what, error.hint)
+        return
+
+    yield Finding("store", True, f"{store.url} can be written and read")
+    if store.local:
+        free = shutil.disk_usage(store.root).free
+        hint = "" if free >= MIN_DISK_BYTES else "Free some space, or give another --store."
+        yield Finding("disk", not hint, f"{free / GIB:.0f} GiB free at the store", hint)
+    yield _integrity(store)
+
+
+def shared_store_findings(url: str) -> Iterator[Finding]:
+    """Check for each node whether it shares the store with this machine."""
+    try:
+        yield from _shared_by_nodes(open_store(url))
+    except (UserError, OSError):
+        return  # `store_findings` says what is wrong with it here
+
+
+def check_store_everywhere(store: Store) -> None:
+    """Raise UserError (exit code 3) that names a node which does not share the store.
+
+    Each node must read what the driver writes, and write where the driver reads.
+    """
+    for finding in _shared_by_nodes(store):
+        if not finding.ok:
+            raise UserError(f"{finding.check}: {finding.found}", finding.hint, exit_code=3)
+
+
+def _shared_by_nodes(store: Store) -> list[Finding]:
+    probe = f".probe-{uuid.uuid4().hex}"
+    store.write(probe, b"raybd")
+    try:
+        answers = on_every_node(_read_and_write, store, probe)
+        return [_shared_by_node(node, answer, store) for node, answer in answers.items()]
+    finally:
+        store.remove(probe)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _read_and_write(store: Store, probe: str) -> str:
+    """Read the driver's file on a node, write another one, and return its path."""
+    store.read(probe)
+    path = f"{probe}-{uuid.uuid4().hex}"
+    store.write(path, socket.gethostname().encode())
+    return path
+
+
+def _shared_by_node(node: str, answer: Any, store: Store) -> Finding:
+    """Return whether a node and the driver use the same store, from the node's answer."""
+    check = f"store from {node}"
+    if isinstance(answer, Exception) and not isinstance(answer, FileNotFoundError):
+        found = f"{store.url}: {error_text(answer)}"
+        hint = "Make it readable and writable there; check its credentials."
+        return Finding(check, False, found, hint)
+
+    # Not found: the node does not see the driver's file; or the driver does not see the node's.
+    if isinstance(answer, FileNotFoundError) or not store.exists(answer):
+        found = f"{store.url} is another place there than here"
+        hint = "Give a --store that all nodes share: a folder that each of them mounts, or s3://."
+        return Finding(check, False, found, hint)
+
+    store.remove(answer)
+    found = "reads what this machine writes, and this machine reads what it writes"
+    return Finding(check, True, found)
+
+
+def _integrity(store: Store) -> Finding:
+    """Check every artefact and every row of the store. Damaged files are set aside."""
+    manifests = [path.split("/") for path in store.files("artifacts/*/*/manifest.json")]
+    states = store.states([(stage, key) for _, stage, key, _ in manifests])
+    damaged = sum(state == "damaged" for state in states.values())
+
+    cells = [Path(path).stem for path in store.files("cells/*.parquet")]
+    damaged += sum(store.cell(cell) is None for cell in cells)
+
+    found = f"{len(manifests)} artefacts and {len(cells)} cells checked, {damaged} damaged"
+    hint = ""
+    if damaged:
+        hint = "They were set aside; run the experiment again to compute them again."
+    return Finding("integrity", not hint, found, hint)

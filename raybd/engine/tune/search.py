@@ -1,0 +1,156 @@
+"""What Tune asks during a sweep: the values of the next trial, and whether to stop one early."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any, cast
+
+import optuna
+from optuna.trial import TrialState
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from raybd.cells.outcome import outcome_of
+from raybd.engine.grid.failures import process_died
+from raybd.engine.tune.runner import INTERMEDIATE, PROGRESS
+from raybd.engine.tune.study import Journal, trial_name
+from raybd.engine.tune.trial import TrialContext, trial_row
+from raybd.sweeps.objectives import Direction
+from raybd.sweeps.ranges import Params
+from raybd.sweeps.sweep import Sweep, as_json, make_sampler
+from raybd.sweeps.trials import trial_rows, trials_left
+
+MAX_REFUSED_IN_A_ROW = 200
+"""After so many combinations of values that the methods refuse, a sweep ends."""
+GRACE_PERCENT = 20
+"""No trial is stopped before this share of it is done."""
+ASHA_REDUCTION = 2
+"""ASHA lets the best half of the trials go on from each rung."""
+MIN_TRIALS_FOR_MEDIAN = 3
+"""The median rule stops no trial before so many others have reported."""
+
+
+class Search(OptunaSearch):
+    """Optuna's sampler behind Tune's interface.
+
+    Values that the methods refuse never become a trial of Tune: each such combination gets the row
+    of an infeasible trial, and the next one is drawn.
+    """
+
+    def __init__(
+        self, context: TrialContext, journal: Journal, storage: Any, side: int, quiet: bool
+    ) -> None:
+        """`side` is that of the images, in pixels."""
+        self._sweep = context.sweep
+        self._store = context.store
+        self._journal = journal
+        self._side = side
+        self._quiet = quiet
+
+        objectives = context.sweep.objectives
+        names = [objective.name for objective in objectives]
+        modes = [_mode(objective.direction) for objective in objectives]
+        study_id = storage.get_study_id_from_name(context.sweep.name)
+        trials_before = len(storage.get_all_trials(study_id))
+        super().__init__(
+            space=context.sweep.suggest,
+            metric=names if len(names) > 1 else names[0],
+            mode=modes if len(modes) > 1 else modes[0],
+            sampler=make_sampler(context.sweep, trials_before),
+            study_name=context.sweep.name,
+            storage=storage,
+        )
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the config of the next trial, with values that the methods accept."""
+        for _ in range(MAX_REFUSED_IN_A_ROW):
+            params = cast(Params, super().suggest(trial_id))
+            name = trial_name(self._ot_trials[trial_id].number)
+            reason = self._sweep.refused(params, self._side)
+            self._journal.upload()
+            if reason is None:
+                return {"trial": name, "params": as_json(params)}
+
+            row = trial_row(self._sweep, params, name, "infeasible", reason)
+            self._store.write_trial(self._sweep.name, row)
+            refused = self._ot_trials.pop(trial_id)
+            cast(optuna.Study, self._ot_study).tell(refused, state=TrialState.PRUNED)
+        return Searcher.FINISHED
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Tell Optuna how good a running trial is."""
+        objectives = self._sweep.objectives
+        # Optuna keeps intermediate values for studies with one objective only.
+        if len(objectives) == 1 and result.get("state") == INTERMEDIATE:
+            self._ot_trials[trial_id].report(result[objectives[0].name], result[PROGRESS])
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell Optuna how a trial ended, and write the row of a trial that could not."""
+        result = result or {}
+        trial = self._ot_trials[trial_id]
+        name = trial_name(trial.number)
+        state = result.get("state")
+        if state == INTERMEDIATE and not error:
+            # Its last report is not the final one: the scheduler has stopped it.
+            state = "pruned"
+            self._write_pruned(trial.params, name, result)
+        elif error or state is None:
+            state = "failed"
+            self._write_died(trial.params, name)
+
+        values = result if state == "complete" else None
+        super().on_trial_complete(trial_id, values, error=state == "failed")
+        self._journal.upload()
+        if not self._quiet:
+            self._print_line(name, state, result)
+
+    def _write_pruned(self, params: Params, name: str, result: Mapping[str, Any]) -> None:
+        objective = self._sweep.objectives[0].name
+        reason = (
+            f"stopped by {self._sweep.pruning} after {result[PROGRESS]} % of the trial: "
+            f"{objective} was {result[objective]:.4g}"
+        )
+        row = trial_row(self._sweep, params, name, "pruned", reason)
+        self._store.write_trial(self._sweep.name, row)
+        self._store.remove(f"checkpoints/{result['stage']}")
+
+    def _write_died(self, params: Params, name: str) -> None:
+        """Write the row of a trial whose process died, unless it wrote its row before."""
+        if self._store.trial(self._sweep.name, name) is None:
+            outcome = outcome_of(process_died())
+            row = trial_row(self._sweep, params, name, outcome.status, outcome.text)
+            self._store.write_trial(self._sweep.name, row)
+
+    def _print_line(self, name: str, state: str, result: Mapping[str, Any]) -> None:
+        """Print the objectives of a finished trial, or how it ended."""
+        text = state
+        if state == "complete":
+            names = [objective.name for objective in self._sweep.objectives]
+            text = ", ".join(f"{name} {result[name]:.4g}" for name in names)
+        left = trials_left(self._sweep, trial_rows(self._sweep, self._store))
+        done = trials_left(self._sweep, {}) - left
+        sys.stderr.write(f"[{done}/{self._sweep.trials}] trial {name}: {text}\n")
+
+
+def make_scheduler(sweep: Sweep) -> Any:
+    """Return what stops trials early, by the first objective and the share that is done."""
+    objective = sweep.objectives[0]
+    common: dict[str, Any] = {
+        "time_attr": PROGRESS,
+        "metric": objective.name,
+        "mode": _mode(objective.direction),
+        "grace_period": GRACE_PERCENT,
+    }
+    if sweep.pruning == "asha":
+        return ASHAScheduler(**common, max_t=100, reduction_factor=ASHA_REDUCTION)
+    if sweep.pruning == "median":
+        # A finite time slice would pause trials, which then begin again.
+        common["min_time_slice"] = float("inf")
+        return MedianStoppingRule(**common, min_samples_required=MIN_TRIALS_FOR_MEDIAN)
+    return FIFOScheduler()
+
+
+def _mode(direction: Direction) -> str:
+    return "max" if direction == "maximize" else "min"

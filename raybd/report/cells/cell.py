@@ -1,0 +1,43 @@
+"""What one row of the cells table says about its cell."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from raybd.cells.row import WEAK_ATTACK
+
+Cell = Mapping[str, Any]
+"""One row of the cells table; a missing value is None."""
+
+
+def config(cell: Cell) -> dict[str, Any]:
+    """Return every hyperparameter of a cell by role, and the keys of its stages."""
+    return dict(json.loads(cell["config"])) if cell["config"] else {}
+
+
+def hyperparameters(cell: Cell, role: str) -> str:
+    """Return the fields of the method that has a role, as one line."""
+    fields = config(cell).get(role) or {}
+    return ", ".join(f"{name}={value}" for name, value in fields.items() if name != "version")
+
+
+def benign(cell: Cell) -> bool:
+    """Whether nothing is poisoned: the control, where every flagged sample is a false alarm."""
+    return str((config(cell).get("attack") or {}).get("kind", cell["attack"])) == "none"
+
+
+def attack_failed(cell: Cell) -> bool:
+    """Whether the victim was attacked and has no backdoor."""
+    success = cell["attack_success"]
+    return not benign(cell) and success is not None and success < WEAK_ATTACK
+
+
+def stage_key(cell: Cell, stage: str) -> str | None:
+    """Return the key of the artefact of a stage; None if the cell has no such stage."""
+    key = (config(cell).get("stages") or {}).get(stage)
+    return None if key is None else str(key)
+
+
+def scored_stage(cell: Cell) -> str:
+    """Return the stage that gave suspicion: of a detector, a scanner, or a training defense."""
+    return {"trainer": "defended", "scanner": "scan"}.get(str(cell["defense_role"]), "score")

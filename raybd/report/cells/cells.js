@@ -1,0 +1,133 @@
+// Draws a cell, an attack, and the victims before and after a defense.
+function drawHistogram(place, cell) {
+  const { low, width, counts, tails } = cell.histogram;
+  const roles = ROLES.filter((role) => counts[role]);
+  const traces = roles.map((role) => {
+    const total = counts[role].reduce((sum, n) => sum + n, 0);
+    return {
+      type: "bar", name: `${role} (${total.toLocaleString("en")})`, x: counts[role].map((_, i) => low + width * (i + 0.5)), width,
+      y: counts[role].map((n) => 100 * n / total), customdata: counts[role], marker: { color: colour(role), opacity: 0.62, line: { width: 0 } },
+      hovertemplate: `%{x:.4g}: %{customdata} ${role} (%{y:.1f} %)<extra></extra>`,
+    };
+  });
+  const limit = cell.threshold.value;
+  const shapes = limit === null ? [] : [{ type: "line", x0: limit, x1: limit, y0: 0, y1: 1, yref: "paper", line: { color: colour("ink"), width: 1.5, dash: "dash" } }];
+  const annotations = limit === null ? [] : [{
+    x: limit, y: 1, yref: "paper", text: cell.threshold.varies ? "median threshold" : "threshold", showarrow: false,
+    xanchor: limit > low + width * 40 ? "right" : "left", yanchor: "top", xshift: limit > low + width * 40 ? -4 : 4, font: { color: colour("dim"), size: 11 },
+  }];
+  Plotly.newPlot(place, traces, layout({
+    barmode: "overlay", showlegend: true, bargap: 0, shapes, annotations, xaxis: axis(tails ? "suspicion (end bins hold the tails)" : "suspicion"), yaxis: axis("% of each role"),
+  }), config);
+}
+
+function drawRoc(place, cell) {
+  const line = { x: cell.roc.fpr, y: cell.roc.tpr, mode: "lines", line: { color: colour("poison"), width: 2 }, hovertemplate: "FPR %{x:.3f}, TPR %{y:.3f}<extra></extra>" };
+  const chance = { x: [0, 1], y: [0, 1], mode: "lines", line: { color: colour("line"), width: 1, dash: "dot" }, hoverinfo: "skip" };
+  const point = cell.point && {
+    x: [cell.point[0]], y: [cell.point[1]], mode: "markers", cliponaxis: false, marker: { color: colour("ink"), size: 9, line: { color: colour("paper"), width: 1.5 } },
+    hovertemplate: "at its threshold: FPR %{x:.3f}, TPR %{y:.3f}<extra></extra>",
+  };
+  const range = [-0.01, 1.01];
+  Plotly.newPlot(place, [chance, line, point].filter(Boolean), layout({ showlegend: false, xaxis: axis("FPR", { range }), yaxis: axis("TPR", { range }) }), config);
+}
+
+function legend(parent, roles) {
+  const place = make("div", "legend", null, parent);
+  for (const role of roles) make("i", "", null, make("span", "", role, place)).style.background = `var(--${role})`;
+  for (const entry of place.children) entry.prepend(entry.lastChild);
+}
+
+function picture(parent, image, role, title) {
+  const figure = make("figure", role, null, parent);
+  const img = make("img", "", null, figure);
+  img.src = data.images[image];
+  img.alt = img.title = title;
+  return make("figcaption", "", null, figure);
+}
+
+function drawSeen(article, cell) {
+  const names = Object.keys(cell.seen);
+  if (!names.length) return;
+  const captions = cell.seen_captions;
+  make("h4", "", captions.length ? "What the detector sees: images without and with the trigger" : "What the scanner found", article);
+  if (captions.length) legend(article, ROLES.filter((role) => captions.some((caption) => caption[0] === role)));
+  const strip = make("div", "strip", null, article);
+  for (const name of names) {
+    make("span", "", name, strip);
+    const gallery = make("div", "gallery", null, strip);
+    cell.seen[name].forEach((image, i) => {
+      const [role, score] = captions[i] || ["", null];
+      const caption = picture(gallery, image, role, score === null ? name : `${name}, ${role}, score ${score}`);
+      if (score !== null && name === names[names.length - 1]) caption.textContent = String(score);
+    });
+  }
+}
+
+function drawCell(article) {
+  const cell = data.cells[article.dataset.cell];
+  for (const text of cell.missing) make("p", "missing", text, article);
+  if (cell.histogram) {
+    make("p", "dim", `threshold ${cell.threshold.text}` + (cell.threshold.varies && cell.roc ? "; with a threshold per sample, the point need not be on the ROC curve" : ""), article);
+    const plots = make("div", "plots", null, article);
+    drawHistogram(make("div", "plot", null, plots), cell);
+    if (cell.roc) drawRoc(make("div", "plot", null, plots), cell);
+    else make("p", "dim", "No ROC curve: it needs both poison and clean samples.", plots);
+  }
+  drawSeen(article, cell);
+  if (!cell.captions.length) return;
+  make("h4", "", "Most suspicious images", article);
+  legend(article, ROLES.filter((role) => cell.captions.some((caption) => caption[0] === role)));
+  const gallery = make("div", "gallery", null, article);
+  cell.captions.forEach(([role, score, flagged, label, trueLabel, index], i) => {
+    const title = `${role}, score ${score}, ${flagged ? "flagged" : "not flagged"}, given label ${label}, true label ${trueLabel}, index ${index}`;
+    const caption = picture(gallery, cell.images[i], role, title);
+    make("b", "", String(score), caption);
+    make("br", "", null, caption);
+    caption.append(label === trueLabel ? `label ${label}` : `${label} \u2190 true ${trueLabel}`);
+  });
+}
+
+function drawAttack(place) {
+  const attack = data.attacks[place.dataset.attack];
+  for (const text of attack.missing) make("p", "missing", text, place);
+  if (!attack.facts) return;
+  const { n_train, n_poison, n_cross, largest_pixel_change } = attack.facts;
+  const facts = make("p", "facts", null, place);
+  const shown = [["training images", n_train], ["poison", n_poison], ["cross", n_cross], ["largest change of a pixel", largest_pixel_change && `${largest_pixel_change} of 255`]];
+  for (const [title, value] of shown) if (value) make("b", "", value.toLocaleString("en"), make("span", "", title + " ", facts));
+  if (!attack.captions.length) return;
+  const strip = make("div", "strip", null, place);
+  for (const [name, title] of [["before", "before"], ["after", "after"], ["change", `change \u00d7 ${attack.factor}`]]) {
+    make("span", "", title, strip);
+    const gallery = make("div", "gallery", null, strip);
+    attack.captions.forEach(([role, label], i) => {
+      const caption = picture(gallery, attack.images[name][i], name === "after" ? role : "", `${title}, ${role}, label ${label}`);
+      if (name === "after") caption.textContent = `label ${label}`;
+    });
+  }
+}
+
+function drawDefended(place) {
+  const rows = data.defended[Number(place.dataset.table)].slice().reverse();
+  const at = rows.map((_, i) => i);
+  const labels = rows.map((row) => `${plain(row.names[0])} \u00b7 <b>${plain(row.names[1])}</b>`);
+  const full = rows.map((row) => plain(row.names.join(" \u00b7 ") + (row.variant ? ` \u00b7 ${row.variant}` : "")));
+  const traces = [["clean_accuracy", "x"], ["attack_success", "x2"]].flatMap(([name, x]) => {
+    const lines = { x: [], y: [], mode: "lines", xaxis: x, showlegend: false, hoverinfo: "skip", line: { color: colour("dim"), width: 1.5 } };
+    rows.forEach((row, i) => { lines.x.push(row[name][0], row[name][1], null); lines.y.push(i, i, null); });
+    const marks = [["before", "paper"], ["after", "ink"]].map(([when, fill], side) => ({
+      name: when, x: rows.map((row) => row[name][side]), y: at, mode: "markers", xaxis: x, legendgroup: when, showlegend: x === "x", text: full, cliponaxis: false,
+      marker: { size: 9, color: colour(fill), line: { color: colour("ink"), width: 1.5 } }, hovertemplate: `%{text}<br>${when} %{x:.3f}<extra></extra>`,
+    }));
+    return [lines, ...marks];
+  });
+  place.style.height = `${90 + 26 * rows.length}px`;
+  place.style.maxWidth = "1150px";
+  const range = [-0.02, 1.02];
+  Plotly.newPlot(place, traces, layout({
+    margin: { l: 52, r: 16, t: 10, b: 42 }, legend: { orientation: "h", x: 1, xanchor: "right", y: 1, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)" },
+    xaxis: axis("clean accuracy", { range, domain: [0, 0.48] }), xaxis2: axis("attack success", { range, domain: [0.52, 1] }),
+    yaxis: axis("", { tickvals: at, ticktext: labels, range: [-0.6, rows.length - 0.4], color: colour("ink") }),
+  }), config);
+}

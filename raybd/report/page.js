@@ -1,0 +1,61 @@
+// Sorts, filters, and draws what a <details> holds when it is opened for the first time.
+function draw(details) {
+  if (details.dataset.drawn || !details.open) return;
+  details.dataset.drawn = "yes";
+  details.querySelectorAll(".cell").forEach(drawCell);
+  details.querySelectorAll(".attack").forEach(drawAttack);
+  details.querySelectorAll(".defended-plot").forEach(drawDefended);
+  details.querySelectorAll(".sweep-plots").forEach(drawSweep);
+}
+
+function sortBy(header) {
+  const table = header.closest("table");
+  const column = header.cellIndex;
+  const direction = header.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
+  table.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
+  header.setAttribute("aria-sort", direction);
+  const width = header.parentElement.cells.length;
+  const value = (body) => {
+    const cells = body.rows[0].cells;
+    if (cells.length < width && column > 4 && column < width - 1) return ""; // a reason replaces all its numbers
+    const cell = cells[cells.length < width && column === width - 1 ? cells.length - 1 : column];
+    return cell.dataset.v ?? cell.textContent.trim().toLowerCase();
+  };
+  const isNumber = header.classList.contains("number");
+  const sign = direction === "ascending" ? 1 : -1;
+  const compare = (a, b) => {
+    const [x, y] = [value(a), value(b)];
+    if (!isNumber) return sign * x.localeCompare(y, "en", { numeric: true });
+    if (x === "" || y === "") return (x === "") - (y === ""); // missing values come last in both directions
+    return sign * (Number(x) - Number(y));
+  };
+  table.append(...[...table.tBodies].sort(compare));
+}
+
+function filterRows(text) {
+  const words = text.toLowerCase().split(/\s+/).filter(Boolean);
+  const holds = (element) => words.every((word) => element.textContent.toLowerCase().includes(word));
+  document.querySelectorAll("tbody").forEach((body) => { body.hidden = !holds(body); });
+  document.querySelectorAll("details.filtered").forEach((details) => { details.hidden = !holds(details.querySelector("summary")); });
+}
+
+function openTarget() {
+  const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const details = target && target.closest("details");
+  if (!details) return;
+  details.open = true;
+  draw(details);
+  target.scrollIntoView();
+}
+
+document.querySelectorAll("details.drawn").forEach((details) => { details.addEventListener("toggle", () => draw(details)); draw(details); });
+document.querySelectorAll("thead button").forEach((button) => button.addEventListener("click", () => sortBy(button.closest("th"))));
+document.querySelectorAll("button.seeds").forEach((button) => button.addEventListener("click", () => {
+  const shown = button.getAttribute("aria-expanded") !== "true";
+  button.setAttribute("aria-expanded", String(shown));
+  button.closest("tbody").querySelectorAll("tr.seed").forEach((row) => { row.hidden = !shown; });
+}));
+document.getElementById("filter").addEventListener("input", (event) => filterRows(event.target.value));
+window.addEventListener("hashchange", openTarget);
+openTarget();
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => location.reload());

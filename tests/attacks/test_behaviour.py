@@ -1,0 +1,66 @@
+"""Attacks work: on 5,000 real images a small network learns each trigger, and still its task.
+
+Bars stand well below what was measured on one seed (1 thread of 2 shared CPU cores, 30 to 85 s
+each): badnets .91, blended .99, sig .97, tact .71, ctrl .89, adaptive_blend .99, wanet .78,
+label_consistent .99, trojannn .96, narcissus .88, input_aware .74; clean accuracy .48 to .56. Each
+has to beat by a third what its trigger alone does to a victim that was never poisoned (0 to .10).
+"""
+
+from typing import Any
+
+import pytest
+
+from raybd.cells.victim_quality import measure
+from tests.shared_victims import SharedVictims
+
+BARS = [
+    ({"kind": "badnets"}, 0.8, 255),
+    ({"kind": "blended"}, 0.9, 52),
+    ({"kind": "sig"}, 0.8, 40),
+    ({"kind": "tact"}, 0.55, 255),
+    ({"kind": "ctrl", "rate": 0.05, "magnitude": 200}, 0.7, 62),
+    ({"kind": "adaptive_blend"}, 0.9, 51),
+    ({"kind": "wanet", "rate": 0.2, "strength": 4, "cross_ratio": 0.5}, 0.6, 255),
+    ({"kind": "label_consistent"}, 0.85, 255),
+    ({"kind": "trojannn"}, 0.85, 255),
+    ({"kind": "narcissus", "rate": 0.05, "eps": 8, "amplify": 1, "steps": 100}, 0.6, 8),
+    (
+        {
+            "kind": "input_aware",
+            "width": 8,
+            "mask_epochs": 3,
+            "epochs": 12,
+            "lr": 0.05,
+            "rate": 0.2,
+        },
+        0.6,
+        255,
+    ),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("attack", "success", "largest_change"),
+    BARS,
+    ids=lambda value: value["kind"] if isinstance(value, dict) else "",
+)
+def test_the_victim_learns_the_trigger_and_its_task(
+    attack: dict[str, Any],
+    success: float,
+    largest_change: int,
+    small_cifar10: dict[str, Any],
+    shared: SharedVictims,
+) -> None:
+    trained = shared.classifier(small_cifar10, attack)
+    assert trained.attack_success is not None
+    assert trained.attack_success >= success
+    assert trained.clean_accuracy >= 0.45
+    assert trained.largest_pixel_change <= largest_change
+
+    # A trigger that fools a victim which no poison has reached is no backdoor.
+    innocent = shared.classifier(small_cifar10, {"kind": "none"}).victim
+    by_the_trigger_alone = measure(innocent, trained.dataset, trained.poisoned)["attack_success"]
+    assert by_the_trigger_alone is not None
+    assert by_the_trigger_alone <= trained.attack_success - 1 / 3
