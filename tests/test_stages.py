@@ -325,10 +325,11 @@ def on_encoder(probe: str, **encoder: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("probe", ["linear_probe", "mlp_probe", "knn_probe"])
 def test_a_probe_stands_on_an_encoder_that_the_attack_acts_on(probe: str, tmp_path: Path) -> None:
     store = Store(str(tmp_path))
+    quick = {"epochs": 5} if probe == "mlp_probe" else {}
     experiment = parse(
         {
             **TINY,
-            "trainers": [on_encoder(probe)],
+            "trainers": [{**on_encoder(probe), **quick}],
             "detectors": [{"kind": "spectral"}],
             "repairs": [],
         }
