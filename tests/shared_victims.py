@@ -41,7 +41,7 @@ SMALL_CIFAR10: Entry = {"kind": "cifar10", "limit": 5000, "test_limit": 1000, "c
 """One part of CIFAR-10 for all tests, so that they can share what is trained on it."""
 TRAINERS: dict[str, Entry] = {
     "digits": {"epochs": 10, "lr": 0.05, "augment": "none"},
-    "cifar10": {"epochs": 15, "lr": 0.05, "augment": "flip"},
+    "cifar10": {"epochs": 10, "lr": 0.1, "batch_size": 64, "augment": "flip"},
 }
 """How a small_cnn is trained on each data set."""
 ENCODER_NETWORK = SmallCnn(width=16)
@@ -72,9 +72,13 @@ class SharedVictims:
         self._folder = folder
         self._store = Store(str(folder / "store"))
 
-    def classifier(self, dataset: Entry, attack: Entry) -> Trained:
-        """Return the undefended victim of an attack, trained through the stages of a cell."""
-        trainer = {"kind": "supervised", "network": "small_cnn", **TRAINERS[dataset["kind"]]}
+    def classifier(self, dataset: Entry, attack: Entry, **changed: Any) -> Trained:
+        """Return the undefended victim of an attack, trained through the stages of a cell.
+
+        `changed` are fields of the trainer that differ from the recipe of the data set.
+        """
+        recipe = {**TRAINERS[dataset["kind"]], **changed}
+        trainer = {"kind": "supervised", "network": "small_cnn", **recipe}
         (cell,) = parse(
             {
                 "name": "shared",
