@@ -51,12 +51,12 @@ class TinyClip(Network):
         for name, parameter in model.visual.named_parameters():
             if name.endswith("bn3.weight"):
                 nn.init.ones_(parameter)
-        return Clip(model.visual, model.text, self.input_size, _tokens), nn.Linear(
+        return Clip(model.visual, model.text, self.input_size, tokens), nn.Linear(
             self.values, num_classes
         )
 
 
-def _tokens(texts: list[str]) -> Tensor:
+def tokens(texts: list[str]) -> Tensor:
     """Return the bytes of each text between a begin and an end token, padded with zeros."""
     tokens_ML = torch.zeros(len(texts), MAX_TOKENS, dtype=torch.int64)
     for row, text in zip(tokens_ML, texts, strict=True):

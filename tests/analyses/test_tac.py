@@ -32,7 +32,7 @@ def victim() -> Victim:
 
 
 def pairs() -> Pairs:
-    """Black 2 x 2 images; the trigger makes two pixels of the first and none of the second white."""
+    """Black 2 x 2 images; the trigger makes two pixels of the first white, of the second none."""
     x_MCHW = torch.zeros((2, 3, 2, 2), dtype=torch.uint8)
     worn_MCHW = x_MCHW.clone()
     worn_MCHW[0, :, 0] = 255

@@ -45,10 +45,11 @@ def test_transfer_starts_from_a_victim_of_other_data_and_keeps_its_encoder(tmp_p
 @pytest.mark.parametrize("probe", ["linear_probe", "mlp_probe", "knn_probe"])
 def test_a_probe_stands_on_an_encoder_that_the_attack_acts_on(probe: str, tmp_path: Path) -> None:
     store = Store(str(tmp_path))
+    quick = {"epochs": 5} if probe == "mlp_probe" else {}
     experiment = parse(
         {
             **TINY,
-            "trainers": [on_encoder(probe)],
+            "trainers": [{**on_encoder(probe), **quick}],
             "detectors": [{"kind": "spectral"}],
             "repairs": [],
         }
