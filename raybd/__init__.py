@@ -6,9 +6,17 @@ Importing the package is fast: torch and Ray are imported by the functions that 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raybd.api import load_cells, load_scores, load_trials, run, sweep
+    from raybd.api import load_analysis, load_cells, load_scores, load_trials, run, sweep
 
-__all__ = ["__version__", "load_cells", "load_scores", "load_trials", "run", "sweep"]
+__all__ = [
+    "__version__",
+    "load_analysis",
+    "load_cells",
+    "load_scores",
+    "load_trials",
+    "run",
+    "sweep",
+]
 __version__ = "0.1.0"
 
 

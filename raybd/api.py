@@ -68,6 +68,11 @@ def load_trials(store: str | Path = DEFAULT_STORE, sweep: str | None = None) -> 
     return open_store(str(store)).trials(sweep)
 
 
+def load_analysis(tool: str, store: str | Path = DEFAULT_STORE) -> "pd.DataFrame":
+    """Return the rows of an analysis tool, like `tac`; empty if it was never run."""
+    return open_store(str(store)).analysis(tool)
+
+
 def load_cells(store: str | Path = DEFAULT_STORE, experiment: str | None = None) -> "pd.DataFrame":
     """Return the cells of a store, one row each; of one experiment, if it is given."""
     return open_store(str(store)).cells(experiment)

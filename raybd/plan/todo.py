@@ -52,7 +52,7 @@ def make_plan(experiment: Experiment, store: Store) -> Plan:
     cells = experiment.cells()
     paths = {cell.id: cell.stages() for cell in cells if not cell.infeasible}
     states = _states([stage for path in paths.values() for stage in path], store)
-    rows = _valid_rows(store.rows([cell.id for cell in cells]), paths, states)
+    rows = _valid_rows(store.rows([cell.id for cell in cells]), cells, states)
 
     needed = {stage.key: stage for id_, path in paths.items() if id_ not in rows for stage in path}
     missing = {key: stage for key, stage in needed.items() if states[key] != "ok"}
@@ -73,21 +73,25 @@ def _states(stages: Collection[Stage], store: Store) -> dict[str, str]:
 
 def _valid_rows(
     rows: Mapping[str, dict[str, Any]],
-    paths: Mapping[str, tuple[Stage, ...]],
+    cells: Collection[Cell],
     states: Mapping[str, str],
 ) -> dict[str, dict[str, Any]]:
     """Return the rows of cells that need not run (again)."""
     damaged = {key for key, state in states.items() if state == "damaged"}
 
-    def valid(id_: str, row: Mapping[str, Any]) -> bool:
-        if row["status"] == "failed":
+    def valid(cell: Cell) -> bool:
+        row = rows.get(cell.id)
+        if row is None or row["status"] == "failed":
+            return False
+        if row["status"] != "ok":
+            return True
+        # An analysis may have been added to the experiment after the cell was finished.
+        if any(states[extra.key] != "ok" for extra in cell.extras):
             return False
         # An artefact that is only missing was removed by the user; the row is still right.
-        if row["status"] != "ok" or not damaged:
-            return True
-        return not any(stage.key in damaged for stage in paths.get(id_, ()))
+        return not damaged or not any(stage.key in damaged for stage in cell.stages())
 
-    return {id_: row for id_, row in rows.items() if valid(id_, row)}
+    return {cell.id: rows[cell.id] for cell in cells if valid(cell)}
 
 
 def _estimated_seconds(stages: Collection[Stage], store: Store) -> float | None:

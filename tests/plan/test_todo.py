@@ -21,3 +21,15 @@ def test_the_plan_estimates_from_what_such_stages_took(tmp_path: Path) -> None:
         for path in store.files("artifacts/*/*/manifest.json")
     )
     assert again.seconds == pytest.approx(took)
+
+
+def test_an_analysis_that_is_added_later_runs_alone(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    for cell in parse(TINY).cells():
+        run_cell(cell, store)
+    assert not make_plan(parse(TINY), store).todo
+
+    plan = make_plan(parse({**TINY, "analyses": [{"kind": "tac"}]}), store)
+    # The undefended victim, and the one that was trained after removal.
+    assert [stage.name for stage in plan.stages.values()] == ["analysis", "analysis"]
+    assert len(plan.todo) == 2
