@@ -45,12 +45,14 @@ def main() -> None:
         layer = nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False)
         x_BCHW = torch.randn(asked.batch, channels, side, side)
         torch_seconds, raybd_seconds = compare(layer, x_BCHW, asked.rounds)
+        # Ratios within a round: the machine's speed changes from one round to the next.
         ratios = [a / b for a, b in zip(torch_seconds, raybd_seconds, strict=True)]
 
         shape = f"{channels} x {side} x {side} to {out}, {kernel} x {kernel}"
         print_row(
             shape if stride == 1 else f"{shape}, stride {stride}",
             origin,
+            # The least time is the one that other programs disturbed least.
             f"{1e3 * min(torch_seconds):.1f}",
             f"{1e3 * min(raybd_seconds):.1f}",
             f"{statistics.median(ratios):.2f}",
@@ -60,9 +62,11 @@ def main() -> None:
 def compare(layer: nn.Conv2d, x_BCHW: Tensor, rounds: int) -> tuple[list[float], list[float]]:
     """Return the seconds of each round, of torch and of raybd; a first round is left out."""
     layer = layer.to(memory_format=torch.channels_last)
+    # Images need a gradient, too: inside a network they are the output of a layer.
     x_BCHW = x_BCHW.to(torch.bfloat16, memory_format=torch.channels_last).requires_grad_()
     once = partial(_forward_and_backward, layer, x_BCHW)
     ways = {"torch": partial(once, nullcontext), "raybd": partial(once, MatmulConvolutions)}
+    # oneDNN builds its kernels in the first call of a shape.
     taken = alternate(ways, rounds + 1)
     torch_seconds = [one.clock for one in taken["torch"][1:]]
     raybd_seconds = [one.clock for one in taken["raybd"][1:]]

@@ -86,9 +86,11 @@ def ways_of_inputs(
 ) -> Ways:
     """Return the forward passes that STRIP needs, and STRIP."""
     few = suspects.select(torch.arange(inputs))
+    # STRIP halves what it trusts: overlays, and as many images for its threshold.
     trusted = clean.select(torch.arange(2 * overlays))
     blends = (inputs + overlays) * overlays
     return {
+        # In bf16, as STRIP itself: else the limit would be above what is measured.
         f"infer, {blends} blends, bf16": lambda: forward_passes(victim, few.x_NCHW, blends),
         "strip": partial(score, Strip(overlays=overlays), victim, few, trusted),
     }
@@ -97,20 +99,24 @@ def ways_of_inputs(
 def pictures(n: int, rng: torch.Generator) -> Split:
     """Return random images; those of a class share a coarse pattern."""
     y_N = torch.randint(0, CLASSES, (n,), generator=rng)
+    # A seed of its own: suspects and trusted images of a class have the same pattern.
     same_rng = torch.Generator().manual_seed(1)
     coarse_KCHW = torch.randint(0, 128, (CLASSES, 3, 4, 4), generator=same_rng, dtype=torch.uint8)
     pattern_KCHW = coarse_KCHW.repeat_interleave(8, 2).repeat_interleave(8, 3)
+    # Noise and pattern are below 128, so that their sum fits into uint8.
     noise_NCHW = torch.randint(0, 128, (n, 3, 32, 32), generator=rng, dtype=torch.uint8)
     return Split(noise_NCHW + pattern_KCHW[y_N], y_N)
 
 
 def score(detector: Detector, victim: Victim, suspects: Split, clean: Split) -> Suspicion:
     """Run the whole detector."""
+    # A new generator: each round does the same work.
     return detector.score(victim, suspects, clean, torch.Generator().manual_seed(0))
 
 
 def forward_passes(victim: Victim, x_NCHW: torch.Tensor, count: int) -> None:
     """Run forward passes only, over `count` images in all."""
+    # The same images again and again: only the number of forward passes counts.
     for _ in range(count // len(x_NCHW)):
         infer(victim, x_NCHW, exact=False)
     infer(victim, x_NCHW[: count % len(x_NCHW)], exact=False)

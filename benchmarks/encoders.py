@@ -43,6 +43,7 @@ Way = Callable[[Any, Any, Split], object]
 
 
 def main() -> None:
+    # A CPU takes minutes for these few, and a GPU would hardly be busy with them.
     images = 50_000 if torch.cuda.is_available() else 512
     arguments = arguments_of(__doc__)
     arguments.add_argument("--network", default="resnet18")
@@ -71,6 +72,7 @@ def compare(
     """Measure the ways in turn, after two steps of each that are not measured."""
     few = split.select(torch.arange(min(len(split), 2 * method.batch_size)))
     for way in ways.values():
+        # Imports, kernels and allocations of the first steps are no part of a long training.
         way(method.model_copy(update={"epochs": 1}), on, few)
 
     work = {name: partial(way, method, on, split) for name, way in ways.items()}
@@ -102,11 +104,13 @@ def field_views(simclr: SimCLR, network: Network, split: Split) -> None:
 def limit_views(simclr: SimCLR, network: Network, split: Split) -> None:
     """Train SimCLR on the same two views at every step."""
     model, victim = _encoder_and_head(simclr, network, split)
+    # The fastest layout for convolutions in bf16: the limit takes every advantage.
     model.to(memory_format=torch.channels_last)
     optimizer = _sgd(model, simclr, fused=True)
     loss = NTXentLoss(simclr.temperature)
 
     x_BCHW = victim.preprocess(split.x_NCHW[: simclr.batch_size].to(device()))
+    # A flipped copy stands for the second view: the numbers in it do not change the time.
     views_BCHW = torch.cat([x_BCHW, x_BCHW.flip(3)]).contiguous(memory_format=torch.channels_last)
     for _ in range(len(split) // simclr.batch_size * simclr.epochs):
         with torch.autocast(device().type, torch.bfloat16, enabled=has_bf16()):
@@ -121,6 +125,7 @@ def raybd_decoder(dede: DeDe, victim: Victim, split: Split) -> None:
 
 def field_decoder(dede: DeDe, victim: Victim, split: Split) -> None:
     """Train the decoder on PIL images, with the victim's embeddings of each batch, in fp32."""
+    # The victim is fixed: it only makes embeddings.
     victim.to(device()).eval()
     model = _decoder(dede, victim, split)
     optimizer = torch.optim.AdamW(model.parameters(), dede.lr, weight_decay=dede.weight_decay)
@@ -130,6 +135,7 @@ def field_decoder(dede: DeDe, victim: Victim, split: Split) -> None:
         return (to_tensor(image),)
 
     for (x_BCHW,) in _epochs(split, pixels, dede.batch_size, dede.epochs):
+        # Decoder and optimiser do not touch the victim, so that its gradient would be wasted.
         with torch.no_grad():
             z_BD = victim.embed(x_BCHW)
         _step(optimizer, _painting_loss(dede, model, x_BCHW, z_BD))
@@ -138,6 +144,7 @@ def field_decoder(dede: DeDe, victim: Victim, split: Split) -> None:
 def limit_decoder(dede: DeDe, victim: Victim, split: Split) -> None:
     """Train the decoder on one batch, whose embeddings were computed before."""
     x_BCHW = split.x_NCHW[: dede.batch_size].to(device())
+    # raybd computes the embeddings of all images once, the limit those of one batch only.
     z_BD = infer(victim, x_BCHW, victim.embed).to(device())
     model = _decoder(dede, victim, split)
     optimizer = torch.optim.AdamW(
@@ -175,6 +182,7 @@ def _epochs(
         batch,
         shuffle=True,
         drop_last=True,
+        # On a CPU, loading processes would take the cores from the training itself.
         num_workers=LOADER_WORKERS_ON_GPU if on_gpu else 0,
         pin_memory=on_gpu,
     )
@@ -236,6 +244,7 @@ def _decoder(dede: DeDe, victim: Victim, split: Split) -> MaskedDecoder:
 
 def _painting_loss(dede: DeDe, model: MaskedDecoder, x_BCHW: Tensor, z_BD: Tensor) -> Tensor:
     seen = visible_count(model.tokens, dede.mask_ratio)
+    # Other patches of each image, as in a masked autoencoder: sorting noise draws them.
     seen_BK = torch.rand(len(x_BCHW), model.tokens).argsort(1)[:, :seen].to(x_BCHW.device)
     square_BT = torch.square(model(x_BCHW, z_BD, seen_BK) - model.wanted(x_BCHW)).mean(2)
     hidden_tokens = len(x_BCHW) * (model.tokens - seen)

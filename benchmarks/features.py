@@ -40,6 +40,7 @@ def main() -> None:
 
     dataset = random_dataset(asked.images)
     shared = score_stages(asked.network)
+    # Without the stage `features` each detector embeds the images itself.
     alone = [replace(stage, features=None) for stage in shared]
     with TemporaryDirectory() as folder:
         store = Store(folder)
@@ -88,6 +89,7 @@ def score_stages(network: str) -> list[Score]:
 
 def run_again(stages: Sequence[Stage], store: Store, dataset: Dataset) -> None:
     """Run these stages, also if they are in the store."""
+    # All are removed first: the scores depend on the features.
     for stage in stages:
         store.remove(f"artifacts/{stage.name}/{stage.key}")
     for stage in stages:

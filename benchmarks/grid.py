@@ -47,6 +47,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="raybd-grid-") as folder:
         store = (asked.store or Path(folder) / "results").resolve()
         file = Path(folder) / "grid.yaml"
+        # JSON is YAML.
         file.write_text(json.dumps(config))
 
         began = time.perf_counter()
@@ -100,6 +101,7 @@ def experiment(attacks: int) -> dict[str, Any]:
 
 
 def _attack(i: int) -> dict[str, Any]:
+    # Each attack is another poisoning, so that no stage is shared between two of them.
     rate = round(0.05 + 0.005 * (i // 4), 3)
     return {"kind": "badnets", "name": f"badnets_{i}", "size": 1 + i % 4, "rate": rate}
 
@@ -133,6 +135,7 @@ def raybd(*args: str) -> Ran:
     """Run a command to its end, and watch its processor time and memory."""
     samples = []
     command = [sys.executable, "-m", "raybd", *args]
+    # A file, because a pipe that nobody reads fills up and blocks the command.
     with tempfile.TemporaryFile() as output:
         began = time.perf_counter()
         with subprocess.Popen(
@@ -155,6 +158,8 @@ def raybd(*args: str) -> Ran:
 
 def _sample(pid: int) -> tuple[float, float]:
     """Return the processor seconds and resident megabytes of a process."""
+    # After the name, which is in parentheses and may hold spaces. Fields 14 and 15 of proc(5) are
+    # ticks of the processor, field 24 resident pages; the first one here is field 3.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     ticks = int(fields[11]) + int(fields[12])
     pages = int(fields[21])

@@ -92,6 +92,7 @@ class Cluster:
         self, stage: Stage, store: Store, data: Any, resources: Resources
     ) -> tuple[float, float]:
         """Run a stage of the detector `moment`; return the seconds before and after its step."""
+        # The detector runs in another process: only the wall clock is common to both.
         began = time.time()
         self.run(stage, store, data, resources)
         ended = time.time()
@@ -108,10 +109,13 @@ def throughput(
     speeds: dict[str, list[float]] = {name: [] for name in WAYS}
     for turn in range(rounds):
         for name, resources in WAYS.items():
+            # A store for each: a victim that is there would not be trained again.
             store = Store(f"{folder}/{turn}{resources.workers}")
+            # The benign poison changes no image, so that it fits the random ones, too.
             run_stage(victim.poison_stage, store, digits(victim))
             cluster.run(victim, store, data, resources)
             history = store.manifest("victim", victim.key)["history"]
+            # The first epoch includes what happens once: imports, kernels, allocations.
             speeds[name] += [facts["images_per_second"] for facts in history[1:]]
 
     work = f"{network}, {images} images x {epochs} epochs, batch 128"
@@ -130,6 +134,7 @@ def starts(cluster: Cluster, store: Store, groups: int, tasks: int) -> None:
     for stage in (poison, victim):
         run_stage(stage, store, digits(victim))
     data = load_dataset.remote(victim.dataset)
+    # Loading the data is no part of a start.
     ray.wait([data])
 
     print()
@@ -137,6 +142,7 @@ def starts(cluster: Cluster, store: Store, groups: int, tasks: int) -> None:
     for turn, stage in enumerate(moments[:groups]):
         before, after = cluster.run_moment(stage, store, data, TOGETHER)
         print_row(f"group of 2 workers, number {turn + 1}", f"{before:.2f}", f"{after:.2f}")
+    # The plain tasks run the same stages, which must not be in the store.
     for stage in moments[:groups]:
         store.remove(f"artifacts/score/{stage.key}")
 

@@ -43,9 +43,11 @@ def main() -> None:
     print(where())
 
     print_header("stage", "method", "s", "peak, GiB")
+    # Before any stage: the images and torch itself.
     print_row("data set", "", "", f"{peak_memory_bytes() / GIB:.2f}")
     with TemporaryDirectory() as folder:
         store = Store(folder)
+        # In one process, as Ray's workers, which are reused: a stage inherits what others left.
         for stage in stages(asked.attack, asked.detectors):
             run_stage(stage, store, dataset)
             facts = store.manifest(stage.name, stage.key)
@@ -73,6 +75,7 @@ def stages(attack: str, detectors: Sequence[str]) -> list[Stage]:
 
     The name of the data set has no effect: `run_stage` is given the images.
     """
+    # Tiny: what is measured is what grows with the images, not the network's activations.
     network = {"kind": "small_cnn", "width": 8}
     file: dict[str, Any] = {
         "name": "memory",
@@ -82,6 +85,7 @@ def stages(attack: str, detectors: Sequence[str]) -> list[Stage]:
         "detectors": [{"kind": kind} for kind in detectors],
         "removal": True,
     }
+    # Cells share stages: each is run once.
     found = {stage.key: stage for cell in parse(file).cells() for stage in cell.stages()}
     return list(found.values())
 

@@ -32,6 +32,7 @@ def main() -> None:
     arguments.add_argument("--seconds", type=float, default=2.0)
     asked = arguments.parse_args()
 
+    # A number of cells that does not divide would leave nodes idle at the end.
     cells = max(3, asked.cells // ROUND) * ROUND
     machine = f"{device_name()}; ray {versions()['ray']}, commit {commit()}"
     print(f"{cells} cells that sleep {asked.seconds:g} s; {machine}")
@@ -51,6 +52,7 @@ def run(nodes: int, cells: int, seconds: float) -> tuple[float, float]:
         folder = Path(name)
         config = folder / "nodes.yaml"
         store = folder / "results"
+        # JSON is YAML.
         config.write_text(json.dumps(experiment(cells, seconds)))
         with cluster(folder, nodes) as joined:
             began = time.perf_counter()
@@ -63,6 +65,7 @@ def run(nodes: int, cells: int, seconds: float) -> tuple[float, float]:
 
         # The first row is that of the victim itself.
         ended = sorted(path.stat().st_mtime for path in (store / "cells").iterdir())[1:]
+        # At the beginning workers start and import torch, at the end nodes run out of work.
         first = cells // 3
         last = cells - cells // 6
         return wall, 60 * (last - first) / (ended[last - 1] - ended[first - 1])

@@ -59,7 +59,9 @@ def main() -> None:
 
 def packed(at_once: int, cells: int, network: str, images: int, epochs: int) -> tuple[float, float]:
     """Return the seconds for all cells, and the mean utilisation of the device meanwhile."""
+    # CUDA does not survive a fork, and Ray's workers are new processes, too.
     spawn = multiprocessing.get_context("spawn")
+    # One more: this process starts the clock together with the others.
     ready = spawn.Barrier(at_once + 1)
     cpu_seconds = spawn.SimpleQueue()
     processes = []
@@ -73,6 +75,7 @@ def packed(at_once: int, cells: int, network: str, images: int, epochs: int) -> 
     ready.wait()
     began = time.monotonic()
     gauge = _Gauge()
+    # Blocks until each process has ended its work.
     used = sum(cpu_seconds.get() for _ in processes)
     seconds = time.monotonic() - began
     for process in processes:
@@ -81,6 +84,7 @@ def packed(at_once: int, cells: int, network: str, images: int, epochs: int) -> 
     busy = gauge.mean()
     if torch.cuda.is_available():
         return seconds, busy
+    # The CPU's use is known from its processes, without a gauge.
     return seconds, used / seconds / (os.cpu_count() or 1)
 
 
@@ -94,9 +98,11 @@ def _train(
     cpu_seconds: Any,
 ) -> None:
     """Train a small victim that does not count, and then those of the seeds."""
+    # Threads beyond the number of cores would slow all processes down.
     group.use_threads((os.cpu_count() or 1) / at_once)
     with TemporaryDirectory() as folder:
         _victims([len(seeds)], network, WARM_UP_IMAGES, 1, Store(f"{folder}/first"))
+        # Imports and first calls are over in all processes.
         ready.wait()
         began = time.process_time()
         _victims(seeds, network, images, epochs, Store(f"{folder}/counted"))
@@ -107,6 +113,7 @@ def _victims(seeds: list[int], network: str, images: int, epochs: int, store: St
     rng = torch.Generator().manual_seed(0)
     x_NCHW = torch.randint(0, 256, (images, 3, 32, 32), generator=rng, dtype=torch.uint8)
     train = Split(x_NCHW, torch.randint(0, CLASSES, (images,), generator=rng))
+    # Few test images, so that nearly all of the time is training.
     few = train.select(torch.arange(100))
     dataset = Dataset(tuple("0123456789"), train, few, few)
 
@@ -128,6 +135,7 @@ class _Gauge:
     def __init__(self) -> None:
         self._seen: list[float] = []
         self._done = threading.Event()
+        # A daemon: it must not keep the benchmark alive after an error.
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 

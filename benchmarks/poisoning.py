@@ -45,6 +45,7 @@ def main() -> None:
     ways: dict[str, Callable[[], object]] = {}
     for name, cell in cells.items():
         attack = cast(Attack, cell.attack.config)
+        # Both ways poison the same images with the same trigger: the state holds what was drawn.
         poisoned = tensors(attack, dataset)
         stamp = STAMPS[name](poisoned.state)
         ways[f"{name}: raybd"] = partial(tensors, attack, dataset)
@@ -71,6 +72,7 @@ def tensors(attack: Attack, dataset: Dataset) -> Poisoned:
     """Poison as raybd does, and stamp the test images."""
     given = AttackInput(train=dataset.train, num_classes=dataset.num_classes)
     poisoned = attack.poison(given, random_stream("poison", 0))
+    # Images of the target class have no success to measure.
     counted = dataset.test.select(poisoned.labels.counted(dataset.test.y_N))
     poisoned.with_trigger(counted.x_NCHW, counted.y_N, dataset.num_classes)
     return poisoned
@@ -78,6 +80,7 @@ def tensors(attack: Attack, dataset: Dataset) -> Poisoned:
 
 def stage(cell: Cell, dataset: Dataset) -> None:
     """Run the poison stage of a cell, into an empty store."""
+    # An empty store: a stage that is there would not be run.
     with TemporaryDirectory() as folder:
         run_stage(cell.victim.poison_stage, Store(folder), dataset)
 
@@ -99,6 +102,7 @@ def save_stamped(split: Split, noisy: Mapping[int, bool], stamp: Stamp, folder: 
     for index in range(len(split)):
         image = Image.fromarray(np.ascontiguousarray(x_NHWC[index]))
         if index in noisy:
+            # np.array copies: BadNets writes into what it is given.
             stamped = stamp(np.array(image), noisy[index])
             Image.fromarray(stamped).save(folder / f"{index}.png")
 
@@ -107,6 +111,7 @@ def badnets(state: Mapping[str, torch.Tensor]) -> Stamp:
     """Return the stamp of BadNets."""
 
     def stamp(x_HWC: Pixels, noisy: bool) -> Pixels:
+        # This stamp and those below have the defaults of raybd's attacks.
         x_HWC[-3:, -3:] = 255
         return x_HWC
 
@@ -141,6 +146,7 @@ def wanet(state: Mapping[str, torch.Tensor]) -> Stamp:
     grid_1HW2 = state["grid_HW2"][None]
 
     def stamp(x_HWC: Pixels, noisy: bool) -> Pixels:
+        # Noise of up to half a pixel: grid_sample's coordinates span 2 for 32 pixels.
         noise_1HW2 = (2 * torch.rand(grid_1HW2.shape) - 1) / 32 if noisy else 0.0
         x_1CHW = torch.from_numpy(x_HWC).permute(2, 0, 1)[None].float()
         warped_1HW2 = (grid_1HW2 + noise_1HW2).clamp(-1, 1)

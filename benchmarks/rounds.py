@@ -50,6 +50,7 @@ def timed(work: Callable[[], object]) -> Taken:
     clock = time.perf_counter()
     cpu = time.process_time()
     work()
+    # Kernels run on after the call that started them has returned.
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return Taken(time.perf_counter() - clock, time.process_time() - cpu)
@@ -63,6 +64,7 @@ def show(
     print(where())
     print_header("way", "s", "min - max", "CPU s", f"ratio to {of}", "by CPU s")
 
+    # Medians: one disturbed round must not count.
     clock = {name: statistics.median(one.clock for one in seen) for name, seen in taken.items()}
     cpu = {name: statistics.median(one.cpu for one in seen) for name, seen in taken.items()}
     for name, seen in taken.items():
@@ -86,6 +88,7 @@ def print_header(*titles: str) -> None:
 
 def print_row(*cells: object) -> None:
     """Print a row of a table at once."""
+    # Flushed, so that one can follow a benchmark of half an hour.
     print(f"| {' | '.join(str(cell) for cell in cells)} |", flush=True)
 
 

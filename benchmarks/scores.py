@@ -66,6 +66,7 @@ def write(store: Store, workers: int, cells: int, rows: int) -> float:
         task = ray.remote(_write)
         # A first round of tasks, so that the workers have imported what they need.
         ray.get([task.remote(store, 0, 1, 1, 1) for _ in range(workers)])
+        # The rows of that round must not be read later.
         store.remove("scores")
 
         began = time.perf_counter()
@@ -91,6 +92,7 @@ def readings(store: Store) -> dict[str, Callable[[], pd.DataFrame]]:
 
 def read_time(read: Callable[[], pd.DataFrame]) -> tuple[int, float]:
     """Return the number of rows, and the median of the seconds."""
+    # This reading is not timed: it imports what it needs, and fills the system's cache.
     rows = len(read())
     times = []
     for _ in range(READINGS):
@@ -116,6 +118,7 @@ def _columns(cell: int, n: int) -> dict[str, Any]:
     rng = np.random.default_rng(cell)
     label_N = rng.integers(0, 10, n)
     poisoned_N = rng.random(n) < 0.1
+    # Random in every bit, as real scores are: rounded ones would be packed too well.
     score_N = rng.normal(poisoned_N * 2.0, 1.0).astype(np.float32)
     return {
         "cell": [f"{cell:016x}"] * n,

@@ -45,11 +45,13 @@ def main() -> None:
 
 def process_time(command: str) -> Taken:
     """Run a command in a process of its own, and return what it took."""
+    # An empty store, so that a dry run plans all.
     with TemporaryDirectory() as store:
         words = command.split()
         if command.startswith("run"):
             words += ["--store", store]
 
+        # It counts all children of this process so far: the difference is this one.
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         began = time.perf_counter()
         subprocess.run(

@@ -147,6 +147,7 @@ def compare_accuracy(
     seeds: int,
 ) -> None:
     """Print speed, clean accuracy and attack success of each way, on poisoned CIFAR-10."""
+    # 2,000 test images give a standard error of about one percent.
     dataset = Cifar10(limit=images, test_limit=None if images is None else 2000, clean=100).load()
     network = cast(Network, method_class("networks", name)())
     _warm_up(ways, dataset.train, network, recipe)
@@ -233,6 +234,7 @@ def _speed_columns(seen: list[float], speeds: dict[str, list[float]]) -> list[st
 
 def _median_ratio(seen: list[float], base: list[float]) -> float:
     """Return the median of the ratios of each round."""
+    # Within a round, because the machine's speed changes from one round to the next.
     return statistics.median(a / b for a, b in zip(seen, base, strict=True))
 
 
@@ -261,6 +263,7 @@ def raybd_compiled(
     runtime = Runtime(report=lambda facts: speeds.append(facts["images_per_second"]), compile=True)
     with running(runtime):
         _, victim = raybd(split, network, recipe, seed)
+    # The report of the last epoch: by then everything is compiled.
     return _images_seen(split, recipe) / speeds[-1], victim
 
 
@@ -273,6 +276,7 @@ class _Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
         side = split.x_NCHW.shape[-1]
         crop = [transforms.RandomCrop(side, padding=side // 8)] if "crop" in recipe.augment else []
         flip = [transforms.RandomHorizontalFlip()] if "flip" in recipe.augment else []
+        # The victim's own numbers: in this way the loader normalises, and the victim does not.
         normalise = transforms.Normalize(victim.mean_C.tolist(), victim.std_C.tolist())
         self.transform = transforms.Compose([*crop, *flip, transforms.ToTensor(), normalise])
 
@@ -293,6 +297,7 @@ def field(split: Split, network: Network, recipe: Recipe, seed: int) -> tuple[fl
     victim = new_victim(split, 10, network, torch.Generator().manual_seed(seed))
     loader = _loader(_Pictures(split, recipe, victim), recipe.batch_size, where.type == "cuda")
     assert victim.head is not None
+    # Without the victim's preprocessing, which the transforms have done.
     model = nn.Sequential(victim.encoder, victim.head).to(where).train()
     optimizer, scheduler = _optimizer(model, recipe, len(loader) * recipe.epochs, fused=False)
 
@@ -309,6 +314,7 @@ def field(split: Split, network: Network, recipe: Recipe, seed: int) -> tuple[fl
 
 
 def _loader(pictures: _Pictures, batch: int, on_gpu: bool) -> DataLoader[tuple[Tensor, int]]:
+    # On a CPU, loading processes would take the cores from the training itself.
     workers = min(MAX_LOADER_WORKERS, os.cpu_count() or 1) if on_gpu else 0
     return DataLoader(
         pictures,
@@ -329,6 +335,7 @@ def limit(split: Split, network: Network, recipe: Recipe, seed: int) -> tuple[fl
     model = nn.Sequential(*network.build(10, 32)).to(where).to(memory_format=torch.channels_last)
     steps = len(split) // batch
     optimizer, scheduler = _optimizer(model, recipe, steps * recipe.epochs, fused=True)
+    # About normalised: what matters is the time, not what is learned.
     x_NCHW = ((split.x_NCHW.float() - 127) / 64).to(where).to(memory_format=torch.channels_last)
     y_N = split.y_N.to(where)
 
@@ -361,6 +368,7 @@ def _optimizer(
         nesterov=True,
         fused=fused,
     )
+    # One more value than steps: the scheduler asks for the next one after the last step, too.
     warm = int(steps * recipe.warmup)
     rise = torch.linspace(0.01, 1, warm + 1).tolist()
     fall = (0.5 * (1 + torch.cos(torch.linspace(0, torch.pi, steps - warm + 1)))).tolist()
@@ -368,6 +376,7 @@ def _optimizer(
 
 
 def _timed(work: Callable[[], object]) -> float:
+    # Work that was queued before must not count, and work that is still queued must.
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     began = time.perf_counter()

@@ -101,22 +101,28 @@ def execute(
     from raybd.cells.row import record_failure
     from raybd.plan.todo import make_plan
 
+    # Before the first stage, whose hours a read-only store would lose.
     store.check_writable()
     plan = plan or make_plan(experiment, store)
     store.write_experiment(experiment.name, experiment.describe())
     if not plan.todo:
+        # A grid writes the rows of infeasible cells, and there is none to run.
         rows = dict(plan.rows)
         for cell in plan.infeasible:
             if cell.id not in rows:
                 rows[cell.id] = record_failure(cell, store, "infeasible", str(cell.infeasible))
         return [rows[cell.id] for cell in plan.cells]
 
+    # Importing Ray takes seconds: not for an experiment that is done.
     from raybd.engine.cluster.connect import connected
     from raybd.engine.grid.progress import Progress
     from raybd.engine.grid.run import run_grid
 
+    # Without a dashboard, Ray Train floods the log of a group. The dashboard itself takes memory,
+    # so that other runs do without.
     grouped = any(experiment.resources_of(stage).workers > 1 for stage in plan.stages.values())
     with ExitStack() as stack:
+        # It ends before the progress begins: rich allows one live display at a time.
         with _connecting(address, None if quiet else console):
             have = stack.enter_context(connected(address, verbose, dashboard=grouped))
         progress = stack.enter_context(Progress(plan, console, quiet))
@@ -136,6 +142,7 @@ def execute_sweep(
     Return the rows of its comparison: the defaults and the best values on all attacks.
     """
     store.check_writable()
+    # A finished sweep is read from the store, without Ray.
     done = _finished(sweep, store)
     if done is not None:
         return done
@@ -169,6 +176,7 @@ def _finished(sweep: "Sweep", store: Store) -> list[dict[str, Any]] | None:
     best = best_params(sweep, rows)
     if trials_left(sweep, rows) or best is None:
         return None
+    # Damaged artefacts count as not done: plans find them, rows do not tell.
     base = make_plan(sweep.base(), store)
     comparison = make_plan(sweep.comparison(best), store)
     if any(len(plan.rows) < len(plan.cells) for plan in (base, comparison)):

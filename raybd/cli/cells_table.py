@@ -23,6 +23,7 @@ def cells_table(rows: Sequence[Mapping[str, Any]], max_rows: int = MAX_ROWS) -> 
         name for name in _NAMES if name in _ALWAYS_COLUMNS or len({row[name] for row in rows}) > 1
     ]
     fixed = ", ".join(f"{name} {rows[0][name]}" for name in _NAMES if rows and name not in varied)
+    # Columns that no row fills would push the others out of a terminal.
     known = [one for one in ON_CONSOLE_WHERE_KNOWN if any(_is_known(row, one.name) for row in rows)]
     measures = [*ON_CONSOLE, *known]
 
@@ -35,12 +36,14 @@ def cells_table(rows: Sequence[Mapping[str, Any]], max_rows: int = MAX_ROWS) -> 
 
     shown = rows
     if len(rows) > max_rows:
+        # Stable: within each group the rows keep their order.
         shown = sorted(rows, key=lambda row: row["status"] != "failed")[:max_rows]
         table.caption = (
             f"{len(shown)} of {len(rows)} cells, failed ones first; all of them: --json, "
             "or raybd.load_cells(STORE)"
         )
     for row in shown:
+        # The row of a failed cell has names and no measures.
         numbers = [number(row.get(measure.name)) for measure in measures]
         table.add_row(*(str(row[name]) for name in varied), *numbers, _status(row))
     return table

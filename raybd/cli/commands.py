@@ -40,6 +40,7 @@ app.command()(submit)
 app.command()(doctor)
 
 
+# `raybd --version` names no command.
 @app.callback(invoke_without_command=True)
 def _main(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
@@ -60,6 +61,7 @@ def main() -> None:
     # A terminated command ends like an interrupted one: with the line that says how to go on.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
+        # In standalone mode click would catch the exceptions itself, and choose its own codes.
         code = app(standalone_mode=False, prog_name="raybd")
     except UserError as error:
         say(f"error: {error.what}", error.hint)
@@ -78,6 +80,7 @@ def main() -> None:
             "interrupted; nothing that was finished is lost. To go on:",
             f"  {INTERRUPTION.resuming_command()}",
         )
+    # A command that ends well returns None.
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -29,6 +29,7 @@ def doctor(
         )
     else:
         table_console().print(findings_table(findings))
+    # 3: cluster or store not usable, see commands.py.
     if not all(finding.ok for finding in findings):
         raise typer.Exit(3)
 

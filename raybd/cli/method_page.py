@@ -30,10 +30,12 @@ _PLURALS = {int: "integers", float: "numbers", str: "texts"}
 
 def method_page(role: str, kind: str, method: type[Config]) -> Group:
     """Return the docstring of a method, and a table of its fields."""
+    # The module's docstring names the paper and the differences from it; the class's is a line.
     doc = (sys.modules[method.__module__].__doc__ or "").strip()
     table = Table("field", "type", "default", "what it is", box=box.SIMPLE_HEAD, pad_edge=False)
     for name, info in method.model_fields.items():
         for row in _rows(name, info, _default_of(info)):
+            # As Text, because rich takes bounds like [x > 0] for markup.
             table.add_row(*map(Text, row))
     return Group(Text(f"{role}/{kind}"), Text(""), Text(doc), Text(""), table)
 
@@ -78,6 +80,7 @@ def type_words(annotation: Any) -> str:
     if origin is Literal:
         return _either([_yaml(choice) for choice in arguments])
     if origin in (Union, UnionType):
+        # Different configs have the same words: each is said once.
         return _either(list(dict.fromkeys(type_words(one) for one in arguments)))
     if origin is tuple:
         return _sequence(arguments)
@@ -153,6 +156,11 @@ def _bound(value: Any) -> str:
 def _yaml(value: Any) -> str:
     """Return a value as it is written in an experiment file."""
     text = yaml.safe_dump(
-        to_jsonable_python(value), default_flow_style=True, sort_keys=False, width=10_000
+        # The width keeps a long list on one line.
+        to_jsonable_python(value),
+        default_flow_style=True,
+        sort_keys=False,
+        width=10_000,
     )
+    # YAML ends a single word with `...`, which no experiment file needs.
     return text.removesuffix("\n").removesuffix("\n...")

@@ -49,6 +49,7 @@ def show(
         known = [known for role in METHOD_ROLES for known in names(role)]
         raise UserError(f"unknown method {kind!r}", did_you_mean(name, known))
 
+    # Two roles may have a method of this name: both are shown.
     for role in roles:
         found = method_class(role, name)
         if as_json:
@@ -59,6 +60,7 @@ def show(
 
 def _role_named(word: str) -> Role:
     """Return the role that a user means: `detector`, `detectors`, `training-defenses`."""
+    # The table says `training_defenses`; people write a hyphen, or the singular.
     asked = word.replace("-", "_")
     for role in METHOD_ROLES:
         if asked in (role, singular(role).replace(" ", "_")):

@@ -15,6 +15,7 @@ def plan_table(experiment: Experiment, plan: Plan) -> Table:
     cached = sum(row["status"] == "ok" for row in plan.rows.values())
     counts = Counter(stage.name for stage in plan.stages.values())
     todo = ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
+    # A set: cells that differ in seed or defense have the same reason.
     reasons = {
         f"{cell.attack.name} on {cell.dataset.name}: {cell.infeasible}" for cell in plan.infeasible
     }

@@ -45,6 +45,7 @@ def run(
             table_console().print(plan_table(asked, plan))
         return
 
+    # The plan is made: what is interrupted from here on can be continued.
     INTERRUPTION.resume = _same_command(config, store, set_)
     if not quiet:
         counts = f"{len(plan.cells)} cells, {len(plan.todo)} to run ({len(plan.stages)} stages)"
@@ -64,11 +65,13 @@ def run(
             f"{failed} of {len(rows)} cells failed (tracebacks: {opened.at('errors')}); "
             "the same command tries them again."
         )
+        # At the end, so that the table and the report are there all the same.
         raise typer.Exit(1)
 
 
 def _same_command(config: Path, store: str, set_: list[str] | None) -> str:
     sets = [part for item in set_ or () for part in ("--set", item)]
+    # The store is named in any case: RAYBD_STORE may be unset in the shell that goes on.
     return shlex.join(["raybd", "run", str(config), "--store", store, *sets])
 
 

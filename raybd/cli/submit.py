@@ -61,6 +61,7 @@ def submit(
             "For example: raybd submit configs/quickstart.yaml",
         )
 
+    # Importing Ray takes seconds: a usage error is told before.
     from raybd.engine.cluster.submit.jobs import Jobs
     from raybd.engine.cluster.submit.request import job_request
 
@@ -71,11 +72,14 @@ def submit(
         typer.echo(job)
         return
 
+    # Ctrl-C ends the following only, so that one goes on by following again.
     INTERRUPTION.resume = jobs.follow_command(job)
     try:
+        # The log brings its own line ends.
         code = jobs.follow(job, say, lambda text: typer.echo(text, nl=False))
     except KeyboardInterrupt:
         say(f"detached; job {job} goes on. To stop it:", f"  {jobs.stop_command(job)}")
+        # The entry point turns it into the exit code and the command to go on with.
         raise
     # The job itself was interrupted if its exit code is 130: then the same command runs it again.
     INTERRUPTION.resume = ""

@@ -54,6 +54,7 @@ def sweep(
         table_console().print(cells_table(compared))
     if not quiet:
         _say_how_to_go_on(asked, opened)
+    # At the end, so that the tables are there all the same.
     failed_trials = sum(row["state"] == "failed" for row in rows.values())
     failed_cells = sum(row["status"] == "failed" for row in compared)
     if failed_trials or failed_cells:

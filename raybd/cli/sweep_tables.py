@@ -55,10 +55,12 @@ def trials_table(sweep: Sweep, rows: Mapping[str, Row]) -> Table:
     table.add_column("AUROC", justify="right")
     table.add_column("values", overflow="fold")
 
+    # No trial of a Pareto front is better than another: all are shown.
     if len(sweep.objectives) == 1:
         best = ranked(sweep, searched)[:MAX_BEST]
     else:
         best = best_of(sweep, searched)
+    # A sweep that was killed early has no default trial yet.
     default = [rows[DEFAULT]] if DEFAULT in rows else []
     for row in [*default, *best]:
         numbers = [number(row[f"objective_{i}"]) for i in range(len(sweep.objectives))]
@@ -88,6 +90,7 @@ def _correlations(sweep: Sweep, searched: list[Row]) -> list[str]:
     found = []
     for i, objective in enumerate(sweep.objectives):
         value = rank_correlation(searched, f"objective_{i}")
+        # AUROC ranks as itself: it would be 1.
         if value is not None and objective.name != "auroc":
             found.append(f"{objective.name} {value:+.2f}")
     return found

@@ -2,6 +2,7 @@
 // The data of the page, and what all drawings share. Text is set as text, never as HTML.
 const data = JSON.parse(document.getElementById("data").textContent);
 const ROLES = ["clean", "poison", "cross"];
+// Plotly knows no CSS variables: their values are read when a plot is drawn.
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
 const config = { displayModeBar: false, displaylogo: false, responsive: true };
 

@@ -1,4 +1,5 @@
 // Sorts, filters, and draws what a <details> holds when it is opened for the first time.
+// Not before: plots take long, and in a closed <details> there is no width to draw them in.
 function draw(details) {
   if (details.dataset.drawn || !details.open) return;
   details.dataset.drawn = "yes";
@@ -14,6 +15,7 @@ function sortBy(header) {
   const direction = header.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
   table.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
   header.setAttribute("aria-sort", direction);
+  // A row without results has fewer cells: one that gives the reason replaces all its numbers.
   const width = header.parentElement.cells.length;
   const value = (body) => {
     const cells = body.rows[0].cells;
@@ -29,6 +31,7 @@ function sortBy(header) {
     if (x === "" || y === "") return (x === "") - (y === ""); // missing values come last in both directions
     return sign * (Number(x) - Number(y));
   };
+  // Each row is a <tbody> with its seeds and its reasons, which move along.
   table.append(...[...table.tBodies].sort(compare));
 }
 
@@ -44,10 +47,12 @@ function openTarget() {
   const details = target && target.closest("details");
   if (!details) return;
   details.open = true;
+  // Now, not at the toggle event: what is drawn above the target moves it.
   draw(details);
   target.scrollIntoView();
 }
 
+// Some are open from the beginning.
 document.querySelectorAll("details.drawn").forEach((details) => { details.addEventListener("toggle", () => draw(details)); draw(details); });
 document.querySelectorAll("thead button").forEach((button) => button.addEventListener("click", () => sortBy(button.closest("th"))));
 document.querySelectorAll("button.seeds").forEach((button) => button.addEventListener("click", () => {
@@ -58,4 +63,5 @@ document.querySelectorAll("button.seeds").forEach((button) => button.addEventLis
 document.getElementById("filter").addEventListener("input", (event) => filterRows(event.target.value));
 window.addEventListener("hashchange", openTarget);
 openTarget();
+// Drawn plots keep the colours that they were drawn with.
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => location.reload());

@@ -46,6 +46,7 @@ def write_report(store: Store, out: Path | None = None) -> str:
             "Run an experiment first: raybd run configs/quickstart.yaml.",
         )
     unreadable = {"cells": unreadable_cells, "trials": unreadable_trials}
+    # The page is whole before a file is touched: an error leaves an older page as it is.
     page = _render(store, cells, sweeps, unreadable).encode()
     if out is None:
         store.write(PAGE, page)
@@ -56,6 +57,7 @@ def write_report(store: Store, out: Path | None = None) -> str:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(page)
     except OSError as error:
+        # Any reason of the system is the user's to mend: no folder, no permission, a full disk.
         raise UserError(
             f"{target}: can't be written: {error.strerror}", "Give another path."
         ) from error
@@ -70,6 +72,7 @@ def _render(
 ) -> str:
     """Return the page; `unreadable` counts the rows that were set aside, by table."""
     try:
+        # These packages are an extra: all other commands must work without them.
         from jinja2.utils import htmlsafe_json_dumps
         from markupsafe import Markup
         from plotly.offline import get_plotlyjs
@@ -88,6 +91,7 @@ def _render(
     drawings = {**_drawings(store, found, attacks), "sweeps": [*map(sweep_drawing, sweeps)]}
     # Data and code are the only parts that the template does not escape. In the JSON, < > & ' and
     # all that is not ASCII become \uXXXX, so that no name can close its element or become markup.
+    # allow_nan: browsers refuse the whole JSON for one NaN. It is better to fail here.
     data = htmlsafe_json_dumps(drawings, separators=(",", ":"), allow_nan=False)
     return template.render(
         store=store.url,
@@ -116,7 +120,9 @@ def _environment() -> "Environment":
 
     environment = Environment(
         loader=FunctionLoader(_read),
+        # Names and errors come from users' files: none may become markup.
         autoescape=True,
+        # A misspelled name in a template raises an error, and is not an empty place on the page.
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -138,6 +144,7 @@ def _drawings(store: Store, found: Sequence[Table], attacks: Mapping[str, Cell])
 
     Images are data URIs. Each is in `images` once; drawings refer to it by number.
     """
+    # A cell that failed, or is infeasible, left nothing to draw. Its row says why.
     judged = [row for table in found for row in table.rows if row.scored or row.scanned]
     scored = [cell for row in judged for cell in row.cells if cell["status"] == "ok"]
     images: dict[str, int] = {}
@@ -149,6 +156,8 @@ def _drawings(store: Store, found: Sequence[Table], attacks: Mapping[str, Cell])
     with ThreadPoolExecutor(_READING_THREADS) as pool:
         of_cells = list(pool.map(lambda cell: detector_drawing(store, cell), scored))
         of_attacks = list(pool.map(lambda key: attack_drawing(store, key), attacks))
+    # Numbers are given after the threads have ended, in the order of the table: two pages of one
+    # store are equal.
     for drawing in of_cells:
         drawing["images"] = numbered(drawing["images"])
         drawing["seen"] = {name: numbered(uris) for name, uris in drawing["seen"].items()}
@@ -169,22 +178,28 @@ def _cells(store: Store) -> tuple[list[Cell], int]:
     """
     before = store.files("cells/*.parquet")
     frame = store.cells()
+    # cells() sets unreadable files aside, so that they are missing now.
     unreadable = len(before) - len(store.files("cells/*.parquet"))
+    # Only a column of objects can hold None; a column of floats turns it into NaN.
     known = frame.astype(object).where(frame.notna(), None)
     cells = [{str(name): value for name, value in row.items()} for row in known.to_dict("records")]
+    # A new list: to the type checker a list of dicts is no list of mappings.
     return [*cells], unreadable
 
 
 def _requested(store: Store, table: Table) -> str | None:
     """Return the experiment as the user asked for it, as YAML."""
     try:
+        # The text is only shown: a damaged letter must not cost the whole page.
         return store.read(f"experiments/{table.experiment}.yaml").decode(errors="replace")
     except FileNotFoundError:
+        # The file is for the reader only: without it the results are shown all the same.
         return None
 
 
 def _one_cell_per_poison(found: Sequence[Table]) -> dict[str, Cell]:
     """Return one cell of each poisoned data set, by the key of its poison stage."""
+    # An infeasible attack was never run, and the benign control changes no image.
     cells = [
         cell
         for table in found

@@ -48,6 +48,7 @@ class _HeldOut(Config):
 class _SweepFile(Config):
     """A sweep file."""
 
+    # It becomes the name of folders in the store.
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     experiment: dict[str, Any]
     search: dict[str, Any] = Field(min_length=1)
@@ -90,6 +91,7 @@ def parse_sweep(raw: Mapping[str, Any], where: str = "sweep") -> Sweep:
         _objective(asked, f"{where}: objectives[{i}]") for i, asked in enumerate(file.objectives)
     )
     experiment = {
+        # Looking a place up may change an entry (`entry_at`). The caller's mapping stays as it is.
         **copy.deepcopy(file.experiment),
         "name": file.name,
         **_canaries(file.experiment, objectives),
@@ -137,6 +139,7 @@ def _objective(asked: str | Mapping[str, Direction], at: str) -> Objective:
             "Write one entry for each: {NAME: maximize}.",
         )
     ((name, direction),) = asked.items()
+    # To minimize a measure that is better high would be an error of the user's, not a wish.
     if DIRECTIONS.get(name, direction) != direction:
         raise UserError(f"{at}: {name} is better the other way", f"Write {name} alone.")
     return Objective(name, direction)
@@ -150,16 +153,19 @@ def _canaries(experiment: Mapping[str, Any], objectives: Sequence[Objective]) ->
     names = {objective.name for objective in objectives}
     if names.isdisjoint(NEEDING_CANARIES):
         return {}
+    # Each further run of a detector costs as much as the first.
     runs = {} if names.isdisjoint(NEEDING_SEVERAL_RUNS) else {"runs": RUNS_TO_COMPARE}
     return {"canaries": {**runs, **(experiment.get("canaries") or {})}}
 
 
 def _check_combinations(sweep: Sweep, where: str) -> None:
+    # NSGA-II ranks by dominance, which with one objective is nothing but the order.
     if sweep.sampler == "nsga2" and len(sweep.objectives) == 1:
         raise UserError(
             f"{where}: sampler: nsga2 is for several objectives",
             "Take tpe, or add an objective like seconds.",
         )
+    # The best values are an attack's own: on held-out ones, default and best could not differ.
     if sweep.held_out and any(place.startswith("attacks.") for place in sweep.places):
         raise UserError(
             f"{where}: held_out: the sweep searches an attack itself",
@@ -174,6 +180,7 @@ def _check_pruning(sweep: Sweep, where: str) -> None:
     first = sweep.objectives[0].name
     for place in sweep.places:
         role = cast(Role, place.split(".")[0])
+        # A network has no epochs: what trains it, in the entry around it, reports.
         kind = entry_around(sweep.raw, place)["kind"]
         reported = method_class(role_of(role, kind), kind).intermediate_metrics
         if first not in reported:

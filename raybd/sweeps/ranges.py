@@ -65,6 +65,7 @@ class Range:
 def fields_of(place: str, entry: Mapping[str, Any]) -> Mapping[str, FieldInfo]:
     """Return the fields of the method at a place, whose entry is given."""
     last = place.rsplit(".", 1)[-1]
+    # A nested method has no list that names its role: the field that holds it does.
     role = cast(Role, place.split(".", maxsplit=1)[0]) if last.isdigit() else _NESTED[last]
     kind = entry["kind"]
     return method_class(role_of(role, kind), kind).model_fields
@@ -79,6 +80,7 @@ def entry_at(raw: Mapping[str, Any], place: str) -> dict[str, Any]:
     here: Any = raw
     for part in place.split("."):
         inner = here[int(part)] if isinstance(here, list) else here[part]
+        # A kind alone has no fields that a value could be written to.
         if part == "network" and isinstance(inner, str):
             inner = {"kind": inner}
             here[part] = inner

@@ -37,6 +37,7 @@ def ranges_of(experiment: Mapping[str, Any], place: str, asked: Any, where: str)
             f"{where}.{place}: {asked!r} is no search space",
             "Write `all`, {FIELD: null}, or {FIELD: {low: ..., high: ...}}.",
         )
+    # Before the ranges: an unknown name would be passed over in silence.
     for name in asked:
         if name not in fields:
             raise UserError(
@@ -82,6 +83,7 @@ def _range(place: str, name: str, asked: Any, info: FieldInfo, at: str) -> Range
             "Write {low: ..., high: ..., log: true} or {choices: [...]}.",
         )
 
+    # The method knows when it uses a field, also if the file sets another range.
     conditions = declared.get("when") or {}
     when = {other: tuple(wanted) for other, wanted in conditions.items()}
     if "choices" in space:
@@ -107,6 +109,7 @@ def _ends(space: Mapping[str, Any], at: str) -> tuple[float, float, bool]:
     low = space["low"]
     high = space["high"]
     log = space.get("log", False)
+    # In Python a bool is an int.
     numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
     if not numbers or not isinstance(log, bool):
         raise UserError(

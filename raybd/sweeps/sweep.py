@@ -106,6 +106,7 @@ class Sweep:
         All attacks are in it, the held-out ones, too. No canaries are planted.
         """
         raw = copy.deepcopy(dict(self.raw))
+        # They serve the objectives of the trials, and change the training set that is compared.
         raw.pop("canaries", None)
         best = copy.deepcopy(raw)
         set_values(best, params)
@@ -134,11 +135,13 @@ class Sweep:
         try:
             asked = self.experiment(params)
         except UserError as error:
+            # Values can contradict each other although each is in its range.
             return error.what
         methods = [
             method.config
             for method in (*asked.defenses, *(training.trainer for training in asked.trainings))
         ]
+        # Some limits depend on the size of the images, which no validation of fields can know.
         reasons = (method.refused(side) for method in methods)
         return next((reason for reason in reasons if reason), None)
 
@@ -182,6 +185,7 @@ def make_sampler(sweep: Sweep, trials_before: int) -> "optuna.samplers.BaseSampl
     if sweep.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     if sweep.sampler == "nsga2":
+        # Four generations, if there are enough trials: Optuna's default of 50 could be all trials.
         population = max(4, min(50, sweep.trials // 4))
         return optuna.samplers.NSGAIISampler(seed=seed, population_size=population)
     return optuna.samplers.TPESampler(seed=seed)
@@ -189,4 +193,5 @@ def make_sampler(sweep: Sweep, trials_before: int) -> "optuna.samplers.BaseSampl
 
 def as_json(value: Mapping[str, Any]) -> str:
     """Return parameters or objectives as the text of a column."""
+    # Sorted, so that equal values are equal texts.
     return json.dumps(value, sort_keys=True)

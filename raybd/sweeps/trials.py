@@ -27,8 +27,11 @@ def measured(
     """
     names = [objective.name for objective in sweep.objectives]
     found: dict[str, float] = {}
+    # AUROC is measured in any case: tables compare the objectives with it.
     for name in dict.fromkeys([*names, "auroc"]):
+        # A measure takes precedence: a method must not put a fact of its own in its place.
         values = [row.get(name, told.get(name)) for row, told in zip(rows, facts, strict=True)]
+        # One cell with NaN would make the mean NaN, which Optuna takes for a failed trial.
         numbers = [float(value) for value in values if value is not None and math.isfinite(value)]
         if numbers:
             found[name] = sum(numbers) / len(numbers)
@@ -111,6 +114,7 @@ def rank_correlation(rows: Sequence[Row], column: str) -> float | None:
 
     It is computed over the complete trials. None if there are too few, or if either is constant.
     """
+    # Importing scipy takes long, and most commands need no correlation.
     from scipy.stats import spearmanr
 
     pairs = [

@@ -18,16 +18,19 @@ def config(cell: Cell) -> dict[str, Any]:
 def hyperparameters(cell: Cell, role: str) -> str:
     """Return the fields of the method that has a role, as one line."""
     fields = config(cell).get(role) or {}
+    # `version` is raybd's own count of a method's changes. No user sets it.
     return ", ".join(f"{name}={value}" for name, value in fields.items() if name != "version")
 
 
 def benign(cell: Cell) -> bool:
     """Whether nothing is poisoned: the control, where every flagged sample is a false alarm."""
+    # An experiment may give the control another name. Its kind tells what it is.
     return str((config(cell).get("attack") or {}).get("kind", cell["attack"])) == "none"
 
 
 def attack_failed(cell: Cell) -> bool:
     """Whether the victim was attacked and has no backdoor."""
+    # Success is missing if the cell was not run: such a cell is no failed attack.
     success = cell["attack_success"]
     return not benign(cell) and success is not None and success < WEAK_ATTACK
 

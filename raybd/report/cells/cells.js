@@ -3,6 +3,7 @@ function drawHistogram(place, cell) {
   const { low, width, counts, tails } = cell.histogram;
   const roles = ROLES.filter((role) => counts[role]);
   const traces = roles.map((role) => {
+    // Shares of each role, because poison is rare: its counts would vanish beside the clean ones.
     const total = counts[role].reduce((sum, n) => sum + n, 0);
     return {
       type: "bar", name: `${role} (${total.toLocaleString("en")})`, x: counts[role].map((_, i) => low + width * (i + 0.5)), width,
@@ -12,6 +13,7 @@ function drawHistogram(place, cell) {
   });
   const limit = cell.threshold.value;
   const shapes = limit === null ? [] : [{ type: "line", x0: limit, x1: limit, y0: 0, y1: 1, yref: "paper", line: { color: colour("ink"), width: 1.5, dash: "dash" } }];
+  // The label is on the side that has more room.
   const annotations = limit === null ? [] : [{
     x: limit, y: 1, yref: "paper", text: cell.threshold.varies ? "median threshold" : "threshold", showarrow: false,
     xanchor: limit > low + width * 40 ? "right" : "left", yanchor: "top", xshift: limit > low + width * 40 ? -4 : 4, font: { color: colour("dim"), size: 11 },
@@ -28,6 +30,7 @@ function drawRoc(place, cell) {
     x: [cell.point[0]], y: [cell.point[1]], mode: "markers", cliponaxis: false, marker: { color: colour("ink"), size: 9, line: { color: colour("paper"), width: 1.5 } },
     hovertemplate: "at its threshold: FPR %{x:.3f}, TPR %{y:.3f}<extra></extra>",
   };
+  // A margin, so that a curve along the edge is not cut in half.
   const range = [-0.01, 1.01];
   Plotly.newPlot(place, [chance, line, point].filter(Boolean), layout({ showlegend: false, xaxis: axis("FPR", { range }), yaxis: axis("TPR", { range }) }), config);
 }
@@ -35,6 +38,7 @@ function drawRoc(place, cell) {
 function legend(parent, roles) {
   const place = make("div", "legend", null, parent);
   for (const role of roles) make("i", "", null, make("span", "", role, place)).style.background = `var(--${role})`;
+  // make() appends, and the colour belongs before the word.
   for (const entry of place.children) entry.prepend(entry.lastChild);
 }
 
@@ -58,6 +62,7 @@ function drawSeen(article, cell) {
     const gallery = make("div", "gallery", null, strip);
     cell.seen[name].forEach((image, i) => {
       const [role, score] = captions[i] || ["", null];
+      // The pictures of an image lie one below the other: its score is under the last one.
       const caption = picture(gallery, image, role, score === null ? name : `${name}, ${role}, score ${score}`);
       if (score !== null && name === names[names.length - 1]) caption.textContent = String(score);
     });
@@ -91,6 +96,7 @@ function drawCell(article) {
 function drawAttack(place) {
   const attack = data.attacks[place.dataset.attack];
   for (const text of attack.missing) make("p", "missing", text, place);
+  // Without its artefact, `missing` has said all.
   if (!attack.facts) return;
   const { n_train, n_poison, n_cross, largest_pixel_change } = attack.facts;
   const facts = make("p", "facts", null, place);
@@ -109,13 +115,16 @@ function drawAttack(place) {
 }
 
 function drawDefended(place) {
+  // Plotly counts from the bottom, tables from the top.
   const rows = data.defended[Number(place.dataset.table)].slice().reverse();
   const at = rows.map((_, i) => i);
   const labels = rows.map((row) => `${plain(row.names[0])} \u00b7 <b>${plain(row.names[1])}</b>`);
   const full = rows.map((row) => plain(row.names.join(" \u00b7 ") + (row.variant ? ` \u00b7 ${row.variant}` : "")));
   const traces = [["clean_accuracy", "x"], ["attack_success", "x2"]].flatMap(([name, x]) => {
     const lines = { x: [], y: [], mode: "lines", xaxis: x, showlegend: false, hoverinfo: "skip", line: { color: colour("dim"), width: 1.5 } };
+    // null ends a line, so that all lines are one trace.
     rows.forEach((row, i) => { lines.x.push(row[name][0], row[name][1], null); lines.y.push(i, i, null); });
+    // Both panels share one legend, and a click in it acts on both.
     const marks = [["before", "paper"], ["after", "ink"]].map(([when, fill], side) => ({
       name: when, x: rows.map((row) => row[name][side]), y: at, mode: "markers", xaxis: x, legendgroup: when, showlegend: x === "x", text: full, cliponaxis: false,
       marker: { size: 9, color: colour(fill), line: { color: colour("ink"), width: 1.5 } }, hovertemplate: `%{text}<br>${when} %{x:.3f}<extra></extra>`,

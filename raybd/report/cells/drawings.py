@@ -38,9 +38,11 @@ def detector_drawing(store: Store, cell: Cell) -> dict[str, Any]:
     }
     stage = scored_stage(cell)
     scanned = stage == "scan"
+    # A scan gives one number for the model, and none for its samples.
     scores = None if scanned else _score_columns(store, cell, drawing["missing"])
     if scores is not None and len(scores["score"]):
         found = threshold(scores["threshold"])
+        # The benign control has no TPR: its threshold is no point of a ROC curve.
         unknown = cell["tpr"] is None or cell["fpr"] is None
         drawing |= {
             "threshold": found,
@@ -52,6 +54,7 @@ def detector_drawing(store: Store, cell: Cell) -> dict[str, Any]:
     artifact = _artifact(store, stage, stage_key(cell, stage), what, drawing["missing"])
     if artifact is not None:
         drawing |= _own_pictures(artifact)
+        # A scanner ranks no images.
         drawing |= {} if scanned else _suspicious(artifact)
     return drawing
 
@@ -73,6 +76,7 @@ def attack_drawing(store: Store, key: str) -> dict[str, Any]:
     }
     labels = zip(tensors["role_M"].tolist(), tensors["y_M"].tolist(), strict=True)
     captions = [[SAMPLE_ROLES[role], label] for role, label in labels]
+    # Roles and labels are stored of all poisoned rows, pictures of the first ones only.
     drawing["captions"] = captions[: len(after)]
     names = ("n_train", "n_poison", "n_cross", "largest_pixel_change")
     facts = {name: artifact.manifest.get(name) for name in names}
@@ -88,6 +92,8 @@ def defended_drawing(table: Table) -> list[dict[str, Any]]:
         numbers = {
             name: [row.number(name).mean, row.number(f"defended_{name}").mean] for name in COMPARED
         }
+        # A detector repairs nothing itself: what is measured is the victim trained without what it
+        # flagged.
         means = "drop flagged, retrain" if row["defense_role"] == "detector" else "repair"
         names = [
             f"{row['dataset']}, {row['attack']}",
@@ -104,6 +110,7 @@ def _suspicious(artifact: Artifact) -> dict[str, Any]:
     A caption is [role, score, flagged, given label, true label, index].
     """
     tensors = artifact.tensors
+    # The gallery holds the most suspicious images only: this finds their samples.
     rows = tensors["gallery_row"]
     columns = [
         tensors[name][rows].tolist()
@@ -122,12 +129,14 @@ def _own_pictures(artifact: Artifact) -> dict[str, Any]:
     pictures = {
         name.removeprefix("picture."): x
         for name, x in tensors.items()
+        # The roles and scores of the pictures have the same prefix, and one dimension.
         if name.startswith("picture.") and x.dim() == 4
     }
     order = sorted(pictures, key=lambda name: (*_PICTURE_ORDER, name).index(name))
     roles = tensors.get("picture.role")
     scores = tensors.get("picture.score")
     captions = []
+    # A scanner's pictures are its own inventions and belong to no sample.
     if roles is not None and scores is not None:
         captions = [
             [SAMPLE_ROLES[role], float(f"{score:.4g}")]
@@ -152,8 +161,10 @@ def _score_columns(store: Store, cell: Cell, missing: list[str]) -> dict[str, An
     try:
         frame = pq.ParquetFile(BytesIO(data)).read(["role", "score", "threshold"]).to_pandas()
     except (pa.ArrowInvalid, OSError):
+        # pyarrow raises ArrowInvalid for a broken footer, and OSError for a broken page.
         missing.append(f"{path} is damaged: {lost}")
         return None
+    # The file has roles as words, for its readers; plots compare the numbers of data.py.
     numbers = {name: number for number, name in enumerate(SAMPLE_ROLES)}
     return {
         "role": frame["role"].map(numbers).astype("int8").to_numpy(),

@@ -25,14 +25,18 @@ def difference(before_NCHW: "Tensor", after_NCHW: "Tensor") -> tuple["Tensor", i
 
     The factor is the largest integer with which no change exceeds 255; all images have the same.
     """
+    # In uint8 a pixel that gets darker would wrap around.
     change = (after_NCHW.int() - before_NCHW.int()).abs()
     largest = int(change.max()) if change.numel() else 0
+    # An attack without a trigger changes no pixel. A whole factor is easy to state.
     factor = 255 // largest if largest else 1
     return (change * factor).byte(), factor
 
 
 def _data_uri(x_HWC: NDArray[np.uint8]) -> str:
+    # PIL takes grey images only without an axis for channels.
     image = Image.fromarray(x_HWC[..., 0] if x_HWC.shape[-1] == 1 else x_HWC)
+    # It never enlarges. BOX averages pixels: sharper filters would ring around a trigger.
     image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BOX)
     buffer = BytesIO()
     image.save(buffer, "PNG", optimize=True)

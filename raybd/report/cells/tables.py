@@ -112,6 +112,7 @@ class TableRow:
         return {
             message: seeds
             for message, seeds in found.items()
+            # Each seed has another number in this message: it would be one warning for each.
             if not message.startswith("the attack failed")
         }
 
@@ -146,6 +147,7 @@ class Table:
 def tables(cells: Sequence[Cell]) -> tuple[Table, ...]:
     """Return one table per experiment. The cells of an experiment must be adjacent."""
     found = []
+    # groupby keeps the order of the store, which is that of the names.
     for experiment, members in groupby(cells, key=lambda cell: str(cell["experiment"])):
         groups: dict[str, list[Cell]] = {}
         for cell in members:
@@ -165,12 +167,14 @@ def tint(measure: Measure, mean: float | None) -> tuple[Literal["good", "bad"], 
     if measure.worst is None or mean is None:
         return None
     goodness = (mean - measure.worst) / (measure.best - measure.worst)
+    # Clamped: an AUROC below chance is no worse for a defender than chance.
     signed = 2 * min(max(goodness, 0), 1) - 1
     return ("good" if signed >= 0 else "bad"), round(abs(signed) * 100)
 
 
 def _order(row: TableRow) -> tuple[Any, ...]:
     """Sort key: the benign control is the first row of a data set, no defense that of a victim."""
+    # What scores comes before what changes the victim: training defenses and repairs.
     role = {"none": 0, "detector": 1, "scanner": 2}.get(str(row["defense_role"]), 3)
     return (
         str(row["dataset"]),
@@ -186,6 +190,7 @@ def _order(row: TableRow) -> tuple[Any, ...]:
 def _identity(cell: Cell) -> str:
     """Return all that two cells have in common if they differ in their seed alone."""
     known = config(cell)
+    # Keys depend on the seed, which must not tell cells apart. Which stages there are, may.
     stages = sorted(known.pop("stages", None) or {})
     names = [cell[name] for name in (*_NAMES, "rate", "defense_role")]
     return json.dumps([names, known, stages], sort_keys=True)
@@ -193,6 +198,7 @@ def _identity(cell: Cell) -> str:
 
 def _latest(cells: Sequence[Cell]) -> TableRow:
     """Return the row of these cells; of two cells with one seed, the one that finished last."""
+    # A later cell replaces an earlier one in the dict. A cell that never ended comes first.
     by_time = sorted(cells, key=lambda cell: str(cell["finished_at"] or ""))
     latest = {cell["seed"]: cell for cell in by_time}
     kept = tuple(latest[seed] for seed in sorted(latest))
@@ -201,10 +207,12 @@ def _latest(cells: Sequence[Cell]) -> TableRow:
 
 def _with_variants(rows: Sequence[TableRow]) -> tuple[TableRow, ...]:
     """Name the hyperparameters in which rows with the same names differ."""
+    # The first cell speaks for its row: all others have the same hyperparameters.
     fields = [_flat(config(row.cells[0])) for row in rows]
     found = []
     for row, own in zip(rows, fields, strict=True):
         twins = [flat for other, flat in zip(rows, fields, strict=True) if other.names == row.names]
+        # What all twins share tells none of them apart, and would only fill the table.
         differing = [name for name in own if any(flat.get(name) != own[name] for flat in twins)]
         variant = ", ".join(f"{name}={own[name]}" for name in differing)
         found.append(TableRow(row.cells, row.superseded, variant))
@@ -219,4 +227,5 @@ def _flat(known: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(fields, dict) and role != "stages"
         for name, value in fields.items()
     }
+    # Removal is no field of a method, and two rows may differ in nothing else.
     return {**flat, "removal": "removal" in (known.get("stages") or {})}

@@ -35,6 +35,7 @@ def drawing(sweep: StoredSweep) -> dict[str, Any]:
         ],
         "trial": [row["trial"] for row in done],
         "value": [[short(row[column]) for row in done] for column in columns],
+        # The AUROC is shown whatever the objectives are: it tells whether they can be trusted.
         "auroc": [short(row["auroc"]) for row in done],
         "so_far": [_best_so_far(sweep, i) for i in range(len(sweep.objectives))],
         "best": [at for at, row in enumerate(done) if row["trial"] in best],
@@ -62,6 +63,7 @@ def importance(sweep: StoredSweep) -> dict[str, Any]:
     n = len(sweep.done)
     if sweep.study is None:
         return {"missing": "it is computed from Optuna's study, which can't be read"}
+    # The best ones are compared with the rest: there must be a rest.
     if n < MIN_TRIALS:
         return {"missing": f"it takes at least {MIN_TRIALS} finished trials, and there are {n}"}
     shares = {}
@@ -72,6 +74,7 @@ def importance(sweep: StoredSweep) -> dict[str, Any]:
     if not shares:
         return {"missing": "no parameter tells the best trials from the others"}
 
+    # Sorted by name where the importance is equal, so that two pages of one store are equal.
     first = next(iter(shares.values()))
     params = sorted(first, key=lambda name: (-first[name], name))
     used = {name: sum(name in values(row) for row in sweep.done) for name in params}
@@ -80,6 +83,7 @@ def importance(sweep: StoredSweep) -> dict[str, Any]:
         "targets": [
             [name, [short(own.get(param, 0.0)) for param in params]] for name, own in shares.items()
         ],
+        # The same number that `_shares` takes, for the words beside the plot.
         "top": max(AMONG_BEST, math.ceil(n / 10)),
         "n": n,
     }
@@ -92,6 +96,7 @@ def _losses(sweep: StoredSweep) -> dict[str, dict[str, float]]:
         sign = 1 if objective.direction == "minimize" else -1
         losses[objective.name] = {row["trial"]: sign * row[f"objective_{i}"] for row in sweep.done}
     if sweep.oracle_column:
+        # A trial without poison in its cells has no AUROC.
         losses["AUROC (oracle)"] = {
             row["trial"]: -row["auroc"] for row in sweep.done if row["auroc"] is not None
         }
@@ -103,6 +108,7 @@ def _shares(study: optuna.Study, losses: dict[str, float]) -> dict[str, float]:
 
     Empty if no parameter has any importance.
     """
+    # A tenth is Optuna's default. Of few trials a tenth is too few to compare.
     quantile = max(0.1, AMONG_BEST / len(losses))
     with warnings.catch_warnings():
         # Optuna warns that low is taken as good, and that few trials have a parameter. The page
@@ -111,7 +117,9 @@ def _shares(study: optuna.Study, losses: dict[str, float]) -> dict[str, float]:
         found = get_param_importances(
             study,
             evaluator=PedAnovaImportanceEvaluator(target_quantile=quantile),
+            # Optuna leaves out trials whose number is not finite: those without this measure.
             target=lambda trial: losses.get(f"{trial.number:04d}", math.inf),
+            # Normalised by Optuna, parameters without any importance would have equal shares.
             normalize=False,
         )
     total = sum(found.values())

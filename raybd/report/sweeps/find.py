@@ -21,9 +21,12 @@ def find_sweeps(store: Store) -> tuple[list[StoredSweep], int]:
     """
     before = store.files("trials/*/*.parquet")
     frame = store.trials()
+    # trials() sets unreadable files aside, so that they are missing now.
     unreadable = len(before) - len(store.files("trials/*/*.parquet"))
+    # Only a column of objects can hold None; a column of floats turns it into NaN.
     known = frame.astype(object).where(frame.notna(), None)
     rows = [{str(name): value for name, value in row.items()} for row in known.to_dict("records")]
+    # A driver that was killed early leaves a study without any row.
     studied = [path.split("/")[1] for path in store.files("sweeps/*/study.journal")]
     names = sorted({*(row["sweep"] for row in rows), *studied})
     sweeps = [_sweep(store, name, [row for row in rows if row["sweep"] == name]) for name in names]
@@ -53,6 +56,7 @@ def _sweep(store: Store, name: str, rows: Sequence[Row]) -> StoredSweep:
     about: dict[str, Any] = study.user_attrs.get("sweep", {}) if study else {}
     told = about.get("objectives", ())
     objectives = tuple(Objective(one["name"], one["direction"]) for one in told)
+    # A study may lack the names: then the rows are asked.
     objectives = objectives or _objectives_of_rows(study, rows)
     if not rows:
         missing.append(f"trials/sweep={name} holds no trial. Run the sweep again to get them.")
@@ -68,6 +72,7 @@ def _study(store: Store, name: str, missing: list[str]) -> optuna.Study | None:
     """Return Optuna's study, read only, because its driver may be writing to it."""
     path = f"sweeps/{name}/study.journal"
     lost = "no importance of the parameters, and the axes have the range of the trials"
+    # The level is one for the whole process: its other users must find it as it was.
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -88,11 +93,13 @@ def _objectives_of_rows(study: optuna.Study | None, rows: Sequence[Row]) -> tupl
     Empty if the direction of one can't be known.
     """
     names = _objective_names(rows)
+    # Directions without names fit the columns only if there are as many of both.
     if study is not None and len(names) == len(study.directions):
         return tuple(
             Objective(name, "maximize" if direction.name == "MAXIMIZE" else "minimize")
             for name, direction in zip(names, study.directions, strict=True)
         )
+    # One wrong direction would make the worst trial the best: better none at all.
     if any(name not in DIRECTIONS for name in names):
         return ()
     return tuple(Objective(name, DIRECTIONS[name]) for name in names)
@@ -111,6 +118,7 @@ def _objective_names(rows: Sequence[Row]) -> list[str]:
         fitting = [
             name
             for name in measured[0]
+            # Two objectives may be equal in every row: each name is given once.
             if name not in names
             and all(
                 said.get(name) == row[f"objective_{i}"]

@@ -22,6 +22,7 @@ def parallel(sweep: StoredSweep) -> dict[str, Any]:
     `at` has the heights of the finished trials, `default` that of the default trial. A height is in
     [0, 1], or below if the trial does not have the parameter.
     """
+    # Ranked by the first objective, as is the best trial, which the comparison takes.
     ranked = sorted(sweep.done, key=lambda row: _loss(sweep, row))
     rank = {row["trial"]: at for at, row in enumerate(ranked)}
     order = [rank[row["trial"]] for row in sweep.done]
@@ -49,6 +50,7 @@ def _parameter_axes(sweep: StoredSweep, order: Sequence[int]) -> list[dict[str, 
             order,
         )
         for name, title in sweep.titles.items()
+        # An axis on which no trial has a place would be empty.
         if any(name in column for column in columns)
     ]
 
@@ -60,6 +62,7 @@ def _result_axes(sweep: StoredSweep) -> list[dict[str, Any]]:
         axis = _number_axis(
             objective.name, [row[column] for row in sweep.done], _of(sweep.default, column)
         )
+        # Better is up on all axes of objectives, so that good lines do not cross here.
         if objective.direction == "minimize":
             axis = _upside_down(axis)
         axes.append({**axis, "objective": i})
@@ -90,6 +93,7 @@ def _distributions(sweep: StoredSweep) -> dict[str, Any]:
 def _axis(
     title: str, column: Sequence[Any], default: Any, drawn_from: Any, order: Sequence[int]
 ) -> dict[str, Any]:
+    # Numbers that were drawn as choices get bands: the distances between them mean nothing.
     numeric = all(value is _ABSENT or _is_number(value) for value in column)
     if numeric and not isinstance(drawn_from, CategoricalDistribution):
         numbers = [value if _is_number(value) else None for value in (*column, default)]
@@ -105,6 +109,7 @@ def _axis(
 
 
 def _is_number(value: Any) -> bool:
+    # In Python a bool is an int.
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -113,6 +118,7 @@ def _word_axis(
 ) -> dict[str, Any]:
     """Return an axis on which each word has a band, and the best trial of a band is on top."""
     choices = drawn_from.choices if isinstance(drawn_from, CategoricalDistribution) else ()
+    # Choices first: those that no trial took are shown, too, and in the order of the file.
     words = list(dict.fromkeys(str(value) for value in (*choices, *column) if value is not _ABSENT))
     middle = {word: (i + 0.5) / len(words) for i, word in enumerate(words)}
     heights: list[float | None] = [None] * len(column)
@@ -120,6 +126,7 @@ def _word_axis(
         members = [
             at for at, value in enumerate(column) if value is not _ABSENT and str(value) == word
         ]
+        # Less than half a band to each side, so that bands do not touch.
         _spread(heights, members, middle[word], 0.3 / len(words), order)
     ticks = [[short(middle[word]), word] for word in words]
     return {"title": title, "ticks": ticks, "at": heights, "default": middle.get(str(default))}
@@ -131,12 +138,15 @@ def _number_axis(
     known = [value for value in (*column, default) if value is not None]
     low = min(known)
     high = max(known)
+    # The axis is as long as the range: what was not tried is seen as empty.
     if drawn_from is not None:
         low = min(low, drawn_from.low)
         high = max(high, drawn_from.high)
+    # The default may lie outside of the range, even at 0, which has no logarithm.
     log = bool(getattr(drawn_from, "log", False)) and low > 0
 
     def height(value: float | None) -> Any:
+        # A single value has no range to be placed in: it lies in the middle.
         if value is None or low == high:
             return None if value is None else 0.5
         return short(
@@ -179,6 +189,7 @@ def _spread(
     """Spread trials evenly around a height, the best one on top."""
     ranked = sorted(members, key=lambda at: order[at])
     for place, at in enumerate(ranked):
+        # A trial alone lies in the middle.
         share = 0.0 if len(ranked) == 1 else 1 - 2 * place / (len(ranked) - 1)
         heights[at] = short(middle + half * share)
 
@@ -188,6 +199,7 @@ def _decades(low: float, high: float) -> list[float]:
     powers = [
         10.0**power for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
     ]
+    # Labels that are closer than a tenth of the axis would overlap.
     apart = math.log(high / low) / 10
     return [
         low,
@@ -202,6 +214,8 @@ def _steps(low: float, high: float) -> list[float]:
         return [low]
     rough = (high - low) / (_TICKS - 1)
     size = 10 ** math.floor(math.log10(rough))
+    # People read steps of 1, 2 and 5 at a glance.
     step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough)
     inner = [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    # The ends have labels of their own, which a mark close by would overlap.
     return [low, *(mark for mark in inner if low + step / 2.5 < mark < high - step / 2.5), high]

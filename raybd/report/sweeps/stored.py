@@ -87,11 +87,13 @@ class StoredSweep:
     @cached_property
     def best(self) -> list[Row]:
         """The best trial; with several objectives the Pareto front."""
+        # Which trial is best is not known without the directions.
         return best_of(self, self.done) if self.objectives else []
 
     @cached_property
     def params(self) -> tuple[str, ...]:
         """The names of what is searched, in the order of the search space."""
+        # Without the study the space is empty, and only the rows name what was searched.
         named = [*self.space, *(name for row in self.rows for name in values(row))]
         return tuple(dict.fromkeys(named))
 
@@ -102,6 +104,7 @@ class StoredSweep:
             name
             for row in self.rows
             for name, value in self.values(row).items()
+            # In Python a bool is an int, but true and false are no numbers to sort by.
             if isinstance(value, bool) or not isinstance(value, int | float)
         }
         return frozenset(self.params) - words
@@ -125,6 +128,7 @@ class StoredSweep:
     def oracle_column(self) -> bool:
         """Whether the oracle AUROC is shown next to the objectives."""
         known = any(row["auroc"] is not None for row in self.rows)
+        # As an objective it has a column already.
         return known and all(objective.name != "auroc" for objective in self.objectives)
 
     @property
@@ -160,6 +164,7 @@ class StoredSweep:
         latest = {row.names: row for row in by_time}
         with_best = {names: _with_best(names, latest) for names in latest}
         held_out = self.about.get("held_out", ())
+        # A row with the best values is an end of a pair, and begins none.
         pairs = [
             Pair(latest[names], latest[best], str(latest[names]["attack"]) in held_out)
             for names, best in with_best.items()
@@ -169,6 +174,7 @@ class StoredSweep:
 
     def values(self, row: Row) -> Params:
         """Return the values of a trial. Those of the default trial are known from the study."""
+        # The row of the default holds no values: nothing was drawn for it.
         return {**(self.defaults if row["trial"] == DEFAULT else {}), **values(row)}
 
     def _measured(self, row: Row) -> bool:
@@ -180,7 +186,9 @@ def values(row: Row, column: str = "params") -> dict[str, Any]:
     try:
         found = json.loads(row[column] or "{}")
     except ValueError:
+        # The other columns of the row are still good.
         return {}
+    # Any JSON can be read, also what is no mapping.
     return found if isinstance(found, dict) else {}
 
 

@@ -1,5 +1,6 @@
 // Draws a sweep.
 const STATES = { failed: ["x-thin", "alarm"], infeasible: ["triangle-up-open", "caution"], pruned: ["triangle-down-open", "cross"] };
+// Plotly has one opacity for each trace: lines of similar rank share a trace.
 const BANDS = 6;
 
 const arrow = (objective) => (objective.direction === "maximize" ? "\u2191" : "\u2193");
@@ -59,6 +60,7 @@ function drawHistory(grid, sweep, i) {
     { x: at, y: sweep.so_far[i], mode: "lines", line: { shape: "hv", color: colour("poison"), width: 1.5 }, hovertemplate: "best so far %{y:.4g}<extra></extra>" },
     points(sweep, at, sweep.value[i]),
   ];
+  // Trials without a result have no height: they get a strip of their own below the plot.
   const other = Object.entries(STATES).filter(([state]) => (sweep.others[state] || []).length);
   for (const [row, [state, [symbol, name]]] of other.entries()) {
     traces.push({
@@ -87,6 +89,7 @@ function drawImportance(grid, sweep) {
   }
   const few = found.n < 50 ? " Few trials: take it as a hint." : "";
   const place = panel(grid, "Importance of the parameters", `What tells the best ${found.top} of ${found.n} finished trials from the others (PED-ANOVA).${few}`);
+  // A parameter with a condition is judged by few trials: the title says by how many.
   const names = found.params.map(([title, n]) => plain(title) + (n < found.n ? ` <span style="font-size:10px">(${n} of ${found.n})</span>` : ""));
   const colours = ["clean", "cross", "poison", "good", "bad"];
   const traces = found.targets.map(([name, shares], k) => ({
@@ -119,7 +122,10 @@ function drawPareto(grid, sweep, i, j) {
   const place = panel(grid, `Pareto front: ${x.name} and ${y.name}`, `${x.name}: ${better(x)}; ${y.name}: ${better(y)}. ${sweep.best.length} trials on the front${several ? " of all objectives" : ""}: no other trial is better in all of them.`);
   key(place, sweep, false, false);
   const front = sweep.best.slice().sort((a, b) => sweep.value[i][a] - sweep.value[i][b]);
+  // A step lies on the side of what a trial of the front has reached. The order of the points is
+  // that of x, so that it depends on the direction of x alone.
   const line = { x: front.map((k) => sweep.value[i][k]), y: front.map((k) => sweep.value[j][k]), mode: "lines", hoverinfo: "skip", line: { color: colour("poison"), width: 1.5, shape: x.direction === "maximize" ? "vh" : "hv" } };
+  // The front of more than two objectives is no line in a plot of two of them.
   const traces = [...(several ? [] : [line]), points(sweep, sweep.value[i], sweep.value[j])];
   if (sweep.default) traces.push(defaultPoint(sweep.default.value[i], sweep.default.value[j]));
   const plot = make("div", "plot", null, place);
@@ -137,6 +143,7 @@ function drawParallel(place, sweep) {
   const best = new Set(sweep.best);
   const xs = axes.map((_, k) => k);
   const heights = (i) => axes.map((one) => one.at[i]);
+  // Worst first: what is drawn later lies on top.
   const rest = order.filter((i) => !best.has(i));
   const lines = (name, members, line, opacity) => ({
     x: members.flatMap(() => [...xs, null]), y: members.flatMap((i) => [...heights(i), null]), text: members.flatMap((i) => [...xs.map(() => told(sweep, i)), ""]),
@@ -145,15 +152,18 @@ function drawParallel(place, sweep) {
   const traces = [];
   for (let band = 0; band < BANDS; band += 1) {
     const members = rest.slice(Math.floor(rest.length * band / BANDS), Math.floor(rest.length * (band + 1) / BANDS));
+    // Many lines add up, so that weak ones must be fainter the more there are.
     if (members.length) traces.push(lines("trial", members, { color: colour("clean"), width: rest.length > 100 ? 1 : 1.4 }, rest.length > 100 ? 0.06 + 0.6 * (band / (BANDS - 1)) ** 3 : 0.1 + 0.7 * (band / (BANDS - 1)) ** 2));
   }
   traces.push(lines("best", order.filter((i) => best.has(i)), { color: colour("poison"), width: 2.2 }, 0.95));
   if (sweep.default) {
     traces.push({ x: xs, y: axes.map((one) => one.default), mode: "lines+markers", connectgaps: false, line: { color: colour("ink"), width: 1.8, dash: "dash" }, marker: { symbol: "diamond-open", size: 7, color: colour("ink") }, hovertemplate: "default<extra></extra>", cliponaxis: false });
   }
+  // The line under the pointer is a trace of its own: only that one changes, not all lines.
   const followed = traces.length;
   traces.push({ x: [], y: [], mode: "lines", line: { color: colour("ink"), width: 3 }, hoverinfo: "skip", cliponaxis: false });
   const title = (one) => (one.objective === undefined ? plain(one.title) : `<b>${one.objective === null ? plain(one.title) : wanted(sweep.objectives[one.objective])}</b>`);
+  // One y axis carries all: each parallel axis gets its ticks as annotations.
   const labels = axes.flatMap((one, k) => [
     { x: k, y: 1.06, text: title(one), showarrow: false, yanchor: "bottom", font: { size: 12, color: colour("ink") } },
     ...one.ticks.map(([height, text]) => ({ x: k, y: height, text: plain(text), showarrow: false, xanchor: "left", xshift: 4, bgcolor: colour("paper"), opacity: 0.85, borderpad: 1, font: { size: 10.5, color: colour("dim") } })),
@@ -165,6 +175,7 @@ function drawParallel(place, sweep) {
     xaxis: { ...bare, range: [-0.15, axes.length - 0.85] }, yaxis: { ...bare, range: [-0.2, 1.16] },
   }), config);
   plot.on("plotly_hover", ({ points: [point] }) => {
+    // -1 stands for the gap between two lines of a trace.
     if (point.customdata >= 0) Plotly.restyle(plot, { x: [xs], y: [heights(point.customdata)] }, [followed]);
   });
   plot.on("plotly_unhover", () => Plotly.restyle(plot, { x: [[]], y: [[]] }, [followed]));
