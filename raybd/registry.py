@@ -65,6 +65,7 @@ class Method:
 
     def describe(self) -> dict[str, Any]:
         """Return kind, version and fields as JSON, without paths (fields marked `exclude`)."""
+        # The version is no field, but a new one must change the keys of stages.
         described: dict[str, Any] = {"kind": self.kind, "version": type(self.config).version}
         described |= self.config.model_dump(mode="json")
         if self.trusted is not None:
@@ -103,6 +104,7 @@ def singular(role: Role) -> str:
 
 def summary(role: Role, kind: str) -> str:
     """Return the first line of a method's docstring, without importing the method."""
+    # A list of methods must not load torch, which they import.
     return _docstring(_files(role)[kind]).split("\n")[0]
 
 
@@ -110,6 +112,7 @@ def summary(role: Role, kind: str) -> str:
 def method_class(role: Role, kind: str) -> "type[Config]":
     """Return the Config class of a method. Raises UserError that names the closest known kind."""
     module = _import(role, kind)
+    # Imported late, because a list of methods does without pydantic.
     from raybd.types.config import Config
 
     found = [
@@ -117,6 +120,7 @@ def method_class(role: Role, kind: str) -> "type[Config]":
         for name, value in vars(module).items()
         if inspect.isclass(value)
         and issubclass(value, Config)
+        # Not a base class or another method that the module imports.
         and value.__module__ == module.__name__
         and not name.startswith("_")
     ]
@@ -132,6 +136,7 @@ def role_of(listed: Role, kind: str) -> Role:
     """Return the role of an entry of a list; `trainers` may list training defenses, too."""
     if listed != "trainers":
         return listed
+    # The files tell the role of a built-in method, and nothing is imported.
     if "." not in kind:
         return "training_defenses" if kind in names("training_defenses") else "trainers"
     try:
@@ -157,6 +162,7 @@ def _files(role: Role) -> dict[str, Path]:
 def _files_below(folder: Path) -> dict[str, Path]:
     found = {}
     for path in folder.iterdir():
+        # Helpers start with an underscore, hidden files of editors and systems with a dot.
         if path.name.startswith(("_", ".")):
             continue
         if path.suffix == ".py":
@@ -172,6 +178,7 @@ def _files_below(folder: Path) -> dict[str, Path]:
 
 def _defines_class(path: Path) -> bool:
     """Whether a folder is a method: its __init__.py defines a class. Others group methods."""
+    # Read and not imported, because names are listed before any method is loaded.
     return path.exists() and "\nclass " in path.read_text(encoding="utf-8")
 
 
@@ -182,6 +189,7 @@ def _docstring(path: Path) -> str:
 def _import(role: Role, kind: str) -> ModuleType:
     path = _files(role).get(kind)
     if path is not None:
+        # A package is imported by its folder, whose file is `__init__.py`.
         parts = path.parent if path.name == "__init__.py" else path.with_suffix("")
         return importlib.import_module(".".join(["raybd", *parts.relative_to(_ROOT).parts]))
     if "." not in kind:

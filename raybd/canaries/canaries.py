@@ -62,6 +62,7 @@ class Canaries(Config):
 
     def plant(self, train: Split, clean: Split, num_classes: int, rng: Generator) -> Planted:
         """Draw rows, images, triggers and labels. Raises UserError if there are too few images."""
+        # At least two thirds of the trusted images are left for the detector to trust.
         count = min(round(self.rate * len(train)), len(clean) // 3)
         if count < self.least or 2 * count > len(train):
             raise UserError(
@@ -73,6 +74,7 @@ class Canaries(Config):
                 exit_code=1,
             )
         used_L = torch.randperm(len(clean), generator=rng)[:count]
+        # Twice as many rows, because each image goes in with and without its trigger.
         index_M = torch.randperm(len(train), generator=rng)[: 2 * count]
         unchanged = clean.select(used_L)
         x_LCHW, y_L = self._canaries_from(unchanged, num_classes, rng)
@@ -91,10 +93,13 @@ class Canaries(Config):
         """Return copies of the images with triggers, and wrong labels."""
         x_LCHW = images.x_NCHW.clone()
         y_L = images.y_N.clone()
+        # Without replacement: groups must not form one target class, nor share a family, as long
+        # as there are others.
         labels = torch.randperm(num_classes, generator=rng)
         families = torch.randperm(len(FAMILIES), generator=rng)
         for group, part in enumerate(torch.arange(len(images)).chunk(self.triggers)):
             stamp = FAMILIES[int(families[group % len(FAMILIES)])](x_LCHW.shape, rng)
+            # Rounded, because a cast would cut the fraction off and darken the image.
             x_LCHW[part] = stamp(x_LCHW[part].float()).clamp(0, 255).round().to(torch.uint8)
 
             # An image that has the label of its group already is given the next label.
@@ -106,6 +111,7 @@ class Canaries(Config):
 
 def measured(score_N: Tensor, flagged_N: Tensor, role_N: Tensor) -> dict[str, float]:
     """Return how well scores of a training set tell its canaries from unchanged trusted images."""
+    # Imported late, because plans read this module, and scikit-learn loads slowly.
     from sklearn.metrics import roc_auc_score
 
     planted_N = role_N > CROSS
@@ -126,6 +132,7 @@ def missed(facts: Mapping[str, float], role_N: Tensor) -> str | None:
     n = int((role_N == CANARY).sum())
     m = int((role_N == VALIDATION).sum())
     found = facts["canary_auroc"]
+    # The AUROC is the Mann-Whitney statistic over n m, whose variance under chance is this.
     chance = 0.5 + 2 * math.sqrt((n + m + 1) / (12 * n * m))
     if found > chance:
         return None
@@ -141,6 +148,7 @@ def agreed(flagged_RN: Tensor, facts: Sequence[Mapping[str, float]]) -> dict[str
         name: sum(said[name] for said in facts) / len(facts)
         for name in ("canary_auroc", "separation", "trusted_fpr")
     }
+    # Whether two runs flag the same rows tells how much of a verdict is luck.
     overlap = sum(_jaccard(a, b) for a, b in combinations(flagged_RN, 2))
     stability = overlap / math.comb(len(flagged_RN), 2)
     penalty = 5 * max(0.0, mean["trusted_fpr"] - TOLERATED_FPR)

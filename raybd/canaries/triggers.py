@@ -20,11 +20,13 @@ def patch(shape: torch.Size, rng: Generator) -> Trigger:
     """Return a trigger of random black and white pixels in a small square at a random place."""
     channels = shape[1]
     side = shape[-1]
+    # A share of the side, so that images of any size show it alike.
     size = _between(max(2, side // 12), max(2, side // 6), rng)
     top, left = (_between(0, side - size, rng) for _ in range(2))
     pattern_CHW = 255.0 * torch.randint(0, 2, (channels, size, size), generator=rng)
 
     def stamp(x_NCHW: Tensor) -> Tensor:
+        # The caller keeps its images.
         x_NCHW = x_NCHW.clone()
         x_NCHW[..., top : top + size, left : left + size] = pattern_CHW
         return x_NCHW
@@ -57,16 +59,23 @@ def warp(shape: torch.Size, rng: Generator) -> Trigger:
     """Return a trigger that moves pixels along a smooth field, by about 1/16 of the side."""
     side = shape[-1]
     line = torch.linspace(-1, 1, side)
+    # Few points with smooth curves between them, as in WaNet: neighbours move together.
     field = 2 * torch.rand((1, 2, 4, 4), generator=rng) - 1
     field_1HW2 = functional.interpolate(
-        field / field.abs().mean(), (side, side), mode="bicubic", align_corners=True
+        # As in WaNet: whatever was drawn, pixels move by the same distance in the mean.
+        field / field.abs().mean(),
+        (side, side),
+        mode="bicubic",
+        align_corners=True,
     ).permute(0, 2, 3, 1)
+    # The grid spans 2, so that an eighth is 1/16 of the side.
     grid_1HW2 = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1) + field_1HW2 / 8
 
     def stamp(x_NCHW: Tensor) -> Tensor:
         return functional.grid_sample(
             x_NCHW,
             grid_1HW2.expand(len(x_NCHW), -1, -1, -1),
+            # As in WaNet, no black comes in from outside of the image.
             padding_mode="border",
             align_corners=True,
         )

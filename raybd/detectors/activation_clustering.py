@@ -66,6 +66,7 @@ class ActivationClustering(Detector):
         images avoid the suspected cluster.
         """
         z_ND = embeddings(victim, suspects).double().numpy()
+        # `smaller` reads no trusted embeddings, and is spared the pass that computes them.
         trusted_ND = np.empty((len(clean), z_ND.shape[1]))
         if self.suspect == "fewer_clean":
             trusted_ND = embeddings(victim, clean).double().numpy()
@@ -79,12 +80,14 @@ class ActivationClustering(Detector):
             mine = labels_N == label
             trusted = trusted_ND[clean_labels_N == label]
             score_N[mine], index, flagged = self._score_class(z_ND[mine], trusted)
+            # A score of 0 lies halfway between the centers; no score lies above the highest one.
             threshold_N[mine] = 0.0 if flagged else score_N[mine].max()
             facts[f"index[{label}]"] = index
         return Suspicion(torch.from_numpy(score_N), torch.from_numpy(threshold_N), facts=facts)
 
     def _score_class(self, z_ND: Array, trusted_ND: Array) -> tuple[Array, float, bool]:
         """Return the scores of one class, how well it splits, and whether it looks poisoned."""
+        # Fewer images, or equal ones, have no two clusters to compare.
         if len(z_ND) < 4 or np.allclose(z_ND, z_ND[0]):
             return np.zeros(len(z_ND)), 0.0, False
         reduce = self._reduction(z_ND)
@@ -100,6 +103,7 @@ class ActivationClustering(Detector):
         centers = clusters.cluster_centers_
         axis = centers[suspected] - centers[1 - suspected]
         towards_N = (part_ND - centers.mean(0)) @ axis / (axis @ axis)
+        # A negative silhouette would reverse the order of the images.
         return max(index, 0.0) * towards_N, index, flagged
 
     def _smaller(self, part_ND: Array, clusters: "KMeans") -> tuple[int, float, bool]:
@@ -124,6 +128,9 @@ class ActivationClustering(Detector):
 
         held = inside if suspected else len(drawn) - inside
         expected = share if suspected else 1 - share
+
+        # Without poison, trusted images fall into a cluster in proportion to its size.
+        # A class without any is not flagged: with no draws the cdf is 1.
         flagged = bool(binom.cdf(held, len(drawn), expected) <= self.significance)
         return suspected, expected - held / max(1, len(drawn)), flagged
 
@@ -134,6 +141,7 @@ class ActivationClustering(Detector):
         reduce = PCA(
             min(self.components, *z_ND.shape),
             whiten=self.reduction == "ica",
+            # The covariance is the smaller matrix only if there are more images than features.
             svd_solver="full" if z_ND.shape[1] > len(z_ND) else "covariance_eigh",
         ).fit(z_ND)
 
@@ -153,20 +161,25 @@ def silhouette(part_ND: Array, cluster_N: NDArray[np.int32]) -> float:
     if not size_2.all():
         return 0.0
 
+    # Rousseeuw defines the silhouette of an image that is alone in its cluster as 0.
     alone_N = size_2[cluster_N] == 1
     sum_N2 = cdist(part_ND, part_ND) @ member_N2
+    # An image's distance of 0 to itself must not count in the mean.
     inside_N = sum_N2[member_N2] / np.maximum(size_2[cluster_N] - 1, 1)
     outside_N = sum_N2[~member_N2] / size_2[1 - cluster_N]
+    # Images that all lie at one place would divide 0 by 0.
     widest_N = np.maximum(inside_N, outside_N).clip(1e-300)
     return float(np.where(alone_N, 0.0, (outside_N - inside_N) / widest_N).mean())
 
 
 def _two_means(part_ND: Array) -> "KMeans":
     """Run 2-means from the two sides of the first principal axis."""
+    # Imported late, so that a dry run, which imports this module, does not load scikit-learn.
     from sklearn.cluster import KMeans
 
     upper_N = part_ND[:, 0] > np.median(part_ND[:, 0])
     if upper_N.all() or not upper_N.any():  # so many equal values that one side would be empty
         upper_N = part_ND[:, 0] >= part_ND[:, 0].max()
     start = np.stack([part_ND[~upper_N].mean(0), part_ND[upper_N].mean(0)])
+    # With a start that follows from the data, one run is enough and nothing is drawn.
     return KMeans(2, init=start, n_init=1).fit(part_ND)

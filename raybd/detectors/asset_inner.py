@@ -59,8 +59,11 @@ class AssetInner(Detector):
 
     def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
         """Score each image by its logit; labels are ignored."""
+        # Half of the trusted images is kept from the discriminators: the threshold comes from
+        # images that none was trained on.
         order = torch.randperm(len(clean), generator=rng)
         half = len(clean) // 2
+        # Folds and batches follow the content, so that the order of the suspects plays no part.
         canonical = by_content(suspects.x_NCHW)
         parts = (suspects.select(canonical), clean.select(order[half:]), clean.select(order[:half]))
         suspects_ND, trusted_MD, held_LD = (
@@ -77,4 +80,5 @@ class AssetInner(Detector):
             rng,
         )
         threshold = torch.tensor(thresholds.conformal(held_L, self.alpha))
+        # Back in the order in which the suspects came.
         return Suspicion(score_N[canonical.argsort()], threshold)

@@ -47,6 +47,7 @@ class Spectral(Detector):
         if self.reference == "class":
             return self.against_class(z_ND, suspects.y_N)
 
+        # Shuffled, because `against_trusted` tells its halves apart by position.
         order = torch.randperm(len(clean), generator=rng)
         trusted = clean.select(order)
         trusted_ND = embeddings(victim, trusted).double()
@@ -80,6 +81,9 @@ class Spectral(Detector):
             k: (fit_ND[fit_y_N == k] if k in seen else z_ND[y_N == k]).mean(0)
             for k in y_N.unique().tolist()
         }
+
+        # All classes share one covariance: a single class has too few trusted images for its own.
+        # A class that no suspect carries has no center.
         whiten_DD = _whitening(
             torch.cat([fit_ND[fit_y_N == k] - center_of[k] for k in seen & center_of.keys()])
         )
@@ -88,29 +92,37 @@ class Spectral(Detector):
         held = []
         for label, center_D in center_of.items():
             mine_ND = (z_ND[y_N == label] - center_D) @ whiten_DD
+            # The suspects give the direction: trusted images do not vary along the poison.
             direction_D = _main_direction(mine_ND)
             score_N[y_N == label] = _project(mine_ND, direction_D)
             held.append(_project((held_ND[held_y_N == label] - center_D) @ whiten_DD, direction_D))
+
+        # Whitened lengths have one unit in all classes, so that one threshold serves them all.
         return Suspicion(score_N, torch.quantile(torch.cat(held), 1 - self.fpr))
 
 
 def _whitening(residual_ND: Tensor) -> Tensor:
     """Return the inverse square root of the (shrunken) covariance within classes."""
+    # Imported late, so that a dry run, which imports this module, does not load scikit-learn.
     from sklearn.covariance import LedoitWolf
 
     shrunken = LedoitWolf(assume_centered=True).fit(residual_ND.numpy())
     values_D, vectors_DD = torch.linalg.eigh(torch.from_numpy(shrunken.covariance_))
+    # Rounding can make the smallest eigenvalues zero or negative.
     scaled_DD: Tensor = vectors_DD * values_D.clamp_min(1e-12).rsqrt()
     return scaled_DD
 
 
 def _main_direction(z_ND: Tensor) -> Tensor:
     """Return the top right singular vector."""
+    # The D x D product is much smaller than the N x D rows that an SVD would decompose.
+    # `eigh` sorts in ascending order, so that the main direction is the last one.
     direction_D: Tensor = torch.linalg.eigh(z_ND.T @ z_ND).eigenvectors[:, -1]
     return direction_D
 
 
 def _project(z_ND: Tensor, direction_D: Tensor) -> Tensor:
     """Return the length of each row along a direction, float32."""
+    # The sign of a singular vector is arbitrary, so that the side of the center means nothing.
     length_N: Tensor = (z_ND @ direction_D).abs().float()
     return length_N

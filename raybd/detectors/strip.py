@@ -42,6 +42,8 @@ class Strip(StreamDetector):
         def confidence(x_BCHW: Tensor) -> Tensor:
             return self.negative_entropy(victim, x_BCHW, overlays_MCHW)
 
+        # No calibration image is an overlay: laid over itself, it would keep its prediction, as
+        # if it wore a trigger.
         calibration_N = infer(victim, clean.x_NCHW[order[half:]], confidence, exact=False)
         threshold = torch.quantile(calibration_N, 1 - self.fpr)
         return lambda suspects: Suspicion(
@@ -54,6 +56,10 @@ class Strip(StreamDetector):
         x_BCHW = x_BCHW.float()
         for overlay_CHW in overlays_MCHW.to(x_BCHW.device):
             both_BCHW = (x_BCHW + self.strength * overlay_CHW).clamp_(0, 255)
+            # bf16 would round away the small entropy of a confident prediction. The logarithm of a
+            # probability that underflows to 0 would give NaN, which `log_softmax` avoids.
             logp_BK = victim(both_BCHW).float().log_softmax(dim=1)
             total_B += (logp_BK.exp() * logp_BK).sum(dim=1)
+
+        # The sum of p log p is the negative entropy, which is high for suspicious inputs.
         return total_B / len(overlays_MCHW)

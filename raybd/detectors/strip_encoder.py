@@ -44,6 +44,7 @@ class StripEncoder(StreamDetector):
 
         Raises UserError for fewer than four clean images.
         """
+        # Both halves need images, and the mean cosine over pairs needs two overlays.
         if len(clean) < 4:
             raise UserError(
                 f"strip_encoder: {len(clean)} clean images", "Give it at least four.", exit_code=1
@@ -55,6 +56,8 @@ class StripEncoder(StreamDetector):
         def similarity(x_BCHW: Tensor) -> Tensor:
             return self.mean_cosine(victim, x_BCHW, overlays_MCHW)
 
+        # No calibration image is an overlay: laid over itself, it would keep its embedding, as if
+        # it wore a trigger.
         held_M = infer(victim, clean.x_NCHW[order[half:]], similarity)
         threshold = torch.tensor(thresholds.conformal(held_M, self.fpr))
         return lambda suspects: Suspicion(infer(victim, suspects.x_NCHW, similarity), threshold)
@@ -66,12 +69,14 @@ class StripEncoder(StreamDetector):
         a vector with itself, so that no pair has to be formed.
         """
         x_BCHW = x_BCHW.float()
+        # A scalar, because the width of the embeddings shows only in the first pass.
         sum_BD = torch.zeros((), device=x_BCHW.device)
         squares_B = torch.zeros(len(x_BCHW), device=x_BCHW.device)
         for overlay_CHW in overlays_MCHW.to(x_BCHW.device):
             both_BCHW = (x_BCHW + self.strength * overlay_CHW).clamp_(0, 255)
             z_BD = F.normalize(victim.embed(both_BCHW).float(), dim=1)
             sum_BD = sum_BD + z_BD
+            # Not 1 for each overlay: `normalize` leaves an embedding of zeros as it is.
             squares_B = squares_B + z_BD.square().sum(1)
 
         count = len(overlays_MCHW)

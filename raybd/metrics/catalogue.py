@@ -50,6 +50,7 @@ MEASURES: tuple[Measure, ...] = (
         in_report=True,
     ),
     Measure(
+        # Numbers of the clean twin are references and no goals, so that neither end is better.
         "twin_clean_accuracy",
         "clean twin",
         "clean accuracy",
@@ -149,6 +150,7 @@ MEASURES: tuple[Measure, ...] = (
         console_title="scan",
     ),
     Measure(
+        # A property of the scanner, which says nothing about how good it is.
         "model_threshold",
         "scan",
         "threshold",
@@ -225,6 +227,7 @@ def names_of(*groups: Group) -> tuple[str, ...]:
 def _in_table_order() -> tuple[Measure, ...]:
     """Return the measures that have a place in a table, in the order of their columns."""
     placed = [measure for measure in MEASURES if measure.group in REPORT_GROUPS]
+    # `sorted` is stable: measures of the same place stay in the order of MEASURES.
     return tuple(sorted(placed, key=lambda one: (REPORT_GROUPS.index(one.group), one.report_place)))
 
 

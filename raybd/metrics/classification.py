@@ -9,6 +9,7 @@ from torch import Tensor
 
 def share(hit_N: Tensor) -> float | None:
     """Return the mean of a mask; None if it is empty."""
+    # In double precision, because float32 would show in the digits of a table.
     return float(hit_N.double().mean()) if len(hit_N) else None
 
 

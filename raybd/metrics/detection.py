@@ -59,6 +59,7 @@ def detection(
     Without any poison only the FPR is defined. With poison and nothing flagged, TPR, FPR and F1
     are 0. `label_N` are the labels that the samples carry.
     """
+    # Imported late, because it loads torch, which the catalogue of measures does without.
     from raybd.types.data import POISON
 
     scored = Scored(
@@ -94,6 +95,8 @@ def auroc_within_class(scored: Scored) -> float | None:
         poison = scored.poison[members]
         own_pairs = int(poison.sum()) * int((~poison).sum())
         if own_pairs:
+            # The AUROC of a label is the share of its pairs that are won, and the result is that
+            # share over the pairs of all labels.
             wins += own_pairs * float(roc_auc_score(poison, scored.score[members]))
             pairs += own_pairs
     return wins / pairs if pairs else None
@@ -112,6 +115,9 @@ def f1(scored: Scored) -> float | None:
         return None
     hits = int((scored.flagged & scored.poison).sum())
     alarms = int((scored.flagged & scored.clean).sum())
+
+    # Divided by flags and poison, not by way of precision, which is undefined where nothing is
+    # flagged.
     return 2 * hits / (hits + alarms + int(scored.poison.sum()))
 
 
@@ -126,6 +132,7 @@ def tpr_at_fpr(scored: Scored, rate: float) -> float | None:
         return None
     clean = np.sort(scored.score[scored.clean])
     allowed = int(np.floor(rate * len(clean)))
+    # Clean samples that tie with the threshold are not flagged, so that the rate is never exceeded.
     threshold = clean[len(clean) - 1 - allowed]
     return float((scored.score[scored.poison] > threshold).mean())
 
@@ -138,6 +145,7 @@ MEASURES: tuple[DetectionMeasure, ...] = (
         "Area under the ROC curve",
         better="high",
         in_report=True,
+        # Chance.
         worst=0.5,
         console="always",
         console_title="AUROC",

@@ -20,6 +20,7 @@ def conformal(held_M: Tensor, alpha: float) -> float:
     smallest of them (split conformal prediction; Lei et al. 2018, arXiv 1604.04173), or the largest
     if there are too few.
     """
+    # A new clean sample is equally likely to take each of M + 1 ranks among the held-out ones.
     rank = math.ceil((len(held_M) + 1) * (1 - alpha))
     return float(held_M.sort().values[min(rank, len(held_M)) - 1])
 
@@ -31,6 +32,8 @@ def half_gaussian(score_N: Tensor, density: float) -> float:
     `density`, its mode is returned.
     """
     mean, deviation = _lower_half(score_N)
+    # The density exp(-s / 2) / (deviation sqrt(2 pi)) equals `density` at this s, the square of the
+    # distance in deviations.
     squared = -2 * math.log(density * deviation * math.sqrt(2 * math.pi))
     return mean + deviation * math.sqrt(max(squared, 0.0))
 
@@ -46,11 +49,14 @@ def half_gaussian_misplaced(score_N: Tensor, density: float) -> float:
 
 def mixture(score_N: Tensor) -> float:
     """Return the score, between their means, from which the upper of two normals is likelier."""
+    # Imported late: few detectors fit a mixture, and scikit-learn loads slowly.
     from sklearn.mixture import GaussianMixture
 
+    # With a fixed seed, equal scores give equal thresholds.
     found = GaussianMixture(2, random_state=0).fit(score_N.double().numpy()[:, None])
     means = found.means_.ravel()
     lower, upper = np.argsort(means)
+    # Only between the means: far out on either side, the wider component is the likelier one again.
     between = np.linspace(means[lower], means[upper], MIXTURE_STEPS)
     likelier = found.predict_proba(between[:, None])[:, upper] > 0.5
     return float(between[np.argmax(likelier)] if likelier.any() else between[-1])
@@ -67,6 +73,8 @@ def otsu(score_N: Tensor) -> float:
     sum_M = sorted_N.cumsum(0)[:-1]
     gap_M = sum_M / below_M - (sorted_N.sum() - sum_M) / (n - below_M)
     between_M = gap_M.square() * below_M * (n - below_M)
+    # The variance within is least where that between is largest, and sums of a sorted list give
+    # the latter for all thresholds at once.
     best = int(between_M.argmax()) if n > 1 else 0
     return float(sorted_N[best : best + 2].mean())
 
@@ -79,8 +87,11 @@ def separation(score_N: Tensor) -> float:
     score_N = score_N.double()
     above_N = score_N > otsu(score_N)
     variance = float(score_N.var(correction=0))
+    # A part without scores has no mean.
     if variance == 0 or above_N.all() or not above_N.any():
         return 0.0
+
+    # Of two parts with shares p and 1 - p, the variance between is p (1 - p) times the squared gap.
     share = float(above_N.double().mean())
     gap = float(score_N[above_N].mean() - score_N[~above_N].mean())
     return share * (1 - share) * gap**2 / variance
@@ -93,5 +104,7 @@ def top_share(score_N: Tensor, share: float) -> float:
 
 def _lower_half(score_N: Tensor) -> tuple[float, float]:
     """Return mean and standard deviation of the scores up to their median."""
+    # Poison has high scores, so that the lower half describes the clean ones.
     half_M = score_N.double()[score_N <= score_N.median()]
+    # Equal scores have no deviation, and the threshold takes its logarithm.
     return float(half_M.mean()), max(float(half_M.std(correction=0)), 1e-12)

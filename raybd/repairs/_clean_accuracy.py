@@ -16,6 +16,7 @@ def accuracy_facts(before: Victim, after: Victim, clean: Split) -> dict[str, flo
     found = {}
     for name, victim in (("before", before), ("after", after)):
         accuracy = clean_accuracy(predictions(logits(victim, clean)), clean.y_N)
+        # None stands for no images, and there are some.
         assert accuracy is not None
         found[f"clean_part_accuracy_{name}"] = accuracy
     return found

@@ -50,7 +50,9 @@ class Clp(Repair):
         layer (`max_z[name]`). Suspects give the size of the images, clean ones the accuracy.
         Raises Infeasible if no convolution is followed by batch normalisation.
         """
+        # The facts compare the copy with the victim as it was.
         pruned = copy.deepcopy(victim)
+        # Two images are enough to see which normalisation follows which convolution.
         pairs = layers.conv_norm_pairs(pruned, suspects.x_NCHW[:2])
         if not pairs:
             raise Infeasible("clp: no convolution is followed directly by batch normalisation")
@@ -58,6 +60,7 @@ class Clp(Repair):
         facts = {"pruned_channels": 0.0, "channels": 0.0}
         for name, (conv, norm) in pairs.items():
             bound_C = channel_bounds(conv, norm)
+            # Within its layer only: widths and scales of layers differ, and with them their bounds.
             outlying_C = bound_C > bound_C.mean() + self.u * _deviation(bound_C)
             silence(norm, outlying_C)
             facts["pruned_channels"] += float(outlying_C.sum())
@@ -80,6 +83,7 @@ def channel_bounds(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
     assert norm.running_var is not None
     filters = conv.weight.detach().double().flatten(2)  # output channels x input channels x k k
     scale_C = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
+    # A negative scale stretches as much as a positive one.
     bound_C: Tensor = torch.linalg.matrix_norm(filters, ord=2) * scale_C.abs()
     return bound_C
 
@@ -88,6 +92,7 @@ def silence(norm: nn.BatchNorm2d, outlying_C: Tensor) -> None:
     """Let channels of a batch normalisation put out zero."""
     with torch.no_grad():
         norm.weight[outlying_C] = 0
+        # With its bias, the channel would still put out a constant.
         norm.bias[outlying_C] = 0
 
 
@@ -98,6 +103,7 @@ def largest_z(bound_C: Tensor) -> float:
 
 def _deviation(bound_C: Tensor) -> float:
     """Return the standard deviation of the sample; infinite if no channel differs from another."""
+    # A sample of one has no deviation: `std` gives NaN.
     deviation = float(bound_C.std()) if len(bound_C) > 1 else 0.0
 
     # Equal bounds differ by rounding, and then one of them would be an outlier.

@@ -29,5 +29,6 @@ class FineTune(Recipe, Repair):
 
         The accuracy after it, among the facts, is that on the images it was trained on.
         """
+        # A copy, because the facts compare it with the victim as it was.
         tuned = fit(copy.deepcopy(victim), clean, self, rng, name="fine_tune")
         return Defended(tuned, facts=accuracy_facts(victim, tuned, clean))

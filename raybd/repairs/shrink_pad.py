@@ -38,6 +38,7 @@ class ShrinkPad(Repair):
     def reshape(self, victim: Victim, state: Mapping[str, Tensor]) -> None:
         """Put the transform into a victim that was just built; its state is loaded afterwards."""
         transform = ShrinkAndPad(self.size, victim.mean_C, victim.std_C)
+        # In front: a transform that an earlier repair put there still acts.
         victim.entry = nn.Sequential(transform, victim.entry)
 
     def repair(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Defended:
@@ -50,6 +51,7 @@ class ShrinkPad(Repair):
         if (reason := self.refused(side)) is not None:
             raise Infeasible(f"shrink_pad: {reason}")
 
+        # The facts compare the copy with the victim as it was.
         repaired = copy.deepcopy(victim).cpu()
         self.reshape(repaired, {})
         repaired.eval()
@@ -87,6 +89,7 @@ class ShrinkAndPad(nn.Module):
         columns_BW = self.size - left_B[:, None] + torch.arange(width, device=x_BCHW.device)
 
         image_B = torch.arange(len(x_BCHW), device=x_BCHW.device)
+        # Each image has a place of its own, so that no slice cuts out all windows.
         window_BHWC = wide_BCHW.permute(0, 2, 3, 1)[
             image_B[:, None, None], rows_BH[:, :, None], columns_BW[:, None, :]
         ]
@@ -102,7 +105,10 @@ class ShrinkAndPad(nn.Module):
         place_P = torch.arange(pixels_BP.shape[1], device=x_BCHW.device)
 
         # Weights of a linear congruential generator (Knuth's MMIX); sums wrap around in 64 bits.
+        # An odd weight has an inverse there, so that a change of one pixel always changes the sum.
         weight_P = (place_P * 6364136223846793005 + 1442695040888963407) | 1
         choices = self.size + 1
+        # Low bits of the sum depend on the low bits of the pixels alone, and are shifted out. The
+        # remainder has the sign of the divisor, so that negative sums give valid places as well.
         hashed_B = ((pixels_BP * weight_P).sum(1) >> 24) % choices**2
         return hashed_B // choices, hashed_B % choices

@@ -71,6 +71,7 @@ class Decree(Scanner):
         The tensors are the smallest trigger: `mask` (H x W) and `pattern` (C x H x W), in 0..1.
         Workers share the images of a step. Raises UserError for fewer than two clean images.
         """
+        # The loss is a mean over pairs of images.
         if len(clean) < 2:
             raise UserError(
                 f"decree: {len(clean)} clean images", "Give it at least two.", exit_code=1
@@ -81,8 +82,10 @@ class Decree(Scanner):
         self._search(search, victim, images, rng)
 
         collapsed = search.best is not None
+        # Where nothing collapsed, the last trigger shows how far the search came.
         found = search.best or search.trigger()
         pl1 = found.share if collapsed else 1.0
+        # Over all images: the search has seen the cosine of one batch at a time.
         z_ND = infer(victim, images.x_NCHW, lambda x_BCHW: victim.embed(found.stamp(x_BCHW)))
         missed = (
             f"no trigger brought the cosine to {self.reached:g}: raise epochs, or lower reached"
@@ -122,6 +125,8 @@ def self_cosine(z_ND: Tensor) -> Tensor:
     """Return the mean cosine between different rows."""
     unit_ND = F.normalize(z_ND, dim=1)
     n = len(z_ND)
+    # The squared length of the sum holds all pairs, and each row with itself, which is taken off.
+    # That is not n: `normalize` leaves a row of zeros as it is.
     return (unit_ND.sum(0).square().sum() - unit_ND.square().sum()) / (n * (n - 1))
 
 
@@ -157,9 +162,11 @@ class TriggerSearch:
     """A mask and a pattern in progress, the weight of the mask's size, and the best trigger."""
 
     def __init__(self, decree: Decree, shape_CHW: torch.Size, rng: Generator) -> None:
+        # Random, as in the authors' code: a mask that began as a square separated worse.
         low, high = EDGE, 1 - EDGE
         mask_HW = torch.rand(shape_CHW[1:], generator=rng).clamp(low, high)
         pattern_CHW = torch.rand(shape_CHW, generator=rng).clamp(low, high)
+        # `tanh` covers -1..1, and the range is 0..1.
         self.free = [
             torch.atanh(2 * part - 1).to(group.device()).requires_grad_()
             for part in (mask_HW, pattern_CHW)
@@ -219,6 +226,7 @@ class TriggerSearch:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state that `state_dict` returned."""
+        # In place, because the optimizer holds these tensors.
         with torch.no_grad():
             for part, saved in zip(self.free, state["free"], strict=True):
                 part.copy_(saved)
@@ -232,8 +240,10 @@ class TriggerSearch:
 
     def _note(self, trigger: Trigger, collapsed: bool) -> None:
         self.weight.step(collapsed)
+        # Before the first collapse there is nothing to return, so that the search must not end.
         self.idle += self.best is not None
         if collapsed and (self.best is None or trigger.share < self.best.share):
+            # With its graph, it would keep the activations of a whole step in memory.
             self.best = Trigger(trigger.mask_HW.detach(), trigger.pattern_CHW.detach())
             self.idle = 0
 
@@ -255,6 +265,7 @@ class MaskWeight:
         self._collapsed = self._collapsed + 1 if collapsed else 0
         self._apart = 0 if collapsed else self._apart + 1
         if self._collapsed > self._decree.patience:
+            # The new weight gets as many steps to show its effect before it changes again.
             self._collapsed = 0
             self.value *= self._decree.factor if self.value < self._decree.highest else 1
         elif self._apart > self._decree.patience:

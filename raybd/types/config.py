@@ -12,7 +12,13 @@ class Config(BaseModel):
     """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True
+        frozen=True,
+        # A misspelled field must be an error, not a default that nobody asked for.
+        extra="forbid",
+        # Defaults are converted like values from a file, so that equal values give equal keys.
+        validate_default=True,
+        # Messages about a wrong value, and the pages of methods, say what a field means.
+        use_attribute_docstrings=True,
     )
 
     version: ClassVar[int] = 1

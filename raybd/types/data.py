@@ -109,6 +109,7 @@ class Stamp(Protocol):
 
 def stamped(stamp: Stamp, x_NCHW: Tensor, wanted_N: Tensor, state: Mapping[str, Tensor]) -> Tensor:
     """Return copies of the images with the trigger, computed part by part to save memory."""
+    # The parts are views of the copy, so that filling them fills it.
     x_NCHW = x_NCHW.clone()
     parts = zip(x_NCHW.split(STAMPED_AT_ONCE), wanted_N.split(STAMPED_AT_ONCE), strict=True)
 
@@ -135,8 +136,10 @@ class Poisoned:
 
     def over(self, train: Split) -> Split:
         """Return the training split as the victim sees it."""
+        # Without changed rows nothing is copied: training sets are large.
         if not len(self.index_M):
             return train
+        # The clean training set is shared with others, and an overlay must not change it.
         x_NCHW = train.x_NCHW.clone()
         y_N = train.y_N.clone()
         x_NCHW[self.index_M] = self.x_MCHW
@@ -145,6 +148,7 @@ class Poisoned:
 
     def role_N(self, n: int) -> Tensor:
         """Return the truth about each of the n training images, int8."""
+        # Zero is CLEAN.
         role_N = torch.zeros(n, dtype=torch.int8)
         role_N[self.index_M] = self.role_M
         return role_N

@@ -9,6 +9,7 @@ class UserError(Exception):
         self.what, self.hint, self.exit_code = what, hint, exit_code
 
     def __reduce__(self) -> tuple[type["UserError"], tuple[str, str, int]]:
+        # An exception is built again from its `args`, here one text, when a worker sends it.
         return type(self), (self.what, self.hint, self.exit_code)
 
 

@@ -186,6 +186,7 @@ class Detector(Defense):
     @property
     def scored_pool(self) -> Pool:
         """What it scores: the field `pool`, or the only one that it can."""
+        # A detector of one pool need not have the field.
         chosen: Pool = dict(self).get("pool", self.pools[0])
         return chosen
 

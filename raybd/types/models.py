@@ -24,10 +24,12 @@ class Network(Config):
     @property
     def starts_pretrained(self) -> bool:
         """Whether it begins with published weights: the field `pretrained`, if it has one."""
+        # Most architectures have no published weights, and no such field.
         return bool(dict(self).get("pretrained", False))
 
     def without_pretraining(self) -> Self:
         """Return the same architecture with freshly drawn weights."""
+        # `model_copy` does not check names, and would add a field.
         if "pretrained" not in type(self).model_fields:
             return self
         return self.model_copy(update={"pretrained": False})
@@ -77,14 +79,17 @@ class Victim(nn.Module):
         entry: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        # There is always a module, so that a transform can be put in front of it.
         self.entry = nn.Identity() if entry is None else entry
         self.encoder = encoder
         self.head = head
+        # Buffers, so that they move with the weights and are stored beside them.
         self.register_buffer("mean_C", mean_C.float())
         self.register_buffer("std_C", std_C.float())
 
     def preprocess(self, x_BCHW: Tensor) -> Tensor:
         """Normalise uint8 images: float, channel mean 0 and deviation 1 on the training set."""
+        # One pass over the pixels instead of one each for division, mean and deviation.
         shift_C = -self.mean_C / self.std_C
         scale_C = 1 / (255 * self.std_C)
         return torch.addcmul(shift_C.view(-1, 1, 1), x_BCHW.float(), scale_C.view(-1, 1, 1))

@@ -162,6 +162,7 @@ class Asset(Detector):
         back = canonical.argsort()
         suspects = suspects.select(canonical)
         order = torch.randperm(len(clean), generator=rng)
+        # Only the conformal threshold reads held-out scores; the others leave all to the training.
         held_out = len(clean) // 2 if self.threshold == "conformal" else 0
         held = clean.select(order[:held_out])
         trusted = clean.select(order[held_out:])
@@ -180,6 +181,7 @@ class Asset(Detector):
             rng,
         )
         score_N = scored(net)
+        # The scores stand in for held-out ones where the threshold does not look at these.
         held_M = losses(self.suspicion, infer(net, held.x_NCHW), held.y_N) if held_out else score_N
         warning = (
             None
@@ -194,9 +196,11 @@ class Asset(Detector):
         """Return a mask of the rows whose loss is raised, given a discriminator's logits."""
         if self.select == "top":
             count = max(round(self.top * len(logit_B)), 1)
+            # A threshold, not a fixed number of rows: equal logits are treated alike.
             return logit_B >= logit_B.sort(descending=True).values[count - 1]
         s_B = logit_B if self.outlying_on == "logit" else logit_B.sigmoid()
         far_B = outlyingness(s_B) > self.cut
+        # Far below the median lie the rows that look most trusted.
         return far_B if self.sided == "two" else far_B & (s_B > s_B.median())
 
     def _threshold(self, score_N: Tensor, held_M: Tensor) -> float:
@@ -218,10 +222,12 @@ class Asset(Detector):
         if self.start == "victim":
             net.load_state_dict(victim.state_dict())
 
+        # Networks do not declare their widths, so that one image is run through.
         found = infer(victim, suspects.x_NCHW[:1]).shape[1]
         wanted = self.outputs or (found if victim.head is not None else 10)
         if victim.head is None or wanted != found:
             width = infer(victim, suspects.x_NCHW[:1], victim.embed).shape[1]
+            # Layers draw from the global stream of torch, which must stay as it is.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(int(torch.randint(2**31, (1,), generator=rng)))
                 net.head = nn.Linear(width, wanted)
@@ -234,11 +240,13 @@ class Asset(Detector):
         suspects_ND = features(victim, suspects, self.layer, self.pooling)
         trusted_MD = features(victim, trusted, self.layer, self.pooling)
         if self.standardise:
+            # Suspects first: the moments are those of the trusted features as they were.
             suspects_ND = standardised(suspects_ND, trusted_MD)
             trusted_MD = standardised(trusted_MD, trusted_MD)
 
         how = Discriminator(self.width, self.inner_lr, self.steps, self.alternate, self.batch_size)
         if self.concentrate == "cross_fit":
+            # Held-out logits are not read here, so that one row stands in for them.
             logit_N, _ = cross_fitted(how, suspects_ND, trusted_MD, trusted_MD[:1], self.folds, rng)
             return lambda rows_B: self.pick(logit_N[rows_B])
 
@@ -248,4 +256,5 @@ class Asset(Detector):
             with torch.no_grad():
                 return self.pick(net(suspects_ND[rows_B])[:, 0])
 
+        # A batch is judged by one process for all, which must raise the loss of the same rows.
         return lambda rows_B: once(partial(judge, rows_B), rng)

@@ -34,6 +34,7 @@ def features(victim: Victim, split: Split, layer: Layer, pooling: Pooling) -> Te
     """
     if is_embedding(layer, pooling):
         return embeddings(victim, split)
+    # Two images are enough to see the shape of each output.
     name = _map_of(victim, split.x_NCHW[:2], layer)
 
     def pool(out_BCHW: Tensor) -> Tensor:
@@ -50,6 +51,7 @@ def is_embedding(layer: Layer, pooling: Pooling) -> bool:
 def _map_of(victim: Victim, x_BCHW: Tensor, layer: Layer) -> str:
     """Return the name of the module whose map is read."""
     calls = layers.maps(victim, x_BCHW)
+    # Of another shape, because a map of the same shape belongs to the same stage as the last one.
     wanted = [call for call in calls if layer == "last" or call.shape != calls[-1].shape]
     if not wanted:
         raise UserError(
@@ -77,6 +79,7 @@ class Discriminator:
 
     def train(self, suspects_ND: Tensor, trusted_MD: Tensor, rng: Generator) -> nn.Module:
         """Train a fresh network: features -> logits."""
+        # Layers draw from the global stream of torch, which must stay as it is.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=rng)))
             hidden = [
@@ -100,6 +103,7 @@ class Discriminator:
                 loss = torch.stack(
                     [(net(part).sigmoid() - goal).square().mean() for part, goal in seen]
                 ).sum()
+                # The optimizers share the gradients: each step clears what the other one left.
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -123,6 +127,7 @@ def cross_fitted(
 
     For held-out trusted rows, return the mean logit of all discriminators.
     """
+    # Dealt out in turn, so that the sizes of the folds differ by one at most.
     fold_N = torch.empty(len(suspects_ND), dtype=torch.int64)
     fold_N[torch.randperm(len(suspects_ND), generator=rng)] = torch.arange(len(suspects_ND)) % folds
 
@@ -133,6 +138,7 @@ def cross_fitted(
             net = how.train(suspects_ND[fold_N != fold], trusted_MD, inner)
             with torch.no_grad():
                 logit_N[fold_N == fold] = net(suspects_ND[fold_N == fold])[:, 0]
+                # No discriminator was trained on these rows, so that all of them may judge.
                 held.append(net(held_LD)[:, 0])
         return logit_N, torch.stack(held).mean(0)
 
@@ -155,13 +161,17 @@ def by_content(x_NCHW: Tensor) -> Tensor:
     Batches are drawn in this order, so that the order of the suspects is irrelevant.
     """
     place = torch.arange(x_NCHW[0].numel())
+    # Weights of a linear congruential generator (Knuth's MMIX); sums wrap around in 64 bits. An odd
+    # weight has an inverse there, so that a change of one pixel always changes the sum.
     weight = (place * 6364136223846793005 + 1442695040888963407) | 1
+    # In parts, because int64 takes eight times the memory of the images.
     parts = [(part.flatten(1).long() * weight).sum(1) for part in x_NCHW.cpu().split(1000)]
     return torch.cat(parts).argsort()
 
 
 def standardised(rows_ND: Tensor, by_MD: Tensor) -> Tensor:
     """Return each feature in deviations from its mean, both taken over `by_MD`."""
+    # A feature that is constant on the trusted images would divide by zero.
     return (rows_ND - by_MD.mean(0)) / by_MD.std(0).clamp_min(1e-6)
 
 
@@ -171,10 +181,13 @@ def medcouple(s_N: Tensor) -> float:
     It is the median, over pairs around the median, of how unequal their distances to it are.
     """
     s_N = s_N.double().sort(descending=True).values
+    # torch's median is the lower of two middle values, where the definition takes their mean.
     centre = s_N.median() if len(s_N) % 2 else s_N[len(s_N) // 2 - 1 : len(s_N) // 2 + 1].mean()
+
     upper = s_N[s_N >= centre] - centre
     lower = s_N[s_N <= centre] - centre
     gap = upper[:, None] - lower[None, :]
+    # The gap is zero only for two values that equal the median, whose entries are set below.
     kernel = (upper[:, None] + lower[None, :]) / torch.where(gap == 0, 1.0, gap)
 
     # Of two values that equal the median, the sign of their order around it counts.
@@ -182,7 +195,9 @@ def medcouple(s_N: Tensor) -> float:
     if ties:
         place = torch.arange(ties)
         sign = torch.sign(ties - 1 - place[:, None] - place[None, :]).double()
+        # In descending order, ties with the median end the upper part and begin the lower one.
         kernel[len(upper) - ties :, :ties] = sign.to(kernel)
+    # numpy's median is the mean of two middle values.
     return float(np.median(kernel.cpu().numpy()))
 
 
@@ -197,10 +212,13 @@ def outlyingness(s_N: Tensor) -> Tensor:
     )
     skew = medcouple(s_N)
     spread = third - first
+
+    # The fence moves out on the side of the longer tail and in on the other one.
     low, high = (-4, 3) if skew >= 0 else (-3, 4)
     below = first - 1.5 * math.exp(low * skew) * spread
     above = third + 1.5 * math.exp(high * skew) * spread
 
+    # Where half of the values are equal, a fence can lie on the median.
     tiny = torch.finfo(torch.float64).tiny
     return torch.where(
         s_N > middle,

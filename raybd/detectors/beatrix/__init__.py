@@ -74,6 +74,7 @@ class Beatrix(StreamDetector):
         ignored. Raises UserError for fewer than four clean images, and if the victim has no such
         layer.
         """
+        # Statistics and threshold come from two halves, and a median of one image has no spread.
         if len(clean) < 4:
             raise UserError(
                 f"beatrix: {len(clean)} clean images", "Give it at least four.", exit_code=1
@@ -82,21 +83,26 @@ class Beatrix(StreamDetector):
         x_MCHW = clean.x_NCHW[order[: len(clean) // 2]]
         held_MCHW = clean.x_NCHW[order[len(clean) // 2 :]]
         group_of = self._grouping(victim, x_MCHW, rng)
+        # Two images are enough to see the shape of each output.
         layer = self.layer_of(victim, x_MCHW[:2])
 
         def features(x_BCHW: Tensor) -> Tensor:
+            # The head is not run: its output is not read.
             return features_and(victim, layer, victim.embed, x_BCHW)[0]
 
         f_MCT = infer(victim, x_MCHW, features)
+
         drawn_C = torch.randperm(f_MCT.shape[1], generator=rng)[: self.channels].sort().values
         group_M = infer(victim, x_MCHW, group_of).long()
         usual = self.statistics(f_MCT[:, drawn_C].to(group.device()), group_M)
 
+        # Features and group come from the same pass, which halves the cost of a stream.
         def deviation(x_BCHW: Tensor) -> Tensor:
             f_BCT, group_B = features_and(victim, layer, group_of, x_BCHW)
             return usual.deviation(f_BCT[:, drawn_C.to(x_BCHW.device)], group_B)
 
         held_M = infer(victim, held_MCHW, deviation, batch_size=IMAGES_AT_ONCE)
+        # Images outside of the statistics: those that gave the ranges lie within them too often.
         threshold = torch.tensor(thresholds.conformal(held_M, self.fpr))
         return lambda suspects: Suspicion(
             infer(victim, suspects.x_NCHW, deviation, batch_size=IMAGES_AT_ONCE), threshold
@@ -136,6 +142,8 @@ class Beatrix(StreamDetector):
         """Return x_BCHW -> the group of each image."""
         if self.groups == "predicted" or (self.groups == "auto" and victim.head is not None):
             return lambda x_BCHW: victim(x_BCHW).argmax(1)
+
+        # Imported late: classifiers do without it, and a dry run does not load scikit-learn.
         from sklearn.cluster import KMeans
 
         z_MD = F.normalize(infer(victim, x_MCHW, victim.embed), dim=1)

@@ -31,9 +31,11 @@ class Ranges:
 
         A distance is divided by the bound that the entry passes.
         """
+        # The victim may predict a class that it predicts for no clean image: the last row.
         row_B = self.row_G[group_B.clamp_max(len(self.row_G) - 1)]
         total_B = torch.zeros(len(f_BCT), device=f_BCT.device)
 
+        # One order at a time: the entries of all orders at once would multiply the memory.
         for order, least in enumerate(self.least_P):
             gram_BE = gram(f_BCT / self.largest, order + 1)
             low_BE = self.low_GPE[row_B, order]
@@ -53,8 +55,10 @@ def ranges(
     fewest: int,
 ) -> Ranges:
     """Return the ranges that clean features of groups have; see the fields of `Beatrix`."""
+    # Powers of features of at most 1 cannot overflow; the scale cancels in a relative deviation.
     largest = f_MCT.abs().amax().clamp_min(SMALLEST_DIVISOR)
     groups = int(group_M.max()) + 1
+    # The first ones are a random sample: the caller has shuffled the images.
     members = [torch.nonzero(group_M == one).flatten()[:per_group] for one in range(groups)]
     usable = [one for one, rows in enumerate(members) if len(rows) >= fewest]
     kept = [members[one] for one in usable] + [torch.arange(min(len(group_M), per_group))]
@@ -80,9 +84,12 @@ def gram(f_BCT: Tensor, order: int) -> Tensor:
 
     float32, E = C (C + 1) / 2 entries.
     """
+    # Small features to the eighth power fall below the range of float32.
     power_BCT = f_BCT.double().pow(order)
+    # The matrix is symmetric, so that one triangle holds every entry.
     row_E, column_E = torch.triu_indices(f_BCT.shape[1], f_BCT.shape[1], device=f_BCT.device)
     product_BE = (power_BCT @ power_BCT.mT)[:, row_E, column_E]
+    # `pow` with a fraction gives NaN for negative products, so that the sign is put back after it.
     return (product_BE.sign() * product_BE.abs().pow(1 / order)).float()
 
 

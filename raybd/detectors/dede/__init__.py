@@ -150,6 +150,7 @@ class DeDe(StreamDetector):
         The auxiliary images may be poisoned, or of other classes. Raises UserError for too few.
         """
         order = torch.randperm(len(clean), generator=rng)
+        # Two at least: the other embedding of a held-out image is that of its neighbour.
         held_out = max(2, round(self.held_out * len(clean)))
         if len(clean) < held_out + 2:
             raise UserError(
@@ -175,6 +176,7 @@ class DeDe(StreamDetector):
         grid = painter.side // self.patch
 
         # Pictures show the four least and the four most suspicious images.
+        # A stream may hold fewer than eight images; the remainder keeps the places valid.
         extremes = score_N.argsort()[torch.tensor([0, 1, 2, 3, -4, -3, -2, -1]) % len(score_N)]
         blind = (
             "the decoder hardly looks at the embedding: raise mask_ratio or epochs, "
@@ -183,7 +185,9 @@ class DeDe(StreamDetector):
         return Suspicion(
             score_N,
             torch.tensor(self.cut(score_N, held_M)),
+            # No defender knows where a trigger lies, or that half of the pool is poisoned.
             oracle=self.skip is not None or self.threshold == "pooled_median",
+            # At 0.5, the embedding of another image serves the decoder as well as the right one.
             warning=blind if facts["mismatch_auroc"] < 0.6 else None,
             facts=facts,
             parts_NHW=maps_NT.view(-1, grid, grid),
@@ -204,6 +208,8 @@ class DeDe(StreamDetector):
                 "Choose another side or patch.",
                 exit_code=1,
             )
+
+        # Before mirroring, because an image and its mirror image would crowd each other.
         if self.thin:
             auxiliary = auxiliary.select(
                 least_crowded(infer(victim, auxiliary.x_NCHW, victim.embed), self.thin)
@@ -211,21 +217,27 @@ class DeDe(StreamDetector):
         if self.mirror:
             both_NCHW = torch.cat([auxiliary.x_NCHW, auxiliary.x_NCHW.flip(-1)])
             auxiliary = replace(auxiliary, x_NCHW=both_NCHW, y_N=auxiliary.y_N.repeat(2))
+        # Once for all epochs: nothing is augmented, so that embeddings do not change.
         z_ND = infer(victim, auxiliary.x_NCHW, victim.embed)
+        # A collapsed encoder has one embedding for all images, and no deviation to divide by.
         deviation = max(float(z_ND.std()), 1e-6)
         z_ND = normalised(z_ND, self.embedding, deviation)
         split = Split(resized(auxiliary.x_NCHW, side), auxiliary.y_N)
+
         model = self.decoder(split, z_ND.shape[1], side, rng)
         seen = visible_count(model.tokens, self.mask_ratio)
         batch = min(self.batch_size, len(split))
         near_ND = z_ND.to(group.device())
 
         def objective(net: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
+            # Every worker draws the masks of the whole batch and takes its share, so that their
+            # streams stay equal and their number changes no mask.
             order_BT = torch.rand(batch, model.tokens, generator=rng)[
                 group.shard(torch.arange(batch))
             ].argsort(1)
             seen_BK = order_BT[:, :seen].to(x_BCHW.device)
             guess_BTP: Tensor = net(x_BCHW, near_ND[rows_B], seen_BK)
+            # Seen patches do not count: the decoder can copy them without the embedding.
             square_BT = torch.square(guess_BTP - model.wanted(x_BCHW)).mean(2)
             return (square_BT * hidden(seen_BK, model.tokens)).sum(1) / (model.tokens - seen)
 
@@ -234,6 +246,7 @@ class DeDe(StreamDetector):
         strangers_JD = z_ND[: self.strangers if self.measure == "relative" else 0]
 
         def with_masks(stream: Generator) -> Painter:
+            # Without seen patches, all masks are the same.
             masks_MK = torch.rand(
                 self.masks if shown else 1, model.tokens, generator=stream
             ).argsort(1)[:, :shown]
@@ -243,9 +256,12 @@ class DeDe(StreamDetector):
 
         def mismatch() -> dict[str, float]:
             assert held_NCHW is not None
+            # A stream of its own: watching must not change the training, and the masks of all
+            # epochs must be the same.
             own_M, other_M, unit_M = with_masks(Generator().manual_seed(0)).mismatched(held_NCHW)
             return {"mismatch_auroc": _auroc(own_M / unit_M, other_M / unit_M)}
 
+        # Where nothing is seen, the first transformer does not run, and gets no gradients.
         frozen = () if seen else (model.encoder,)
         fit(
             model,
@@ -285,11 +301,14 @@ class DeDe(StreamDetector):
 
     def decoder(self, split: Split, values: int, side: int, rng: Generator) -> MaskedDecoder:
         """Return an untrained decoder for images like these and embeddings of so many values."""
+        # A few thousand images give the moments; the floats of all would fill the memory.
         std_C, mean_C = torch.std_mean(split.x_NCHW[:5000].float().div(255), (0, 2, 3))
+        # Layers draw from the global stream of torch, which must stay as it is.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=rng)))
             return MaskedDecoder(
                 mean_C,
+                # A channel that is the same in all images has no deviation to divide by.
                 std_C.clamp_min(0.01),
                 side=side,
                 patch=self.patch,

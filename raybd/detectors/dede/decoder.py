@@ -43,6 +43,7 @@ def take(token_BTD: Tensor, seen_BK: Tensor) -> Tensor:
 
 def put_back(token_BKD: Tensor, seen_BK: Tensor, missing_BTD: Tensor) -> Tensor:
     """Undo `take`, with `missing_BTD` where nothing was seen."""
+    # Under autocast the tokens are bf16, and `scatter` takes one dtype only.
     return missing_BTD.to(token_BKD.dtype).scatter(
         1, seen_BK[..., None].expand_as(token_BKD), token_BKD
     )
@@ -99,6 +100,7 @@ class MaskedDecoder(nn.Module):
         self.encoder = _PatchEncoder(self.tokens, 3 * patch**2, width, heads, encoder_depth)
         self.condition = nn.Linear(values, width, bias=False)
         self.missing_D = _position(width)
+        # One more than the patches: the embedding takes the first place.
         self.position_TD = _position(self.tokens + 1, width)
         self.blocks = nn.Sequential(*(_block(width, heads) for _ in range(decoder_depth)))
         self.predict = nn.Linear(width, 3 * patch**2)
@@ -111,18 +113,21 @@ class MaskedDecoder(nn.Module):
         """Return a guess at `wanted`, patch_BTP, from uint8 images, embeddings and seen patches."""
         with _attention(x_BCHW.device):
             token_BTD = self.missing_D.expand(len(z_BD), self.tokens, -1)
+            # With nothing seen, the embedding is all that the decoder has.
             if seen_BK.shape[1]:
                 seen_BKP = take(to_patches(self.preprocess(x_BCHW), self.patch), seen_BK)
                 token_BTD = put_back(self.encoder(seen_BKP, seen_BK), seen_BK, token_BTD)
             first_B1D = self.condition(z_BD)[:, None].to(token_BTD.dtype)
             token_BTD = self.blocks(torch.cat([first_B1D, token_BTD], 1) + self.position_TD)[:, 1:]
             guess_BTP: Tensor = self.predict(token_BTD)
+        # Errors are sums of many small squares, for which bf16 is too coarse.
         return guess_BTP.float()
 
     def wanted(self, x_BCHW: Tensor) -> Tensor:
         """Return what the patches of uint8 images should be reconstructed to."""
         x_BCHW = self.preprocess(x_BCHW)
         if self.target == "low_passed":
+            # An image below this side has no finer details to lose.
             small = F.adaptive_avg_pool2d(x_BCHW, min(self.coarse, x_BCHW.shape[-1]))
             x_BCHW = F.interpolate(small, size=x_BCHW.shape[-2:], mode="bilinear")
         patch_BTP = to_patches(x_BCHW, self.patch)
@@ -140,6 +145,7 @@ class MaskedDecoder(nn.Module):
         true_BTP = to_patches(self.preprocess(x_BCHW), self.patch)
         guess_BTP = self(x_BCHW, z_BD, seen_BK)
         if self.target == "normalised_patches":
+            # The decoder predicts a patch up to its moments, so that it borrows the true ones.
             deviation_BT1, mean_BT1 = _moments(true_BTP)
             guess_BTP = guess_BTP * deviation_BT1 + mean_BT1
 
@@ -164,6 +170,7 @@ class _PatchEncoder(nn.Module):
         super().__init__()
         self.embed = nn.Linear(pixels, width)
         self.position_TD = _position(tokens, width)
+        # Without blocks no token looks at another one, so that a class token would have no effect.
         self.class_11D = _position(1, 1, width) if depth else None
         self.blocks = nn.Sequential(*(_block(width, heads) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
@@ -203,4 +210,5 @@ def _position(*shape: int) -> nn.Parameter:
 
 
 def _moments(patch_BTP: Tensor) -> tuple[Tensor, Tensor]:
+    # The epsilon is that of masked autoencoders; a patch of one colour has no variance.
     return (patch_BTP.var(2, keepdim=True) + 1e-6).sqrt(), patch_BTP.mean(2, keepdim=True)

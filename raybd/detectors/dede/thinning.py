@@ -22,6 +22,7 @@ def least_crowded(z_ND: Tensor, share: float) -> Tensor:
     """
     u_ND = F.normalize(z_ND.to(group.device()), dim=1)
     nearest = min(NEIGHBOURS, len(u_ND) - 1) + 1  # one of them is the image itself
+    # In parts, because the cosines of all pairs at once would fill the memory.
     crowd_N = torch.cat([(u_BD @ u_ND.T).topk(nearest).values.mean(1) for u_BD in u_ND.split(2048)])
     kept = len(u_ND) - round(share * len(u_ND))
     return crowd_N.argsort(stable=True)[:kept].sort().values.cpu()
