@@ -55,6 +55,7 @@ class Cell:
 
         Of the clean twin's stages only the last is there, as `control`, if its own have the name.
         """
+        # The control first: the cell's own stages then replace those of the twin, name by name.
         ends = (self.control, self.victim, self.last, *self.extras)
         own = {stage.name: stage.key for end in ends if end for stage in end.path()}
         return {**own, **({"control": self.control.key} if self.control else {})}

@@ -36,14 +36,18 @@ def judge(
     """
     back = torch.arange(len(pool.suspects)) if back is None else back
     score_N = verdict.score_N.float().cpu()[back]
+    # Some methods give one threshold for all samples.
     threshold_N = verdict.threshold_N.float().cpu().expand(len(score_N))[back]
     infinite = int((~torch.isfinite(score_N)).sum())
+    # NaN is above no threshold: it would count as not flagged.
     if infinite:
         raise ValueError(f"{name} returned {infinite} scores that are not finite")
 
     flagged_N = score_N > threshold_N
     role_N = pool.role_N[back]
+    # Planted rows have roles above CROSS: they are in no table and in no measure of the attack.
     own = torch.nonzero(role_N <= CROSS).flatten()
+    # Stable, so that equal scores give the same gallery everywhere.
     top = torch.argsort(score_N[own], descending=True, stable=True)[:GALLERY]
     tensors = {
         "score_N": score_N[own],
@@ -89,6 +93,7 @@ def intermediate_metrics(score_N: Tensor, pool: Pool) -> dict[str, float]:
     """
     score_N = score_N.float().cpu()
     own_N = pool.role_N <= CROSS
+    # There is no threshold yet; the measures below need none.
     unflagged = torch.zeros(len(score_N))
 
     judged = detection.detection(score_N[own_N], unflagged[own_N], pool.role_N[own_N])
@@ -108,12 +113,17 @@ def shown_pairs(
     """Return what a detector sees of a few images without the trigger, and of the same with it."""
     if not verdict.pictures:
         return {}
+    # POISON in a pool of test inputs: the copies with the trigger.
     triggered = torch.nonzero(pool.role_N == POISON).flatten()[:PAIRS]
+    # An image and its copy have the same index.
     pairs = [torch.nonzero(pool.index_N == index).flatten() for index in pool.index_N[triggered]]
+    # Without an attack, the first images.
     rows = torch.cat(pairs or [torch.arange(PAIRS)])
+    # Clean ones first, then the same images with the trigger.
     rows = rows[torch.argsort(pool.role_N[rows], stable=True)]
 
     seen = learned(pool.suspects.select(rows))
+    # A detector may return its pictures in an order of its own.
     at = torch.argsort(seen.pictures["rows"])
     pictures = {
         f"picture.{name}": tensor.cpu()[at]
@@ -133,9 +143,11 @@ def auroc_outside_trigger(verdict: Suspicion, pool: Pool, dataset: Dataset) -> f
         return None
     before_MCHW = dataset.test.x_NCHW[pool.index_N[triggered]]
     after_MCHW = pool.suspects.x_NCHW[triggered]
+    # The union over all images: a trigger may touch other pixels in each of them.
     touched_HW = (before_MCHW != after_MCHW).any(1).any(0).float()
 
     grid = verdict.parts_NHW.shape[1:]
+    # The largest value: a part of the grid counts as touched if one of its pixels is.
     outside_HW = functional.adaptive_max_pool2d(touched_HW[None], grid)[0] == 0
     if not outside_HW.any():
         return None

@@ -26,13 +26,16 @@ def load_victim(stage: VictimStage, store: Store) -> Victim:
 
     # The weights come from the store, not from where the training began.
     network = cast(Network, stage.victim_network.config).without_pretraining()
+    # `build` draws weights that are replaced: loading must not change what is drawn after it.
     with torch.random.fork_rng(devices=[]):
         encoder, head = network.build(
             artifact.manifest["num_classes"], artifact.manifest["image_size"]
         )
 
     has_head = any(name.startswith("head.") for name in weights)
+    # The normalisation is part of the weights.
     victim = Victim(encoder, head if has_head else None, torch.zeros(3), torch.ones(3))
+    # Before the weights: each of them needs a module to go to.
     for method in stage.reshapers:
         if isinstance(method, Trainer | TrainingDefense | Repair):
             method.reshape(victim, weights)
@@ -70,6 +73,7 @@ def overlay_tensors(poisoned: Poisoned) -> dict[str, Tensor]:
 def victim_tensors(victim: Victim) -> dict[str, Tensor]:
     """Return the weights of a victim as the tensors of an artefact."""
     state = victim.state_dict()
+    # The artefact of an attack or a defense holds other tensors, too.
     return {f"{VICTIM_PREFIX}{name}": tensor.detach().cpu() for name, tensor in state.items()}
 
 

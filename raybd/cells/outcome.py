@@ -19,6 +19,7 @@ def outcome_of(error: BaseException) -> Outcome:
     """Return the status of a cell that raised this error, and the text of its row."""
     if isinstance(error, Infeasible):
         return Outcome("infeasible", _one_line(str(error)))
+    # Without the name of the type, which says nothing to a user.
     if isinstance(error, UserError):
         return Outcome("failed", _one_line(f"{error.what.rstrip('.')}. {error.hint}"))
     return Outcome("failed", _one_line(f"{type(error).__name__}: {error}"))

@@ -48,6 +48,7 @@ def test_pool(victim: Victim, dataset: Dataset, poisoned: Poisoned) -> Pool:
     The suspects' labels are the victim's predictions.
     """
     test = dataset.test
+    # An image of the wanted class would get that label without a backdoor, too.
     counted = torch.nonzero(poisoned.labels.counted(test.y_N)).flatten()
     x_NCHW = test.x_NCHW
     if len(counted):
@@ -59,6 +60,7 @@ def test_pool(victim: Victim, dataset: Dataset, poisoned: Poisoned) -> Pool:
     index_N = torch.cat([torch.arange(len(test)), counted])
     role_N = torch.full((len(index_N),), CLEAN, dtype=torch.int8)
     role_N[len(test) :] = POISON
+    # The defender of a stream has no true labels.
     predicted_N = classification.predictions(inference.infer(victim, x_NCHW))
     return Pool(Split(x_NCHW, predicted_N), index_N, test.y_N[index_N], role_N)
 
@@ -85,9 +87,11 @@ def trusted_images(method: Method, seed: int, dataset: Dataset, poisoned: Poison
 
     # Some of the trusted images wear the trigger: the defender was deceived.
     order = torch.randperm(len(split), generator=random_stream("trusted", seed))
+    # The beginning of one order: a smaller share is a part of a larger one.
     rows = order[: round(asked.poisoned * len(split))]
     if not len(rows):
         return split
+    # The images may be shared with other processes, read-only.
     x_NCHW = split.x_NCHW.clone()
     x_NCHW[rows] = poisoned.with_trigger(split.x_NCHW[rows], split.y_N[rows], dataset.num_classes)
     return replace(split, x_NCHW=x_NCHW)

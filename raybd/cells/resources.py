@@ -43,6 +43,7 @@ class AllResources(Resources):
         self, role: Literal["trainers", "detectors", "scanners", "repairs", "data"]
     ) -> Resources:
         """Return the resources of a role."""
+        # No GPU for what only changes images: it would keep one from a training.
         if role == "data":
             return Resources(gpus_per_worker=0, time_limit=self.time_limit)
         special: Resources | None = dict(self)[role]

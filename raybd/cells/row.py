@@ -22,6 +22,7 @@ STARTS = ("encoder", "source")
 def record(cell: Cell, store: Store) -> Facts:
     """Write the rows of a cell whose stages are in the store; return the one of the cells table."""
     row = row_of(cell, store)
+    # The scores first: a row without its scores counts as damaged, scores without a row do not.
     if row.get("n_scores") is not None:
         _record_scores(cell, cell.experiment, store)
     store.write_cell(row)
@@ -51,6 +52,7 @@ def record_failure(
 ) -> Facts:
     """Write the row of a cell that failed, or that is infeasible, and the traceback beside it."""
     if traceback is not None:
+        # Beside the row, since a traceback is long, and a row is read with all others.
         store.write(f"errors/{cell.id}.txt", traceback.encode())
     row = {**_names(cell), "status": status, "error": error}
     store.write_cell(row)
@@ -66,6 +68,7 @@ def row_of(cell: Cell, store: Store) -> Facts:
     for stage in (cell.victim, cell.suspicion, cell.last):
         if stage is not None:
             row |= stage.columns(manifests[stage.key])
+    # After the own columns, from which some of the control's are computed.
     if cell.control is not None:
         row |= cell.control.control_columns(manifests[cell.control.key], row)
 
@@ -76,6 +79,7 @@ def row_of(cell: Cell, store: Store) -> Facts:
         "warning": _warning(manifests[cell.victim.key], [manifests[stage.key] for stage in own]),
         "seconds": sum(cost["seconds"] for cost in costs),
         "gpu_seconds": sum(cost["gpu_seconds"] for cost in costs),
+        # The stages run one after the other.
         "peak_memory_bytes": max(cost["peak_memory_bytes"] for cost in costs),
         "device": costs[-1]["device"],
         "workers": costs[-1]["workers"],
@@ -99,10 +103,12 @@ def _is_oracle(stage: Stage, facts: Mapping[str, Any]) -> bool:
 def _warning(victim: Mapping[str, Any], own: list[dict[str, Any]]) -> str | None:
     """Why the numbers of a row should not be trusted."""
     warnings: list[str | None] = []
+    # None where no test image counts, such as without an attack.
     success = victim["attack_success"]
     if success is not None and success < WEAK_ATTACK:
         warnings.append(f"the attack failed: attack success {success:.2f}")
 
+    # Older artefacts, and victims without canaries, have no such number.
     learned = victim.get("canaries_learned")
     if learned is not None and learned < WEAK_ATTACK:
         warnings.append(
@@ -119,6 +125,7 @@ def _names(cell: Cell) -> Facts:
         "experiment": cell.experiment,
         "dataset": cell.dataset.name,
         "attack": cell.attack.name,
+        # 0, not null: the benign control has no rate of its own, but what it poisons is known.
         "rate": 0.0 if attack.threat_model == "none" else attack.poison_rate,
         "rate_basis": attack.rate_basis,
         "threat_model": attack.threat_model,
@@ -149,6 +156,7 @@ def _config(cell: Cell) -> Facts:
     for name, stage in cell.victim.inputs.items():
         if name in STARTS:
             config[name] = _start(cast(VictimStage, stage))
+    # Without canaries the overlay is the poison, which `attack` describes.
     if cell.victim.overlay_stage.name == "plant":
         config["canaries"] = cell.victim.overlay_stage.method.describe()
     return config

@@ -39,6 +39,7 @@ def run_stage(
     In a process group every member calls this; the first one writes. `watched`: detectors that
     report intermediate scores are evaluated after each epoch.
     """
+    # One worker looks for all: if two disagreed, the group would wait for each other forever.
     if group.broadcast(lambda: store.state(stage.name, stage.key)) == "ok":
         return
     resources = resources or Resources()
@@ -61,11 +62,13 @@ def run_stage(
 
     reset_peak_memory()
     began = time.monotonic()
+    # The stage that plants still needs the trusted images that all later ones go without.
     if stage.overlay_stage is not stage:
         dataset = stage.overlay_stage.without_planted(store, dataset)
     with running(runtime):
         result = stage.run(store, dataset)
 
+    # Every worker has the same result.
     if group.rank() == 0:
         seconds = time.monotonic() - began
         facts = {
@@ -76,9 +79,11 @@ def run_stage(
             "commit": commit(),
             "history": history,
         }
+        # Before the artefact, which says that the stage is done.
         if result.table is not None:
             store.write_analysis(stage.method.name, stage.key, result.table)
         store.save(stage.name, stage.key, result.tensors, facts)
+        # After the artefact: a process that dies in between still has its checkpoints.
         store.remove(checkpoints)
 
 
@@ -90,6 +95,7 @@ def run_cell(cell: Cell, store: Store, report: Report | None = None) -> dict[str
     if cell.infeasible:
         return record_failure(cell, store, "infeasible", cell.infeasible)
 
+    # The stages of a cell share a data set.
     @cache
     def loaded(dataset: Method) -> Dataset:
         return cast(DatasetMethod, dataset.config).load()

@@ -96,10 +96,12 @@ class Stage(ABC):
             self.name,
             self.version,
             self.described,
+            # None stays None, as in the keys of older stores.
             self.network and self.network.describe(),
             self.seed,
             self.data,
             [stage.key for stage in self.inputs.values()],
+            # Last, and nothing if empty: a kind that gets an extra keeps the keys of those without.
             *self.extra_key,
         )
 
@@ -107,6 +109,7 @@ class Stage(ABC):
         """Yield all stages that it depends on, and itself, in an order of execution; each once."""
         seen: set[str] = set()
         for stage in self.inputs.values():
+            # By key: two inputs may stand on the same stage.
             for upstream in stage.path():
                 if upstream.key not in seen:
                     seen.add(upstream.key)
@@ -199,11 +202,14 @@ def random_stream(stage: str, seed: int, run: int = 0) -> torch.Generator:
 
     So variants of a method share them. A stage that runs more than once has a stream for each run.
     """
+    # Run 0 has the stream of a stage that runs once: its verdict is the first one to compare.
     digest = hashlib.sha256(f"{stage}:{seed}{f':{run}' if run else ''}".encode()).digest()
+    # Seven bytes fit into a seed of 64 bits, signed or not.
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def content_hash(*parts: Any) -> str:
     """Return a short hash of JSON-like values."""
+    # Sorted: the order of the fields in a file must not change a key.
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:20]

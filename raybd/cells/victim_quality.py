@@ -36,6 +36,7 @@ def measure(
     clean_N = classification.predictions(inference.infer(victim, test.x_NCHW))
     if refused_N is not None:
         kept_N = ~refused_N[:n]
+        # Before the refused ones are overwritten below.
         facts["accuracy_on_kept"] = (
             classification.clean_accuracy(clean_N[kept_N], test.y_N[kept_N])
             if kept_N.any()
@@ -46,6 +47,7 @@ def measure(
 
     counted_N = poisoned.labels.counted(test.y_N)
     facts["counted_n"] = int(counted_N.sum())
+    # A mean over no image is no number.
     if not counted_N.any():
         return {**facts, "attack_success": None, "robust_accuracy": None}
 

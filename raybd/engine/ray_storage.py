@@ -7,4 +7,5 @@ from raybd.results.store import Store
 
 def ray_filesystem(store: Store) -> PyFileSystem | None:
     """Return the file system of a store; None for a folder, which Ray opens itself."""
+    # fsspec's own file system, so that credentials and endpoint are those of the store.
     return None if store.local else PyFileSystem(FSSpecHandler(store.filesystem))

@@ -26,6 +26,7 @@ from raybd.types.methods import (
 from raybd.types.models import Network
 
 DEFAULT_NETWORK = "resnet18"
+# Names become folders of the store: no slash, and no dot at the beginning, which would hide them.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 """What can be the name of a folder."""
 ENTRY_KEYS = ("kind", "name")
@@ -81,8 +82,10 @@ def method(role: Role, entry: Any, where: str) -> Method:
 
     try:
         found = method_class(role, kind)
+    # The registry knows the kind, not the place in the file.
     except UserError as error:
         raise UserError(f"{where}.kind: {error.what}", error.hint) from error
+    # A module of the user's own may define a method of another role.
     if not issubclass(found, ROLE_CLASSES[role]):
         base = ROLE_CLASSES[role]
         raise UserError(
@@ -94,6 +97,7 @@ def method(role: Role, entry: Any, where: str) -> Method:
     try:
         return Method(role, kind, found.model_validate(fields), name)
     except ValidationError as error:
+        # `network` is no field of the trainer, but stands in its entry: a typing error may mean it.
         trains = ("network",) if "epochs" in found.model_fields else ()
         raise user_error(error, where, found, (*ENTRY_KEYS, *trains)) from error
 
@@ -119,6 +123,7 @@ def defense(role: Role, entry: Mapping[str, Any], where: str) -> Method:
     oracle = fields.pop("oracle", False)
     if not isinstance(oracle, bool):
         raise UserError(f"{where}.oracle: {oracle!r} is neither true nor false", "Write true.")
+    # For other roles it stays in the fields, where it is refused as unknown.
     trusted = fields.pop("trusted", None) if role == "detectors" else None
     found = replace(method(role, fields, where), oracle=oracle)
     if trusted is None:
@@ -154,6 +159,7 @@ def training_defense(entry: Mapping[str, Any], where: str) -> Method:
 def training(entry: Mapping[str, Any], where: str, network: Method | None = None) -> Training:
     """Return a trainer with its network and, for transfer learning, with what it starts from."""
     fields = dict(entry)
+    # Inside of a source or an encoder the network is that of the entry around it.
     if network is None:
         asked = fields.pop("network", DEFAULT_NETWORK)
         asked = {"kind": asked} if isinstance(asked, str) else asked
@@ -171,6 +177,7 @@ def training(entry: Mapping[str, Any], where: str, network: Method | None = None
         return Training(trainer, network)
 
     if not key:
+        # Published weights are a start, too.
         if not cast(Network, network.config).starts_pretrained:
             raise UserError(
                 f"{where}: {trainer.kind} has nothing to start from",
@@ -202,10 +209,12 @@ def _encoder(start: Any, at: str, network: Method) -> Pretraining:
     except ValidationError as error:
         raise user_error(error, at, EncoderEntry) from error
     inner = training(asked.trainer, f"{at}.trainer", network)
+    # The attack acts on one encoder; a chain of them would not say on which.
     if inner.source is not None:
         raise UserError(
             f"{at}.trainer: an encoder cannot start from another victim",
             "Take a trainer like simclr.",
         )
     dataset = method("datasets", asked.dataset, f"{at}.dataset") if asked.dataset else None
+    # No attack of its own: that of the cell acts here.
     return Pretraining(dataset, None, inner)

@@ -56,6 +56,7 @@ class Experiment:
 
         Opens the data sets (labels and content hash, no images).
         """
+        # For this call alone: the files of a data set may change between two plans.
         opened = cache(open_labels)
         cells: list[Cell] = []
         for dataset, attack, training in product(self.datasets, self.attacks, self.trainings):
@@ -69,6 +70,7 @@ class Experiment:
         planted, repeated = self._canary_methods()
         no_victim = infeasible_attack(opened, dataset, attack, training)
         num_classes = opened(dataset).num_classes
+        # Once for all seeds: no reason depends on the seed, and to find one may take a network.
         reasons = [
             (defense, no_victim or infeasible_defense(defense, training, num_classes))
             for defense in (None, *self.defenses)
@@ -77,6 +79,7 @@ class Experiment:
         ]
         for seed in self.seeds:
             victim = victim_stage(opened, dataset, attack, training, seed, planted)
+            # Without canaries: only cells of encoders compare with the twin, and these take none.
             twin = victim_stage(opened, dataset, no_attack(), training, seed)
             for defense, reason in reasons:
                 wanted = Wanted(victim, twin, defense, self.removal, repeated, self.analyses)
@@ -107,6 +110,7 @@ class Experiment:
             return None, None
         once = self.canaries.model_copy(update={"runs": 1})
         planted = Method("attacks", "canaries", once, "canaries")
+        # A single run has nothing to be compared with.
         if self.canaries.runs == 1:
             return planted, None
         return planted, Method("attacks", "canaries", self.canaries, "canaries")
@@ -153,6 +157,7 @@ def _only(stages: Iterator[Stage | None]) -> Stage | None:
 def _entry(method: Method) -> dict[str, Any]:
     """A method as an entry of an experiment file."""
     values = dict(method.config)
+    # A key leaves paths out (`exclude`), but an experiment file cannot do without them.
     paths = {
         name: str(values[name])
         for name, info in type(method.config).model_fields.items()

@@ -109,6 +109,7 @@ def _trainers(file: ExperimentFile, where: str) -> tuple[tuple[Training, ...], t
     for i, entry in enumerate(file.training_defenses):
         defending.append(entries.training_defense(entry, f"{where}: training_defenses[{i}]"))
 
+    # A grid of training defenses alone would have no cells: they stand beside victims.
     if not trainings:
         raise UserError(
             f"{where}: trainers: {defending[0].kind} is a training defense, and there is no "
@@ -127,6 +128,7 @@ def _refuse_repeats(experiment: Experiment, where: str) -> None:
             f"{training.trainer.name} on {training.network.name}"
             for training in experiment.trainings
         ],
+        # "none" is the name of the undefended victim in the tables.
         "defenses": ["none", *(method.name for method in experiment.defenses)],
         "analyses": [method.name for method in experiment.analyses],
         "seeds": [str(seed) for seed in experiment.seeds],

@@ -19,6 +19,7 @@ from raybd.types.errors import Infeasible
 from raybd.types.methods import Attack, DatasetMethod, Defense
 from raybd.types.models import Network
 
+# The layers that a defense asks about do not depend on it, and a plan opens no image.
 PLAN_IMAGE_SIZE = 64
 """Side of the images that networks are built for when a plan asks whether a defense applies."""
 
@@ -83,6 +84,7 @@ def victim_stage(
         "network": training.network,
     }
     source = training.source
+    # A probe: the poison is in its encoder, and the probe itself is trained on clean data.
     if source is not None and source.attack is None:
         encoder = _encoder_stage(opened, source.dataset or dataset, attack, source.training, seed)
         return Victim(**common, encoder=encoder)
@@ -111,6 +113,7 @@ def _poison_stage(
         seed=seed,
         dataset=dataset,
         data=opened(dataset).key,
+        # Only what the poison depends on: victims of other networks and trainers then share it.
         network=training.network if controls or uses_recipe else None,
         twin=twin,
         prepared=_prepare_stage(opened, dataset, attack, twin, seed),
@@ -134,6 +137,7 @@ def _encoder_stage(
     """An encoder that the attack acts on: by its training data, or by changing the clean one."""
     config = cast(Attack, attack.config)
     data = opened(dataset).key
+    # An attack on encoders starts from the clean one; an attack on data needs none.
     twin = None
     if config.threat_model == "encoder":
         twin = _encoder_stage(opened, dataset, no_attack(), training, seed)
@@ -167,6 +171,7 @@ def open_labels(dataset: Method) -> Opened:
     config = cast(DatasetMethod, dataset.config)
     source = config.source()
     _, rows = config.split(source)["train"]
+    # Both: the same files, split in another way, are another data set.
     key = content_hash(dataset.describe(), source.fingerprint)
     return Opened(key, source.train_y_N[rows], len(source.class_names))
 
@@ -185,10 +190,12 @@ def infeasible_attack(
     if needs_classifier and training.on_encoder:
         return f"{attack.kind} attacks a classifier, and this victim is a probe on an encoder"
 
+    # The attack poisons what its victim or encoder is trained on, which may be another data set.
     attacked = opened(dataset)
     if training.on_encoder and training.source is not None and training.source.dataset is not None:
         attacked = opened(training.source.dataset)
     try:
+        # Any seed will do: whether there are enough images depends on the labels alone.
         config.choose(attacked.labels_N, attacked.num_classes, random_stream("poison", 0))
     except Infeasible as error:
         return str(error)
@@ -201,7 +208,9 @@ def infeasible_defense(defense: Method | None, training: Training, num_classes: 
         return None
     if type(defense.config).cannot is Defense.cannot:
         return None  # it applies to every network, so that none needs to be built
+    # A plan asks about the structure, and must not download weights.
     network = cast(Network, training.network.config).without_pretraining()
+    # On the meta device a network takes neither time nor memory; torch's stream is put back.
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         encoder, _ = network.build(num_classes, PLAN_IMAGE_SIZE)
     reason = defense.config.cannot(encoder, num_classes)

@@ -54,6 +54,7 @@ def make_plan(experiment: Experiment, store: Store) -> Plan:
     states = _states([stage for path in paths.values() for stage in path], store)
     rows = _valid_rows(store.rows([cell.id for cell in cells]), cells, states)
 
+    # What only finished cells need is not computed again, even if it is missing.
     needed = {stage.key: stage for id_, path in paths.items() if id_ not in rows for stage in path}
     missing = {key: stage for key, stage in needed.items() if states[key] != "ok"}
     return Plan(
@@ -81,6 +82,7 @@ def _valid_rows(
 
     def valid(cell: Cell) -> bool:
         row = rows.get(cell.id)
+        # The user may have fixed what was wrong, so that the same command tries again.
         if row is None or row["status"] == "failed":
             return False
         if row["status"] != "ok":
@@ -99,20 +101,24 @@ def _estimated_seconds(stages: Collection[Stage], store: Store) -> float | None:
     seen: dict[tuple[str, ...], list[float]] = {}
     for name in {stage.name for stage in stages}:
         keys = store.keys(name)
+        # Keys are hashes, so that every n-th of them is a fair sample.
         for key in keys[:: 1 + len(keys) // TIMED_ARTEFACTS_PER_STAGE]:
             try:
                 manifest = store.manifest(name, key)
             except (Damaged, FileNotFoundError):
                 continue  # it counts as not seen
+            # Older artefacts, and stages without a network, have none.
             network = (manifest.get("network") or {}).get("kind", "")
             kind = (name, manifest["method"]["kind"], network, manifest["data"])
             seen.setdefault(kind, []).append(manifest["seconds"])
 
+    # The median: a single slow run should not change the estimate.
     typical = {kind: median(seconds) for kind, seconds in seen.items()}
     total = 0.0
     for stage in stages:
         network = stage.network.kind if stage.network else ""
         kind = (stage.name, stage.method.kind, network, stage.data)
+        # A sum without it would promise too little.
         if kind not in typical:
             return None
         total += typical[kind]

@@ -16,6 +16,7 @@ def user_error(
 
     `also` names keys that an entry may have besides the model's fields.
     """
+    # Only the first: what follows is often a consequence of it.
     first = error.errors()[0]
     place = "".join(
         f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]
@@ -29,6 +30,7 @@ def user_error(
     if first["type"] == "missing":
         return UserError(f"{at}: missing", "Add it; see configs/ for examples.")
 
+    # The beginnings that pydantic adds say nothing to a user.
     message = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
     info = model.model_fields.get(field)
     doc = f" {field}: {info.description}" if info is not None and info.description else ""

@@ -16,6 +16,7 @@ def read(path: str | Path, overrides: Sequence[str], wanted: str) -> dict[str, A
     """
     path = Path(path)
     try:
+        # Safe: a file may come from somebody else, and YAML can name code to run.
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}", f"Give the path of {wanted}.") from error
@@ -45,6 +46,7 @@ def set_value(raw: dict[str, Any], override: str) -> None:
     here: Any = raw
     try:
         for parent in parents:
+            # `setdefault`: an override may add a block that the file leaves out, like `resources`.
             here = here[int(parent)] if isinstance(here, list) else here.setdefault(parent, {})
         if isinstance(here, list):
             here[int(leaf)] = yaml.safe_load(text)

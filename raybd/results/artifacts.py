@@ -50,6 +50,7 @@ class ArtifactStorage(FileStorage):
         self, stage: str, key: str, tensors: Mapping[str, "Tensor"], facts: Mapping[str, Any]
     ) -> None:
         """Write what a stage computed, under its key."""
+        # Here, not above: whoever only reads tables does without torch.
         import torch
         from safetensors.torch import save
 
@@ -70,6 +71,7 @@ class ArtifactStorage(FileStorage):
 
         folder = _folder(stage, key)
         text = json.dumps(manifest, indent=1, sort_keys=True)
+        # The manifest last: a process that dies in between leaves no artefact.
         self.write(f"{folder}/tensors.safetensors", data)
         self.write(f"{folder}/manifest.json", text.encode())
 
@@ -82,6 +84,7 @@ class ArtifactStorage(FileStorage):
         path = f"{_folder(stage, key)}/manifest.json"
         try:
             manifest: dict[str, Any] = json.loads(self.read(path))
+            # Only a newer one: artefacts of older versions are read.
             if manifest["schema"] > SCHEMA_VERSION:
                 raise UserError(
                     f"{self.url}/{path}: written by a newer raybd (schema {manifest['schema']})",
@@ -103,6 +106,7 @@ class ArtifactStorage(FileStorage):
         manifest = self.manifest(stage, key)
         folder = _folder(stage, key)
         data = self.read(f"{folder}/tensors.safetensors")
+        # Before the tensors are parsed, which fails on damage in ways of its own.
         if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
             self.quarantine(folder, "tensors.safetensors does not match the sha256 in its manifest")
             raise Damaged(folder)
@@ -122,6 +126,7 @@ class ArtifactStorage(FileStorage):
         except Damaged:
             return "damaged"
         except FileNotFoundError:
+            # Which of the two files is missing? Tensors without a manifest are not an artefact yet.
             if not self.exists(f"{folder}/manifest.json"):
                 return "missing"
             sound = False
@@ -133,6 +138,7 @@ class ArtifactStorage(FileStorage):
     def states(self, artifacts: Sequence[tuple[str, str]]) -> dict[tuple[str, str], State]:
         """Return the states of many artefacts, given as (stage, key)."""
         present = set(artifacts)
+        # One listing for each kind of stage tells which of them need no look at all.
         if len(artifacts) > MAX_SINGLE_LOOKUPS:
             stages = {stage for stage, _ in artifacts}
             present = {(stage, key) for stage in stages for key in self.keys(stage)}
@@ -152,4 +158,5 @@ def _folder(stage: str, key: str) -> str:
 
 def _file_hash(path: str) -> str:
     with Path(path).open("rb") as file:
+        # Block by block, so that a large file takes no memory.
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -58,6 +58,7 @@ class FileStorage:
     @cached_property
     def _opened(self) -> tuple[Any, str]:
         try:
+            # No cache of listings: other processes write here at the same time.
             filesystem, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise UserError(
@@ -82,9 +83,11 @@ class FileStorage:
     def read(self, path: str) -> bytes:
         """Return the bytes of a file. Raises FileNotFoundError if it does not exist."""
         try:
+            # A grid reads thousands of small files, and fsspec adds to the time of each.
             if self.local:
                 return _retried(Path(self.at(path)).read_bytes)
             data: bytes = _retried(lambda: self.filesystem.cat_file(self.at(path)))
+        # A file stands where the path has a folder, so there is no such file.
         except NotADirectoryError as error:
             raise FileNotFoundError(path) from error
         return data
@@ -112,6 +115,7 @@ class FileStorage:
             lambda: self.filesystem.cat([self.at(path) for path in paths], on_error="return")
         )
         for data in found.values():
+            # "return" hands over every error: only a missing file is an answer.
             if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
                 raise data
         return {self.relative(at): data for at, data in found.items() if isinstance(data, bytes)}
@@ -146,11 +150,14 @@ class FileStorage:
 
     def write(self, path: str, data: bytes) -> None:
         """Write or replace a file so that no reader ever sees a part of it."""
+        # Object storage shows a file when its one request is complete; there is nothing to rename.
         if not self.local:
             _retried(lambda: self.filesystem.pipe_file(self.at(path), data))
             return
 
         target = Path(self.at(path))
+        # In the same folder: a rename is atomic only within a file system. The dot hides the file
+        # from readers that list the folder, and the id keeps two writers apart.
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
 
         def write_and_rename() -> None:
@@ -170,7 +177,9 @@ class FileStorage:
 
     def quarantine(self, path: str, reason: str) -> None:
         """Move a damaged file or folder below `damaged/`, and log a warning with the reason."""
+        # With an id: the same path may be damaged again.
         aside = f"damaged/{path}-{uuid.uuid4().hex[:8]}"
+        # File by file: object storage has no folders that could be moved.
         for found in self.filesystem.find(self.at(path)):
             target = self.at(aside) + str(found)[len(self.at(path)) :]
             self.filesystem.makedirs(str(Path(target).parent), exist_ok=True)
@@ -189,9 +198,11 @@ class FileStorage:
         payload = b"raybd"
         try:
             self.write(path, payload)
+            # Credentials may allow to write, but not to read.
             if self.read(path) != payload:
                 raise OSError("what was read is not what was written")
             self.filesystem.rm_file(self.at(path))
+        # Each file system of fsspec has errors of its own.
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise UserError(
@@ -225,6 +236,7 @@ def _retried(request: Callable[[], Result]) -> Result:
             FileExistsError,
         ):
             raise  # a retry would not change these
+        # Whatever else a lost connection raises is an OSError, too.
         except OSError:
             if attempt == MAX_ATTEMPTS:
                 raise

@@ -26,13 +26,17 @@ def read_frame(
     `partitions` are the columns that the folder names hold (`attack=badnets`). `rows` is a filter
     expression: only the files that it may match are read. Damaged files are set aside.
     """
+    # Here, not above: they take long to import, and a run needs no frame.
     import pandas as pd
     import pyarrow.dataset as pads
 
+    # An empty frame has the columns, so that callers need no special case.
     if not storage.exists(folder):
         return pd.DataFrame(schema.empty_table().to_pandas())
 
     def read() -> pa.Table:
+        # With the schema: pyarrow would take that of the first file, and hide columns that only
+        # others have. With the types of the partitions: it would guess them.
         dataset = pads.dataset(
             storage.at(folder),
             schema,

@@ -34,6 +34,7 @@ def commit() -> str | None:
 
     A `+` at the end marks uncommitted changes.
     """
+    # The package, not the working folder, which may be another repository.
     folder = Path(__file__).resolve().parent
     git = partial(
         subprocess.run, cwd=folder, capture_output=True, text=True, timeout=10, check=True
@@ -62,6 +63,7 @@ def reset_peak_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:
+        # 5 resets the peak of resident memory only, see proc(5).
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
         log.debug("peak memory includes earlier stages: /proc/self/clear_refs can't be written")

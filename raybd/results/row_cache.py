@@ -29,6 +29,7 @@ FINGERPRINT_COLUMN = "gathered.stamp"
 def read_folder(storage: FileStorage, folder: str, schema: pa.Schema) -> pa.Table:
     """Return the rows of all Parquet files of a folder. Damaged files are set aside."""
     cache_path = f"gathered/{folder}.parquet"
+    # Taken before the files are read: one that is written meanwhile has another one next time.
     fingerprints = {
         name: fingerprint
         for name, fingerprint in storage.fingerprints(folder).items()
@@ -54,6 +55,7 @@ def _load_cache(storage: FileStorage, path: str, schema: pa.Schema) -> pa.Table:
     expected = pa.schema([*schema, (FILE_COLUMN, pa.string()), (FINGERPRINT_COLUMN, pa.string())])
     try:
         table = pq.read_table(pa.BufferReader(storage.read(path)))
+    # A damaged cache is no loss: it is made again from the files.
     except (FileNotFoundError, pa.ArrowInvalid):
         return expected.empty_table()
     # An older version of raybd, with other columns, may have written it.
@@ -86,15 +88,18 @@ def _read_files(
     starts = range(0, len(names), FILES_PER_BATCH)
     batches = [names[start : start + FILES_PER_BATCH] for start in starts]
     tables = [_read_batch(storage, folder, batch, schema) for batch in batches]
+    # One chunk: a table of thousands of chunks of one row is slow to filter.
     return pa.concat_tables(tables).combine_chunks()
 
 
 def _read_batch(
     storage: FileStorage, folder: str, names: Sequence[str], schema: pa.Schema
 ) -> pa.Table:
+    # An empty table first, so that all columns are there even if no file has them.
     tables = [schema.empty_table().append_column(FILE_COLUMN, pa.array([], pa.string()))]
     for path, data in storage.read_many([f"{folder}/{name}" for name in names]).items():
         try:
+            # It is in memory and has one row: buffers and threads cost more than they save.
             table = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
         except (pa.ArrowInvalid, OSError) as error:
             storage.quarantine(path, f"not a readable Parquet file ({str(error).splitlines()[0]})")

@@ -10,6 +10,7 @@ from raybd.metrics.measure import GROUPS, Group
 
 SCHEMA_VERSION = 1
 
+# A word that repeats in every row is stored once.
 _word = pa.dictionary(pa.int32(), pa.string())
 _metadata = {b"raybd.schema": str(SCHEMA_VERSION).encode()}
 
@@ -141,5 +142,6 @@ def as_small_parquet(table: pa.Table) -> bytes:
     }
     with pq.ParquetWriter(sink, table.schema, **lean) as writer:
         writer.write_table(table)
+        # `store_schema` leaves out the metadata, too, and with it the version of the schema.
         writer.add_key_value_metadata(table.schema.metadata)
     return bytes(sink.getvalue())

@@ -68,6 +68,7 @@ class Store(ArtifactStorage, TableStorage):
         """
         import pyarrow.dataset as pads
 
+        # All three are in the names of the folders, not in the files.
         partitions = pa.schema([(name, pa.string()) for name in ("dataset", "attack", "defense")])
         schema = pa.schema([*SCORES, *partitions])
         rows = None
@@ -112,6 +113,7 @@ def open_store(url: str) -> Store:
     store = Store(url)
     if store.local and not Path(url).is_absolute() and "://" not in url and in_ray_job():
         raise relative_store_error(url)
+    # Absolute: the workers have working folders of their own.
     return Store(store.root) if store.local else store
 
 

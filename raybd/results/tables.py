@@ -43,9 +43,11 @@ class TableStorage(FileStorage):
             row = self._single_row(path)
         except FileNotFoundError:
             return None
+        # IndexError: a sound Parquet file without a row.
         except (pa.ArrowInvalid, OSError, IndexError) as error:
             self.quarantine(path, unreadable(error))
             return None
+        # Both, because a cell without its scores is to be run again.
         if row["n_scores"] and not self._scores_are_sound(row):
             return None
         return row
@@ -62,6 +64,7 @@ class TableStorage(FileStorage):
 
         scored = [cell for cell, row in rows.items() if row["n_scores"]]
         sound = map_in_threads(lambda cell: self._scores_are_sound(rows[cell]), scored)
+        # A cell without scores was not asked about.
         return {cell: row for cell, row in rows.items() if sound.get(cell, True)}
 
     # --- scores ------------------------------------------------------------------------------
@@ -79,6 +82,7 @@ class TableStorage(FileStorage):
         path = _scores_path(row["cell"], row["dataset"], row["attack"], row["defense"])
         try:
             with self.filesystem.open(self.at(path), "rb") as file:
+                # The footer tells the number: no score is read.
                 found = pq.ParquetFile(file).metadata.num_rows
         except FileNotFoundError:
             return False
@@ -113,6 +117,7 @@ class TableStorage(FileStorage):
 
     def write_experiment(self, name: str, resolved: Mapping[str, Any]) -> None:
         """Write an experiment as a file with every default filled in."""
+        # In the order of an experiment file, which a reader knows.
         text = yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True)
         self.write(f"experiments/{name}.yaml", text.encode())
 

@@ -21,5 +21,6 @@ def kinds() -> tuple[type[Stage], ...]:
 
 def _is_kind(value: object, name: str) -> bool:
     return (
+        # A name of its own: a file imports other stages, and a subclass inherits the name.
         isinstance(value, type) and issubclass(value, Stage) and value.__dict__.get("name") == name
     )

@@ -28,6 +28,7 @@ class Analysis(Stage):
         if not isinstance(last, VictimStage):
             return ()
         attack = cast(Attack, last.poison_stage.method.config)
+        # Without a trigger there are no pairs of images to compare.
         attacked = attack.threat_model != "none" and attack.has_trigger
         return tuple(
             cls._of(method, last)
@@ -67,6 +68,7 @@ class Analysis(Stage):
         rng = random_stream(self.name, self.seed)
         table = tool.analyse(load_victim(self.victim, store), dataset.clean, pairs, rng)
 
+        # Each is put in front of the others.
         for name, value in reversed(self._about().items()):
             table = table.add_column(0, name, pa.array([value] * len(table)))
         return Result({}, {"rows": len(table)}, table)

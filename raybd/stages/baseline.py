@@ -26,6 +26,7 @@ class Baseline(Stage):
         """The undefended victim is compared with it."""
         if wanted.defense is not None or not wanted.has_control:
             return None
+        # The trigger of the attack, on a victim that the attack did not touch.
         poison = cast(Poison, wanted.victim.poison_stage)
         return cls(
             method=poison.method,

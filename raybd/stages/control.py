@@ -30,6 +30,7 @@ class Control(Score):
         defense = wanted.defense
         if defense is None or not wanted.has_control or not wanted.defends_by("detectors"):
             return None
+        # The twin's training set has no poison to find.
         if cast(Detector, defense.config).scored_pool != "test":
             return None
         return cls(

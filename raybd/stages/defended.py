@@ -30,6 +30,7 @@ class Defended(VictimStage):
         """Every cell with a training defense has one; it stands beside the undefended victim."""
         if wanted.defense is None or not wanted.defends_by("training_defenses"):
             return None
+        # The training set of the undefended victim, so that both rows are about the same poison.
         overlay = wanted.victim.overlay_stage
         return cls(
             method=wanted.defense,
@@ -69,6 +70,7 @@ class Defended(VictimStage):
             dataset.num_classes,
             cast(Network, self.network.config),
             dataset.clean,
+            # The stream of the undefended victim: the two differ by the defense, not by chance.
             random_stream("victim", self.seed, run),
         )
         facts: Facts = {
@@ -85,6 +87,7 @@ class Defended(VictimStage):
         facts |= {
             **judged,
             "pool": "train",
+            # Either of the two may use what a defender lacks.
             "oracle": defended.oracle or judged["oracle"],
             "warning": joined([defended.warning, judged["warning"]]),
             "facts": {**defended.facts, **judged["facts"]},
@@ -93,5 +96,6 @@ class Defended(VictimStage):
 
     def columns(self, facts: Mapping[str, Any]) -> Facts:
         """How well the defended victim does, and how well its verdict found the poison."""
+        # A defense without a verdict has no such facts.
         found = {name: facts[name] for name in SCORED if name in facts}
         return {**defended_columns(facts), **found}

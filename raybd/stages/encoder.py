@@ -28,6 +28,7 @@ class Encoder(VictimStage):
         """Train it, or take the one that the attacker hands out."""
         attack = cast(Attack, self.poison.method.config)
         if attack.threat_model == "encoder":
+            # The attacker changed the clean encoder, and hands out the result.
             encoder = load_victim(self.poison, store)
         else:
             assert self.network is not None

@@ -38,6 +38,7 @@ class Features(Stage):
         """Run the victim over the training set."""
         suspects = load_poisoned(self.overlay_stage, store).over(dataset.train)
         victim = load_victim(self.victim, store)
+        # An encoder predicts nothing: there are no logits.
         if victim.head is None:
             return Result({"z_ND": infer(victim, suspects.x_NCHW, victim.embed)})
 

@@ -44,6 +44,7 @@ class Plant(Stage):
         planted = cast(Canaries, self.method.config).plant(
             dataset.train, dataset.clean, dataset.num_classes, random_stream("plant", self.seed)
         )
+        # A row has one image: what is planted hides the poison that it replaces.
         stays_M = ~torch.isin(poisoned.index_M, planted.index_M)
         tensors = {
             "index_M": torch.cat([poisoned.index_M[stays_M], planted.index_M]),
@@ -59,6 +60,7 @@ class Plant(Stage):
     def without_planted(self, store: Store, dataset: Dataset) -> Dataset:
         """Return the data set without the trusted images that were planted."""
         left_L = torch.ones(len(dataset.clean), dtype=torch.bool)
+        # A detector that trusts a planted image would know it again in the training set.
         left_L[store.load(self.name, self.key).tensors["used_L"]] = False
         return replace(dataset, clean=dataset.clean.select(left_L))
 

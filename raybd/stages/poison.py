@@ -53,6 +53,7 @@ class Poison(VictimStage):
     @property
     def extra_key(self) -> tuple[Any, ...]:
         """The trainer and the side data, if the attack uses them."""
+        # Nothing if unused, so that the keys of other attacks stay as they are.
         trainer = (self.trainer.describe(),) if self.trainer else ()
         side_data = (self.side_data,) if self.side_data else ()
         return trainer + side_data
@@ -63,6 +64,7 @@ class Poison(VictimStage):
         poisoned = attack.poison(self._given(store, dataset), random_stream("poison", self.seed))
         change = _largest_change(poisoned, dataset)
         n_poison = int((poisoned.role_M == POISON).sum())
+        # No victim can learn a trigger that is not there: all numbers would mislead.
         if n_poison and attack.has_trigger and change == 0:
             raise Infeasible("the trigger changes no pixel of the test images")
 
@@ -126,4 +128,5 @@ def _largest_change(poisoned: Poisoned, dataset: Dataset) -> int:
     if not len(x_NCHW):
         return 0
     worn_NCHW = poisoned.with_trigger(x_NCHW, y_N, dataset.num_classes)
+    # int: a difference of uint8 wraps around at 0.
     return int((worn_NCHW.int() - x_NCHW.int()).abs().max())

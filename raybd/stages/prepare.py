@@ -27,6 +27,7 @@ class Prepare(Stage):
         """The attack without its poison rate and labels."""
         attack = cast(Attack, self.method.config)
         described = self.method.describe()
+        # One artefact then serves all rates and label maps.
         names = ("kind", "version", *attack.prepared_from)
         return {name: described[name] for name in names}
 

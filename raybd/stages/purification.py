@@ -33,10 +33,12 @@ class Purification(VictimStage):
         if score is None or not wanted.removal:
             return None
         detector = cast(Detector, score.method.config)
+        # Only what learns once can refuse inputs as they come.
         if detector.scored_pool == "train" or not isinstance(detector, StreamDetector):
             return None
         victim = wanted.victim
         return cls(
+            # The method that may train again; the detector is in the key by its score.
             method=victim.method,
             seed=score.seed,
             dataset=score.dataset,
@@ -95,6 +97,7 @@ class Purification(VictimStage):
                 "the detector flagged the whole training set of the probe; "
                 "nothing is left to train on"
             )
+        # With nothing flagged, the undefended victim was trained on just this set.
         if flagged_N.any():
             split = dataset.train.select(~flagged_N)
             victim = undefended.retrain(split, dataset.num_classes, store, self)

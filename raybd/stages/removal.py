@@ -32,10 +32,12 @@ class Removal(VictimStage):
         score = Score.for_cell(wanted)
         if score is None or not wanted.removal or wanted.victim.encoder_stage is not None:
             return None
+        # What it flags are inputs, which no training used.
         if cast(Detector, score.method.config).scored_pool == "test":
             return None
         victim = wanted.victim
         return cls(
+            # The method that trains again; the detector is in the key by its score.
             method=victim.method,
             seed=score.seed,
             dataset=score.dataset,
@@ -84,6 +86,7 @@ class Removal(VictimStage):
                 "the detector flagged the whole training set; nothing is left to train on"
             )
         else:
+            # By index: rows that were planted have no score, and go with the flagged ones.
             split = undefended.training_split(poisoned, dataset).select(score["index_N"][keep_N])
             victim = undefended.retrain(split, dataset.num_classes, store, self)
 

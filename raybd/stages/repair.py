@@ -73,6 +73,7 @@ class Repair(VictimStage):
         poisoned = load_poisoned(self.overlay_stage, store)
         defended = cast(RepairMethod, self.method.config).repair(
             load_victim(self.victim, store),
+            # A probe's training set is clean; its poison is in the encoder.
             self.victim.training_split(poisoned, dataset),
             dataset.clean,
             random_stream(self.name, self.seed),

@@ -74,9 +74,11 @@ class Scan(Stage):
 
         score = float(verdict.score_N)
         threshold = float(verdict.threshold_N)
+        # NaN is above no threshold: it would count as a clean model.
         if not math.isfinite(score):
             raise ValueError(f"{self.method.name} returned a score that is not finite")
         found = {
+            # The prefixes keep names of pictures and of findings apart.
             **{f"picture.{name}": tensor.cpu() for name, tensor in verdict.pictures.items()},
             **{f"found.{name}": tensor.cpu() for name, tensor in verdict.tensors.items()},
         }

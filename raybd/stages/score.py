@@ -48,6 +48,7 @@ class Score(Stage):
     def of(cls, victim: VictimStage, method: Method) -> "Score":
         """Return the stage of a detector on a victim."""
         detector = cast(Detector, method.config)
+        # Test inputs are those of the victim's own data set, whatever its encoder was trained on.
         if detector.scored_pool == "test":
             return cls(
                 method=method,
@@ -60,6 +61,7 @@ class Score(Stage):
         # A probe's poison is in the training set of its encoder.
         trained = victim.encoder_stage or victim
         features = None
+        # A detector that reads neither must not wait for them.
         if detector.reads:
             features = Features(
                 method=victim.method,
@@ -111,6 +113,7 @@ class Score(Stage):
         detector = cast(Detector, self.method.config)
         poisoned = load_poisoned(self.overlay_stage, store)
         victim = load_victim(self.victim, store)
+        # "score" for the control, too: it differs from the detector's run by the victim alone.
         rng = random_stream("score", self.seed, run)
 
         if detector.scored_pool == "train":
@@ -139,6 +142,7 @@ class Score(Stage):
 
         with judged_by(lambda score_N: intermediate_metrics(score_N, pool)):
             verdict = detector.score(victim, pool.suspects, trusted, rng)
+        # In the test pool, labels are the victim's predictions.
         given = detector.scored_pool == "train"
         tensors, facts = judge(self.method.name, verdict, pool, torch.argsort(order), given)
         return Result(
@@ -156,6 +160,7 @@ class Score(Stage):
     ) -> Result:
         order = torch.randperm(len(pool.suspects), generator=rng)
         trusted = trusted_images(self.method, self.seed, dataset, poisoned)
+        # Before it sees a suspect.
         learned = detector.learn(victim, trusted, rng)
         shuffled = pool.shuffled(order)
         verdict = learned(shuffled.suspects)
@@ -163,8 +168,10 @@ class Score(Stage):
         tensors, facts = judge(
             self.method.name, verdict, shuffled, torch.argsort(order), labels_are_given=False
         )
+        # From the pool before the shuffle: every detector then shows the same images.
         tensors |= shown_pairs(learned, verdict, pool)
         if self.screens_training_set:
+            # As in the stream: the labels are what the victim says.
             predicted_N = predictions(infer(victim, dataset.train.x_NCHW))
             downstream = learned(replace(dataset.train, y_N=predicted_N))
             tensors["train_flagged_N"] = (downstream.score_N > downstream.threshold_N).cpu()

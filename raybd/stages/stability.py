@@ -29,6 +29,7 @@ class Stability(Stage):
         if wanted.canaries is None or not isinstance(scored, Score | Defended):
             return ()
         method = scored.method.config
+        # Canaries are in the training set; a stream of test inputs has none.
         if isinstance(method, Detector) and method.scored_pool != "train":
             return ()
         return (
@@ -59,9 +60,11 @@ class Stability(Stage):
     def run(self, store: Store, dataset: Dataset) -> Result:
         """Repeat the verdict and compare the flagged rows."""
         first = store.load(self.scored.name, self.scored.key)
+        # A training defense need not have a verdict.
         if "score_N" not in first.tensors:
             return Result({}, {"facts": {}})
         runs = cast(Canaries, self.method.config).runs
+        # Run 0 is the verdict in the store.
         again = [self.scored.run_again(store, dataset, run) for run in range(1, runs)]
 
         tensors = [first.tensors, *(result.tensors for result in again)]

@@ -56,6 +56,7 @@ class Victim(VictimStage):
         """Train it, or take the one that the attacker hands out, and measure it."""
         poisoned = load_poisoned(self.overlay_stage, store)
         attack = cast(Attack, self.poison_stage.method.config)
+        # The attacker trained it already: the user gets the finished model.
         if attack.threat_model == "training":
             victim = load_victim(cast(VictimStage, self.poison_stage), store)
         else:
@@ -82,12 +83,14 @@ class Victim(VictimStage):
 
         if isinstance(trainer, TransferTrainer):
             below = self.source or self.encoder
+            # None: the network's published weights are the start.
             start = load_victim(below, store) if below is not None else None
             return trainer.train_from(start, split, num_classes, network, rng)
         return cast(Trainer, trainer).train(split, num_classes, network, rng)
 
     def columns(self, facts: Mapping[str, Any]) -> Facts:
         """Clean accuracy, attack success, robust accuracy."""
+        # Artefacts of older versions lack the numbers that were added later.
         return {name: facts.get(name) for name in (*QUALITY, "counted_n")}
 
 

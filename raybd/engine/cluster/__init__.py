@@ -7,6 +7,7 @@ the environment has already is kept.
 import os
 
 SETTINGS = {
+    # Ray would send usage reports, and print a notice about that at each start.
     "RAY_USAGE_STATS_ENABLED": "0",
     # A task that asks for no GPU sees none.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",

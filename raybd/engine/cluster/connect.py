@@ -29,6 +29,7 @@ def connected(
     cluster that is started here. Raises UserError (exit code 3) within half a minute if the
     address does not answer.
     """
+    # An empty RAY_ADDRESS means none: then Ray starts here.
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address is None:
         _start(verbose, dashboard)
@@ -45,8 +46,10 @@ def connected(
 
 def _start(verbose: bool, dashboard: bool) -> None:
     ray.init(
+        # Without `local`, Ray joins what others started here, or trusts the address of a dead one.
         "local",
         include_dashboard=dashboard,
+        # More than /dev/shm holds would make Ray fall back to files in /tmp, which are slow.
         object_store_memory=min(_memory_bytes() // 4, _shared_memory_bytes() // 2),
         log_to_driver=verbose,
         logging_level=_logging_level(verbose),
@@ -65,6 +68,7 @@ def _join(address: str, verbose: bool) -> None:
             runtime_env=_runtime_environment(),
         )
     except Exception as error:
+        # Ray's messages have many lines; the first says what went wrong.
         reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         raise _unreachable(address, reason) from error
 
@@ -75,6 +79,7 @@ def _logging_level(verbose: bool) -> int:
 
 def _check_address(address: str) -> None:
     """Raise UserError if an address is none of a cluster, or does not accept a connection."""
+    # Through Ray Client, tasks do not find the modules of this machine.
     if address.startswith("ray://"):
         raise UserError(
             f"cluster address {address}: Ray Client is not supported",
@@ -121,6 +126,7 @@ def use_local_token() -> None:
 
     Nothing is changed if the user has set RAY_AUTH_MODE.
     """
+    # A local start of Ray demands this token; a client with an address sends none unless told.
     token = Path.home() / ".ray" / "auth_token"
     if "RAY_AUTH_MODE" not in os.environ and token.exists():
         os.environ["RAY_AUTH_MODE"] = "token"

@@ -54,6 +54,7 @@ class ClusterResources:
         room = 0
         for node in self.nodes.values():
             by_cpu = int(node.cpus / resources.cpus_per_worker + ROUNDING)
+            # A stage without GPUs is limited by the CPUs alone.
             by_gpu = int(node.gpus / gpus + ROUNDING) if gpus else resources.workers
             room += min(by_cpu, by_gpu)
         return room >= resources.workers
@@ -63,6 +64,7 @@ class ClusterResources:
         total = f"{count} node{'s' * (count != 1)}, {self.cpus:g} CPUs, {self.gpus:g} GPUs"
         if count < 2:
             return total
+        # GPUs first: they are what stages fail to find.
         largest = max(self.nodes.values(), key=lambda node: (node.gpus, node.cpus))
         return f"{total} (the largest node: {largest.cpus:g} CPUs, {largest.gpus:g} GPUs)"
 
@@ -79,6 +81,7 @@ def read_resources(
         id_: NodeResources(float(found.get("CPU", 0)), float(found.get("GPU", 0)))
         for id_, found in alive.items()
     }
+    # A node that joins or leaves must not change what a worker gets in the middle of a run.
     if previous is not None:
         return replace(previous, nodes=nodes)
     any_gpu = any(node.gpus for node in nodes.values())
@@ -99,6 +102,7 @@ def share_of_cluster(resources: Resources, cluster: ClusterResources) -> float:
     """
     by_cpu = resources.workers * resources.cpus_per_worker / cluster.cpus
     by_gpu = 0.0
+    # There may be none left, after the loss of a node.
     if cluster.gpus:
         by_gpu = resources.workers * gpus_per_worker(resources, cluster) / cluster.gpus
     return max(by_cpu, by_gpu, SMALLEST_SHARE)

@@ -28,6 +28,7 @@ def stage_error(error: BaseException, stage: Stage | None = None) -> BaseExcepti
     if isinstance(error, RayTaskError):
         # The cause is the stage's own exception.
         return stage_error(error.cause, stage) if error.cause is not None else error
+    # "twice": see RAY_task_oom_retries in raybd/engine/cluster.
     if isinstance(error, OutOfMemoryError):
         return StageLost(
             "out of memory: Ray killed the stage's process twice, before the machine ran out",

@@ -46,6 +46,7 @@ class Gauges:
         now = time.monotonic()
         if not at_once and now - self._updated_at < UPDATE_SECONDS:
             return
+        # Set before the attempt, so that one that fails is not repeated in every round.
         self._updated_at = now
         values = measure()
         try:

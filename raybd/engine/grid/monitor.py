@@ -47,6 +47,7 @@ class Monitor:
     reports: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     """The last report of each running stage, by key."""
     _polled_at: float = float("-inf")
+    # `wait_for_capacity` has just counted them.
     _counted_at: float = field(default_factory=time.monotonic)
     _stuck_since: float | None = None
 
@@ -82,6 +83,7 @@ class Monitor:
             if key not in stages:
                 continue
             limit = self.experiment.resources_of(stages[key]).time_limit
+            # From the start, not from the submission: waiting for a free CPU does not count.
             if limit is not None and now - start.at > limit:
                 found[key] = time_limit_exceeded(now - start.at, limit)
         return found
@@ -102,6 +104,7 @@ class Monitor:
         if not any(self._is_active(stage) for stage in stages):
             stuck = next((stage for stage in stages if not self._has_room(stage)), None)
         if stuck is None:
+            # An autoscaler keeps nodes for a request until it is taken back.
             if self._stuck_since is not None:
                 request_nodes(None, self.cluster)
             self._stuck_since = None
@@ -109,6 +112,7 @@ class Monitor:
 
         resources = self.experiment.resources_of(stuck)
         request_nodes(resources, self.cluster)
+        # Patience counts from the first time that a stage had no room, not from the last.
         self._stuck_since = self._stuck_since or now
         if now - self._stuck_since >= self.experiment.resources.patience:
             raise placement_error(stuck.name, resources, self.cluster)
@@ -149,6 +153,7 @@ def wait_for_capacity(
     requested = False
 
     while True:
+        # Before the deadline is looked at, so that no patience still means one look.
         cluster = read_resources(cluster)
         without_room = next(
             (stage for stage in stages if not cluster.can_hold(experiment.resources_of(stage))),
@@ -160,6 +165,7 @@ def wait_for_capacity(
         requested = True
         time.sleep(POLL_SECONDS)
 
+    # The stages ask Ray themselves from now on.
     if requested:
         request_nodes(None, cluster)
     if without_room is not None:

@@ -40,6 +40,7 @@ class Progress:
             TextColumn("{task.fields[note]}"),
             console=console,
             transient=True,
+            # Bars redraw their lines, which fills the file that a log goes to.
             disable=quiet or not console.is_terminal,
         )
         self._began = time.monotonic()
@@ -78,6 +79,7 @@ class Progress:
                     total=report["epochs"],
                     note=_summary(report),
                 )
+        # A log without lines looks like a run that hangs.
         if time.monotonic() - self._last_line_at >= LINE_SECONDS:
             self._print_running()
 
@@ -93,6 +95,7 @@ class Progress:
         self._console.print(
             f"failed: {_title(stage)}: {error}",
             style="red",
+            # rich would read the brackets of an error as markup.
             markup=False,
             highlight=False,
         )
@@ -120,6 +123,7 @@ class Progress:
         stages_left = len(self._plan.stages) - self._stages_done
         if not stages_left or not self._stages_done:
             return ""
+        # Wall time by stages done: the stages that run side by side are in it.
         seconds = (time.monotonic() - self._began) / self._stages_done * stages_left
         if seconds >= 90:
             return f"  (about {seconds / 60:.0f} min left)"

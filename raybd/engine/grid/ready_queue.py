@@ -25,6 +25,7 @@ class ReadyQueue:
         fitting = [cost for cost, queue in self._by_cost.items() if queue and fits(cost)]
         if not fitting:
             return None
+        # Among what fits, first come, first served.
         cost = min(fitting, key=lambda cost: self._by_cost[cost][0])
         _, name = self._by_cost[cost].popleft()
         return name, cost

@@ -52,6 +52,7 @@ def run_grid(
     the store.
     """
     cluster = wait_for_capacity(experiment, plan.stages.values(), cluster)
+    # Nodes that each have a folder of this name would not see each other's artefacts.
     if len(cluster.nodes) > 1:
         check_store_everywhere(store)
     return _GridRun(experiment, plan, store, cluster, progress).run()
@@ -109,6 +110,7 @@ class _GridRun:
         end = "done"
         try:
             return self._run()
+        # BaseException: an interrupt ends a run, too.
         except BaseException as error:
             end = outcome_of(error).text
             raise
@@ -118,6 +120,7 @@ class _GridRun:
             self.run_log.write()
 
     def _run(self) -> list[dict[str, Any]]:
+        # In the driver: there is nothing to compute, only a row to write.
         for cell in self.plan.infeasible:
             if cell.id not in self.statuses:
                 row = record_failure(cell, self.store, "infeasible", str(cell.infeasible))
@@ -129,13 +132,16 @@ class _GridRun:
             if finished:
                 # Take whatever else has ended by now.
                 finished, _ = ray.wait(list(self.tasks), num_returns=len(self.tasks), timeout=0)
+            # Before the results are taken: a stage that has ended held its GPUs until now.
             self._update_gauges()
             for ref in finished:
                 self._collect(ref)
             self._poll()
             self._submit_ready()
 
+        # The last update may be too recent for another one.
         self.gauges.update(self._measures, at_once=True)
+        # Read again from the store, where the tasks wrote them: the driver kept none.
         rows = {**self.plan.rows, **self.store.rows(self.statuses.keys() - self.plan.rows.keys())}
         return [rows[cell.id] for cell in self.plan.cells if cell.id in rows]
 
@@ -165,6 +171,7 @@ class _GridRun:
     def _has_room(self, share: float) -> bool:
         """Return whether the cluster has room for a further task of this share."""
         taken = [task.share for task in self.tasks.values()]
+        # Cells take no CPU of Ray's, so that only this bounds how many write at once.
         if not share:
             at_most = min(MAX_CELLS_IN_FLIGHT, max(1, self.monitor.cluster.cpus))
             return sum(not other for other in taken) < at_most
@@ -175,6 +182,7 @@ class _GridRun:
         """Submit a stage, and its data set if no other stage has; return the task's reference."""
         resources = self.experiment.resources_of(stage)
         gpus = gpus_per_worker(resources, self.monitor.cluster)
+        # By content: entries that differ in name alone share one copy.
         if stage.data not in self.datasets:
             self.datasets[stage.data] = load_dataset.remote(stage.dataset)
         dataset = self.datasets[stage.data]
@@ -186,8 +194,10 @@ class _GridRun:
             num_cpus=resources.cpus_per_worker,
             num_gpus=gpus,
             max_retries=stage.crash_retries,
+            # Storage fails for longer at times than the store itself retries.
             retry_exceptions=[OSError],
         )
+        # The task writes these rows itself, which saves a task for each cell.
         cells = self.left.cells_waiting_only_for(stage.key)
         return task.remote(stage, cells, self.store, dataset, resources, status_actor)
 
@@ -200,9 +210,11 @@ class _GridRun:
         try:
             recorded = ray.get(ref) or ()
         except Exception as error:
+            # The text of Ray's error is the traceback of the worker.
             self._fail(name, stage_error(error, stage), str(error))
             return
 
+        # Before `mark_finished`, which would queue these cells again.
         for id_ in recorded:
             self._count_row(self.left.cells.pop(id_), {"status": "ok"})
         if stage is not None:
@@ -236,6 +248,7 @@ class _GridRun:
 
     def _free_dataset(self, stage: Stage) -> None:
         """Drop the data set of a stage if no other stage is left that needs it."""
+        # Without a reference Ray frees the images.
         if not self.left.stages_left[stage.data]:
             self.datasets.pop(stage.data, None)
 
@@ -248,6 +261,7 @@ class _GridRun:
         if not self.monitor.poll(self._names_in_flight()):
             return
 
+        # A stage that moved to another node began there, too: its start differs.
         for key, start in self.monitor.started.items():
             if (key, start) not in started_before:
                 self.run_log.record("stage began", key=key, node=start.node)
@@ -267,6 +281,7 @@ class _GridRun:
             # A group is interrupted, not killed, so that Ray Train frees what its workers hold.
             stage = self.left.stages[task.name]
             ray.cancel(ref, force=self.experiment.resources_of(stage).workers == 1)
+            # Nobody waits for it any more: its failure is recorded here.
             del self.tasks[ref]
             error = overdue[task.name]
             self._fail(task.name, error, str(error))

@@ -31,6 +31,7 @@ class RunLog:
     def record(self, event: str, **facts: Any) -> None:
         """Add a line with the time, the event and facts about it; write the log if it is time."""
         line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "what": event, **facts}
+        # `default`: a log takes whatever there is to say, such as a path.
         self._lines.append(json.dumps(line, default=str))
         if time.monotonic() >= self._next_write:
             self.write()
@@ -38,6 +39,7 @@ class RunLog:
     def write(self) -> None:
         """Write all lines to the store."""
         began = time.monotonic()
+        # Whole: object storage cannot append to a file.
         self._store.write(self._path, ("\n".join(self._lines) + "\n").encode())
         now = time.monotonic()
         self._next_write = now + max(self._write_seconds, (now - began) / MAX_WRITING_SHARE)

@@ -26,6 +26,7 @@ class _StatusActor:
 
     def read(self, running: set[str]) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
         """Return the nodes and the last reports of the running stages; forget the other stages."""
+        # Else the memory of the actor would grow with the grid.
         self._nodes = {key: node for key, node in self._nodes.items() if key in running}
         self._reports = {key: facts for key, facts in self._reports.items() if key in running}
         return self._nodes, self._reports
@@ -34,6 +35,7 @@ class _StatusActor:
 def new_status_actor() -> Any:
     """Start a status actor on the driver's node, so that it is there as long as the driver is."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    # No CPU: they are for stages. Restarted, because a run should outlive its progress display.
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 1}
     return ray.remote(_StatusActor).options(**options, scheduling_strategy=here).remote()
 

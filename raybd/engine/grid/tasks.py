@@ -31,6 +31,7 @@ def run_alone(
 
     Return the ids of the recorded cells. Ray reuses worker processes, so each imports torch once.
     """
+    # First: the time limit counts from here.
     report_start(status_actor, stage.key)
     group.use_threads(resources.cpus_per_worker)
     report = reporter(status_actor, stage.key)
@@ -52,6 +53,7 @@ def record_all(cells: list[Cell], store: Store) -> list[str]:
     return recorded
 
 
+# A CPU of its own could be the one that its group waits for.
 @ray.remote(num_cpus=0)
 def run_group(
     stage: Stage,
@@ -73,6 +75,7 @@ def run_group(
     train_group(stage, store, packed, resources, gpus, status_actor, watched)
 
 
+# It waits for storage, not for a CPU, and must not queue behind long stages.
 @ray.remote(num_cpus=0)
 def record_cell(cell: Cell, store: Store) -> list[str]:
     """Write the row of a cell whose stages are all in the store; return its id in a list."""

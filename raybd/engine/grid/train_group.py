@@ -38,12 +38,14 @@ def train_group(
     If a worker dies, the group is started again and continues from the stage's checkpoint. Raises
     the error of the stage.
     """
+    # Unique: under a name that was used before, Train would take up the state of that run.
     name = f"{stage.name}-{stage.key}-{uuid.uuid4().hex[:8]}"
     # By reference: Train's controller unpickles the config before it starts the workers.
     work = ray.put((stage, store, packed, resources, status_actor, watched))
     trainer = TorchTrainer(
         _run_member,
         train_loop_config={"work": work},
+        # Ray's half hour is long where a worker that hangs holds up the others.
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=COLLECTIVE_SECONDS),
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
@@ -66,6 +68,7 @@ def train_group(
     except WorkerGroupError as error:
         raise _member_error(error, stage) from error
     finally:
+        # Nobody reads it later: the stage's checkpoints are elsewhere in the store.
         store.remove(f"{STATE_FOLDER}/{name}")
 
 
@@ -85,10 +88,13 @@ def _run_member(config: dict[str, Any]) -> None:
 
     device = get_device()
     if device.type == "cuda":
+        # `group.device` returns torch's current device, which is the first one until it is set.
         torch.cuda.set_device(device)
+    # One report for a group: it has one time limit.
     if group.rank() == 0:
         report_start(status_actor, stage.key)
 
+    # Here, not in the waiting task: the arrays are shared on the node of this worker.
     dataset = unpack(ray.get(packed[0]))
     report = reporter(status_actor, stage.key)
     stages.run_stage(stage, store, dataset, resources, report, watched)

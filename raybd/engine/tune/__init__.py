@@ -9,6 +9,7 @@ import os
 SETTINGS = {
     # raybd writes its own files and progress lines, and handles Ctrl-C itself.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Reports before the end hold the first objective only.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_AIR_NEW_OUTPUT": "0",

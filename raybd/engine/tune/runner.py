@@ -81,6 +81,7 @@ class StageRunner:
     def _report_to_tune(self, key: str, facts: Mapping[str, Any], share: float) -> None:
         """Report the mean of the first objective over the stages that have reported it."""
         objective = self.sweep.objectives[0].name
+        # Nobody could act on it, and each report costs Tune time.
         if self.sweep.pruning == "none" or objective not in facts:
             return
         self._values[key] = facts[objective]
@@ -91,6 +92,7 @@ class StageRunner:
 
     def _run_stage(self, experiment: Experiment, stage: Stage, report: Report) -> None:
         resources = experiment.resources_of(stage)
+        # To evaluate intermediate scores costs time, which only pruning pays back.
         watched = self.sweep.pruning != "none"
         if resources.workers > 1:
             self._run_group(experiment, stage, report, watched)
@@ -108,6 +110,7 @@ class StageRunner:
         if dataset is None:
             dataset = load_dataset.remote(stage.dataset)
         gpus = gpus_per_worker(resources, self.cluster)
+        # One for this group: trials know nothing of each other.
         status_actor = new_status_actor()
         task = run_group.remote(
             stage, self.store, [dataset], resources, gpus, status_actor, watched
@@ -117,6 +120,7 @@ class StageRunner:
         while not ray.wait([task], timeout=POLL_SECONDS)[0]:
             _, reports = ray.get(status_actor.read.remote({stage.key}))
             facts = reports.get(stage.key)
+            # Tune takes each report for a new one, and the rule of medians averages them.
             if facts is not None and facts != last:
                 last = facts
                 report(facts)
@@ -144,6 +148,7 @@ def _time_limit(seconds: float | None, fail: Callable[[TimeLimit], None]) -> Ite
         return
 
     def stop() -> None:
+        # First the row: Tune starts a trial whose process died again, and that one finds the row.
         fail(time_limit_exceeded(seconds, seconds))
         os._exit(1)
 

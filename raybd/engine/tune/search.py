@@ -65,6 +65,7 @@ class Search(OptunaSearch):
         """Return the config of the next trial, with values that the methods accept."""
         for _ in range(MAX_REFUSED_IN_A_ROW):
             params = cast(Params, super().suggest(trial_id))
+            # Optuna's number, so that study and store name a trial alike.
             name = trial_name(self._ot_trials[trial_id].number)
             reason = self._sweep.refused(params, self._side)
             self._journal.upload()
@@ -73,7 +74,9 @@ class Search(OptunaSearch):
 
             row = trial_row(self._sweep, params, name, "infeasible", reason)
             self._store.write_trial(self._sweep.name, row)
+            # Without it, `suggest` asks Optuna for another trial under the same id of Tune.
             refused = self._ot_trials.pop(trial_id)
+            # Pruned, not failed: TPE learns from pruned trials, and ignores failed ones.
             cast(optuna.Study, self._ot_study).tell(refused, state=TrialState.PRUNED)
         return Searcher.FINISHED
 
@@ -96,10 +99,12 @@ class Search(OptunaSearch):
             # Its last report is not the final one: the scheduler has stopped it.
             state = "pruned"
             self._write_pruned(trial.params, name, result)
+        # No state at all: the process died before it could return anything.
         elif error or state is None:
             state = "failed"
             self._write_died(trial.params, name)
 
+        # Without values, Optuna takes a trial as failed or pruned, by `error`.
         values = result if state == "complete" else None
         super().on_trial_complete(trial_id, values, error=state == "failed")
         self._journal.upload()
@@ -114,10 +119,12 @@ class Search(OptunaSearch):
         )
         row = trial_row(self._sweep, params, name, "pruned", reason)
         self._store.write_trial(self._sweep.name, row)
+        # The stage was stopped in the middle, and nothing will take it up.
         self._store.remove(f"checkpoints/{result['stage']}")
 
     def _write_died(self, params: Params, name: str) -> None:
         """Write the row of a trial whose process died, unless it wrote its row before."""
+        # A time limit writes the row, and then ends the process.
         if self._store.trial(self._sweep.name, name) is None:
             outcome = outcome_of(process_died())
             row = trial_row(self._sweep, params, name, outcome.status, outcome.text)
@@ -144,6 +151,7 @@ def make_scheduler(sweep: Sweep) -> Any:
         "grace_period": GRACE_PERCENT,
     }
     if sweep.pruning == "asha":
+        # 100: progress is in percent.
         return ASHAScheduler(**common, max_t=100, reduction_factor=ASHA_REDUCTION)
     if sweep.pruning == "median":
         # A finite time slice would pause trials, which then begin again.

@@ -24,6 +24,7 @@ class Journal:
         if store.local:
             self.path = Path(store.at(self._name))
         else:
+            # Optuna appends to a file and locks it, which object storage cannot.
             self.path = Path(tempfile.mkdtemp(prefix="raybd-")) / "study.journal"
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -55,6 +56,7 @@ def open_study(sweep: Sweep, journal: Journal, rows: Mapping[str, Row]) -> Any:
         directions=[objective.direction for objective in sweep.objectives],
         load_if_exists=True,
     )
+    # A study that was just created has no definition yet, and gets this one.
     if study.user_attrs.get("definition", sweep.definition) != sweep.definition:
         raise UserError(
             f"{sweep.where}: the store holds another sweep {sweep.name!r}, with other methods, "
@@ -65,9 +67,11 @@ def open_study(sweep: Sweep, journal: Journal, rows: Mapping[str, Row]) -> Any:
     study.set_user_attr("definition", sweep.definition)
     study.set_user_attr("sweep", sweep.about)
     with warnings.catch_warnings():
+        # A user can do nothing about it.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names([objective.name for objective in sweep.objectives])
 
+    # The driver that ran them is gone: none of them runs any more.
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         _finish_or_queue(study, trial, rows.get(trial_name(trial.number)), len(sweep.objectives))
     return storage
@@ -84,6 +88,7 @@ def _finish_or_queue(
     """Tell the study how a trial ended that it has as running, or queue its values again."""
     if row is None:
         study.tell(trial.number, state=TrialState.FAIL)
+        # Optuna cannot resume a trial, so its values wait for a new one.
         study.enqueue_trial(trial.params)
     elif row["state"] == "complete":
         study.tell(trial.number, [row[f"objective_{index}"] for index in range(objectives)])

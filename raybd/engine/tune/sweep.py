@@ -50,6 +50,7 @@ def run_sweep(
     if trials_left(sweep, rows):
         _run_trials(sweep, store, cluster, rows, quiet)
 
+    # Read again: it holds the rows of this run and of earlier ones.
     best = best_params(sweep, trial_rows(sweep, store))
     if best is None:
         return []
@@ -63,6 +64,7 @@ def _measure_defaults(
     experiment = sweep.base()
     cells = {cell.id for cell in sweep.cells_of(experiment)}
     rows = _run_grid(experiment, store, cluster, console, quiet)
+    # Only the cells that are searched: another one may fail without harm to the trials.
     errors = [row["error"] for row in rows if row["cell"] in cells and row["status"] == "failed"]
     if errors or not cells:
         reason = f"failed: {errors[0]}" if errors else "holds no cell that can be run"
@@ -99,6 +101,7 @@ def _run_trials(
 ) -> None:
     """Run the trials that are left. `rows` are those of the trials that were run before."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Tune's own lines would mix with those of `Search`.
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     journal = Journal(sweep, store)
     storage = open_study(sweep, journal, rows)
@@ -137,6 +140,7 @@ def _fit(
     by_data = {stage.data: stage for stage in stages}
     datasets = {data: load_dataset.remote(stage.dataset) for data, stage in by_data.items()}
     held, concurrency = _resources(sweep, experiment, context.cluster)
+    # Once into the object store, not into the config of each trial.
     trainable = tune.with_parameters(run_trial, context=context, datasets=datasets)
 
     state_folder = f"sweeps/{sweep.name}/tune"
@@ -156,6 +160,7 @@ def _fit(
             storage_path=store.at(f"sweeps/{sweep.name}"),
             storage_filesystem=ray_filesystem(store),
             failure_config=tune.FailureConfig(
+                # A trial runs several stages in one process, each with its own number of retries.
                 max_failures=max(stage.crash_retries for stage in stages)
             ),
             verbose=0,

@@ -80,6 +80,7 @@ def evaluate(
     try:
         experiment = sweep.experiment(params, f"{sweep.name}-{trial}")
         row |= _measured_columns(sweep, experiment, trial, store, run)
+    # Tune would retry an error; as a row it counts as a trial that was run.
     except Exception as error:
         outcome = outcome_of(stage_error(error))
         row |= {"state": outcome.status, "error": outcome.text}

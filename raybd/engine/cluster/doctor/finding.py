@@ -27,5 +27,6 @@ class Finding:
 
 def error_text(error: BaseException) -> str:
     """Return the type of an error and the last line of its message."""
+    # Ray puts the traceback of the worker above the message.
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[-1] if lines else ''}"

@@ -39,6 +39,7 @@ def _gpus() -> Finding:
 
 
 def _shared_memory() -> Finding:
+    # macOS has none, and Ray keeps its objects in files there.
     if not Path("/dev/shm").exists():
         return Finding("shared memory", True, "no /dev/shm on this system")
     free = shutil.disk_usage("/dev/shm").free

@@ -23,6 +23,7 @@ from raybd.results.provenance import versions
 
 ANSWER_SECONDS = 60.0
 """How long a node may take to answer."""
+# Tasks and results travel as pickles, and numbers depend on what computes them.
 SAME_VERSIONS = ("python", "ray", "torch", "raybd")
 """What must have the same version on every node."""
 
@@ -40,6 +41,7 @@ def largest_group(nodes: Sequence[Mapping[str, float]]) -> Finding:
     A worker never spans two nodes.
     """
     on_cpu = sum(int(node.get("CPU", 0)) for node in nodes)
+    # A worker on a GPU takes a CPU, too.
     on_gpu = sum(int(min(node.get("CPU", 0), node.get("GPU", 0))) for node in nodes)
     found = f"up to {on_cpu} workers with 1 CPU each"
     if on_gpu:
@@ -54,6 +56,7 @@ def node_findings(node: str, gpus: str, facts: Any) -> Iterator[Finding]:
     `gpus` are the GPUs that Ray knows of; `facts` may be the error that the node answered with.
     """
     check = f"node {node}"
+    # Without facts there is nothing further to check.
     if isinstance(facts, Exception):
         found = f"runs no task of raybd: {error_text(facts)}"
         hint = "Install raybd there as it is here; see `ray status`."
@@ -80,8 +83,10 @@ def on_every_node(task: Any, *arguments: Any) -> dict[str, Any]:
     """
     refs = {}
     for node in alive_nodes():
+        # Not soft: an answer from another node would say nothing about this one.
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         refs[_node_name(node)] = task.options(scheduling_strategy=there).remote(*arguments)
+    # One wait for all: the time limit does not add up over the nodes.
     ray.wait(list(refs.values()), num_returns=len(refs), timeout=ANSWER_SECONDS)
     return {name: _answer(ref) for name, ref in refs.items()}
 
@@ -91,6 +96,7 @@ def alive_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
+# No CPU, so that a node which is busy answers, too. No retries: a dying node is a finding.
 @ray.remote(num_cpus=0, max_retries=0)
 def _node_facts() -> dict[str, Any]:
     """Return the versions of a node, and its free disk and shared memory, in bytes."""
@@ -111,13 +117,16 @@ def _has_cuda() -> bool:
 
 def _answer(ref: Any) -> Any:
     try:
+        # `on_every_node` has waited already.
         return ray.get(ref, timeout=0)
     except GetTimeoutError:
         return TimeoutError(
             f"no answer within {ANSWER_SECONDS:.0f} s: the node is overloaded, or gone"
         )
     except RayTaskError as error:
+        # The cause is the node's own error, without Ray's wrapping.
         return error.cause or error
+    # Ray has many errors for a node that is lost; each is this node's answer.
     except Exception as error:
         return error
 

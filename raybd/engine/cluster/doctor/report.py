@@ -29,6 +29,7 @@ def _connected_findings(address: str | None, store_url: str) -> Iterator[Finding
             # A cluster that was started for this check is this machine.
             if address or len(cluster.nodes) > 1:
                 yield from cluster_findings()
+            # A single node shares its store with nobody.
             if len(cluster.nodes) > 1:
                 yield from shared_store_findings(store_url)
     except UserError as error:

@@ -25,6 +25,7 @@ def store_findings(url: str) -> Iterator[Finding]:
         return
 
     yield Finding("store", True, f"{store.url} can be written and read")
+    # Object storage tells no free space.
     if store.local:
         free = shutil.disk_usage(store.root).free
         hint = "" if free >= MIN_DISK_BYTES else "Free some space, or give another --store."
@@ -51,6 +52,7 @@ def check_store_everywhere(store: Store) -> None:
 
 
 def _shared_by_nodes(store: Store) -> list[Finding]:
+    # The dot hides it from whoever lists the store; the id keeps two runs apart.
     probe = f".probe-{uuid.uuid4().hex}"
     store.write(probe, b"raybd")
     try:
@@ -60,6 +62,7 @@ def _shared_by_nodes(store: Store) -> list[Finding]:
         store.remove(probe)
 
 
+# No CPU: a node whose CPUs are taken can answer.
 @ray.remote(num_cpus=0, max_retries=0)
 def _read_and_write(store: Store, probe: str) -> str:
     """Read the driver's file on a node, write another one, and return its path."""
@@ -90,6 +93,7 @@ def _shared_by_node(node: str, answer: Any, store: Store) -> Finding:
 
 def _integrity(store: Store) -> Finding:
     """Check every artefact and every row of the store. Damaged files are set aside."""
+    # By the manifests: an artefact without one does not exist.
     manifests = [path.split("/") for path in store.files("artifacts/*/*/manifest.json")]
     states = store.states([(stage, key) for _, stage, key, _ in manifests])
     damaged = sum(state == "damaged" for state in states.values())

@@ -27,4 +27,5 @@ def exit_code(info: Any, say: Callable[[str], None]) -> int:
         # As a shell reports a signal.
         say(f"the job was killed by signal {-code}")
         return 128 - code
+    # Never 0, whatever the driver said: the job did not succeed.
     return code or 1

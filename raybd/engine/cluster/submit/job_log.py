@@ -17,6 +17,7 @@ class JobLog:
 
     def receive(self, text: str) -> None:
         """Show the part of the next text of this connection that was not shown before."""
+        # Cut, not dropped: the parts of two connections need not end at the same places.
         new = text[max(self._shown - self._received, 0) :]
         self._received += len(text)
         self._shown = max(self._shown, self._received)

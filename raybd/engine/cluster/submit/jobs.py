@@ -35,7 +35,9 @@ MAX_RETRY_SECONDS = 30.0
 """Longest pause before a new connection."""
 POLL_SECONDS = 0.2
 """Pause between the end of a log and the next look at the status of its job."""
+# Ray's client raises RuntimeError for an answer that is an error, and for a log that breaks off.
 CONNECTION_ERRORS = (OSError, RuntimeError, aiohttp.ClientError)
+# They report each upload at level INFO, in between the messages of raybd.
 NOISY_LOGGERS = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
@@ -123,9 +125,11 @@ class Jobs:
         ours = re.compile(re.escape(request_id) + r"(-\d+)?")
         statuses = {job.submission_id or "": job.status for job in self.client.list_jobs()}
         known = {job: status for job, status in statuses.items() if ours.fullmatch(job)}
+        # A job is joined rather than run twice: both would compute the same stages.
         for job, status in known.items():
             if not status.is_terminal():
                 return job, True
+        # Ray never takes an id twice, not even after the job has ended.
         ids = [request_id, *(f"{request_id}-{number}" for number in range(2, len(known) + 2))]
         return next(job for job in ids if job not in known), False
 
@@ -142,6 +146,7 @@ class Jobs:
                 # Ray has no error types of its own for these.
                 if "already exists" in str(error):
                     return False
+                # A head that was just started answers before it can take jobs.
                 if "No available agent" not in str(error) or time.monotonic() > deadline:
                     raise UserError(
                         f"the cluster at {self.address} refused the job: "
@@ -176,9 +181,11 @@ class Jobs:
                 if text is None:
                     return
                 log.receive(text)
+        # Silence is no error: the caller asks for the status, and connects again.
         except TimeoutError:
             return
         finally:
+            # Else the connection stays open until the garbage collector finds it.
             await stream.aclose()
 
 
@@ -196,6 +203,7 @@ def _check_address(address: str) -> None:
             "Give the dashboard of the head, like --address http://127.0.0.1:8265.",
             exit_code=UNUSABLE,
         )
+    # A URL may leave out the port of its scheme, and a socket needs it.
     port = port or (443 if parts.scheme == "https" else 80)
     try:
         socket.create_connection((parts.hostname, port), timeout=CONNECT_SECONDS).close()

@@ -33,6 +33,7 @@ def job_package(request: JobRequest, limit_mb: float, say: Callable[[str], None]
     }
     sizes_mb = {target: path.stat().st_size / 1e6 for target, path in files.items()}
     total_mb = sum(sizes_mb.values())
+    # Checked before a file is copied: the folder of a user's method may hold data sets.
     if total_mb > limit_mb:
         largest = sorted(sizes_mb, key=lambda target: -sizes_mb[target])[:SHOWN_FILES]
         named = ", ".join(f"{target} ({sizes_mb[target]:.1f} MB)" for target in largest)
@@ -56,6 +57,7 @@ def _module_sources(modules: Sequence[str]) -> dict[Path, Path]:
     found = {}
     for module in modules:
         spec = importlib.util.find_spec(module)
+        # A package goes in whole, as its modules import each other.
         if spec is not None and spec.submodule_search_locations:
             found[Path(module)] = Path(next(iter(spec.submodule_search_locations)))
         elif spec is not None and spec.origin:
@@ -69,5 +71,6 @@ def _files(top: Path, source: Path) -> Iterator[tuple[Path, Path]]:
         yield top, source
         return
     for path in sorted(source.rglob("*")):
+        # Compiled files change without the code, and Ray uploads a package that changed again.
         if path.is_file() and "__pycache__" not in path.parts:
             yield top / path.relative_to(source), path

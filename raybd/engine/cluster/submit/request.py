@@ -62,6 +62,7 @@ class JobRequest:
             if name not in os.environ:
                 raise UserError(f"--env {name}: not set here", f"Set it: export {name}=...")
             passed[name] = os.environ[name]
+        # Python would keep back lines that go to a file, and the log is followed live.
         return {"PYTHONUNBUFFERED": "1", **passed}
 
 
@@ -74,6 +75,7 @@ def job_request(
     """
     sweep = is_sweep(config)
     if sweep:
+        # The comparison has the held-out attacks, too, whose modules the job needs.
         experiment = load_sweep(config, overrides).comparison({})
     else:
         experiment = experiment_file.load(config, overrides)
@@ -88,6 +90,7 @@ def job_request(
         store=store,
         overrides=tuple(overrides),
         variables=tuple(variables),
+        # raybd itself is packed in any case.
         modules=tuple(sorted(packages - {"raybd"})),
     )
 
