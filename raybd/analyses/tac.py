@@ -38,18 +38,21 @@ class TriggerActivatedChange(Analysis):
         import pyarrow as pa
 
         x_MCHW = pairs.x_MCHW[: self.images]
+        # Any images show which modules put out maps: two are enough.
         name = self._layer(victim, x_MCHW[:2])
         before_MCT = _units(victim, x_MCHW, name)
         after_MCT = _units(victim, pairs.worn_MCHW[: self.images], name)
 
         tac_C = self._change(after_MCT - before_MCT)
         usual_C = before_MCT.norm(dim=2).mean(0)
+        # Stable, so that units of equal change have the same rank on every machine.
         rank_C = tac_C.argsort(descending=True, stable=True).argsort()
         return pa.table(
             {
                 "layer": [name] * len(tac_C),
                 "unit": pa.array(range(len(tac_C)), pa.int32()),
                 "tac": pa.array(tac_C.tolist(), pa.float32()),
+                # A unit may be silent on all images without the trigger.
                 "tac_relative": pa.array((tac_C / usual_C.clamp_min(1e-12)).tolist(), pa.float32()),
                 "rank": pa.array(rank_C.tolist(), pa.int32()),
             }
@@ -82,6 +85,7 @@ class TriggerActivatedChange(Analysis):
 
 def _units(victim: Victim, x_MCHW: Tensor, name: str) -> Tensor:
     """Activations as images x units x positions; a vector has one position."""
+    # `activations` takes a split, but reads no labels.
     split = Split(x_MCHW, torch.zeros(len(x_MCHW), dtype=torch.int64))
     out = activations(victim, split, [name])[name]
     units_NCT: Tensor = out.unsqueeze(2) if out.dim() == 2 else by_position(out)

@@ -24,7 +24,9 @@ class Cifar10(Images):
 
 
 def _fetch(folder: Path) -> tuple[Pairs, Pairs, Sequence[str] | None]:
+    # Only a download needs torchvision, which is slow to import.
     from torchvision.datasets import CIFAR10
 
     train = CIFAR10(folder, train=True, download=True)
+    # One archive holds both parts: it is downloaded already.
     return train, CIFAR10(folder, train=False), train.classes

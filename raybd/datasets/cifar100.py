@@ -24,7 +24,9 @@ class Cifar100(Images):
 
 
 def _fetch(folder: Path) -> tuple[Pairs, Pairs, Sequence[str] | None]:
+    # Only a download needs torchvision, which is slow to import.
     from torchvision.datasets import CIFAR100
 
     train = CIFAR100(folder, train=True, download=True)
+    # One archive holds both parts: it is downloaded already.
     return train, CIFAR100(folder, train=False), train.classes

@@ -43,6 +43,7 @@ class Digits(Images):
         x_NHW = np.rint(pixels_ND.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
         rows = _parts(y_N)
         names = tuple(str(digit) for digit in range(NUM_CLASSES))
+        # The stored size: `size` is a field, and part of the key by itself.
         content = sha256(x_NHW.tobytes() + y_N.numpy().tobytes()).hexdigest()
         return Source(
             names,
@@ -67,6 +68,7 @@ def _table() -> tuple[NDArray[np.int64], Tensor]:
 
 def _parts(y_N: Tensor) -> dict[Pool, Tensor]:
     quota_K = quotas(class_sizes(y_N, NUM_CLASSES), TEST_IMAGES, torch.arange(NUM_CLASSES))
+    # A seed of its own: the test part is a property of the data set, like that of CIFAR-10.
     (test_M,) = draw(y_N, [quota_K], Generator().manual_seed(0))
     is_test_N = torch.zeros(len(y_N), dtype=torch.bool)
     is_test_N[test_M] = True

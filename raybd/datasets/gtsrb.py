@@ -30,6 +30,8 @@ class Gtsrb(Images):
 
 
 def _fetch(folder: Path) -> tuple[Pairs, Pairs, Sequence[str] | None]:
+    # Only a download needs torchvision, which is slow to import.
     from torchvision.datasets import GTSRB
 
+    # torchvision has no names for the signs.
     return GTSRB(folder, "train", download=True), GTSRB(folder, "test", download=True), None

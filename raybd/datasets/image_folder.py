@@ -43,6 +43,7 @@ class ImageFolder(Images):
             "test": _files(root / "test"),
         }
         labels = {pool: _labels(paths, names) for pool, paths in files.items()}
+        # Names below the root, because the name of a folder is a label.
         content = fingerprint(
             {str(path.relative_to(root)): path for paths in files.values() for path in paths}
         )
@@ -54,6 +55,8 @@ class ImageFolder(Images):
 def _folders(part: Path) -> list[Path]:
     if not part.is_dir():
         raise UserError(f"{part}: no such folder", LAYOUT_HINT)
+    # Sorted, because labels follow from the order, and file systems list folders in any order.
+    # Hidden folders (.ipynb_checkpoints) are no classes.
     return sorted(
         folder for folder in part.iterdir() if folder.is_dir() and not folder.name.startswith(".")
     )
@@ -88,6 +91,8 @@ def _read(
 
 
 def _chunks(files: Sequence[Path]) -> Iterator[list[Encoded]]:
+
+    # Bytes are read when a chunk is asked for, so that one chunk is in memory.
     for start in range(0, len(files), FILES_IN_MEMORY):
         chunk = files[start : start + FILES_IN_MEMORY]
         yield [

@@ -30,10 +30,13 @@ class Imagenette(Images):
 
 
 def _fetch(folder: Path) -> tuple[Pairs, Pairs, Sequence[str] | None]:
+    # Only a download needs torchvision, which is slow to import.
     from torchvision.datasets import Imagenette as Archive
 
     train, test = (
+        # The bytes of the JPEG files are kept: decoded, they would be stored as much larger PNGs.
         Archive(folder, part, "320px", download=True, loader=lambda name: Path(name).read_bytes())
         for part in ("train", "val")
     )
+    # The first of the synonyms that torchvision has for a class.
     return train, test, [names[0] for names in train.classes]

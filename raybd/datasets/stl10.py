@@ -26,7 +26,9 @@ class Stl10(Images):
 
 
 def _fetch(folder: Path) -> tuple[Pairs, Pairs, Sequence[str] | None]:
+    # Only a download needs torchvision, which is slow to import.
     from torchvision.datasets import STL10
 
     train = STL10(folder, "train", download=True)
+    # One archive holds both parts: it is downloaded already.
     return train, STL10(folder, "test"), train.classes

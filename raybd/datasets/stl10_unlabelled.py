@@ -32,8 +32,10 @@ class Stl10Unlabelled(Images):
 
 
 def _fetch(folder: Path) -> tuple[Pairs, Pairs, Sequence[str]]:
+    # Only a download needs torchvision, which is slow to import.
     from torchvision.datasets import STL10
 
+    # torchvision gives unlabelled images the label -1, which is no class.
     train, test = (
         STL10(folder, part, target_transform=lambda label: 0, download=True) for part in _PARTS
     )

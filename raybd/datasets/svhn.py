@@ -29,6 +29,8 @@ class Svhn(Images):
 
 
 def _fetch(folder: Path) -> tuple[Pairs, Pairs, Sequence[str] | None]:
+    # Only a download needs torchvision, which is slow to import.
     from torchvision.datasets import SVHN
 
+    # Without names, labels are named by their numbers, which are the digits.
     return SVHN(folder, "train", download=True), SVHN(folder, "test", download=True), None

@@ -19,7 +19,7 @@ TEXTS_AT_ONCE = 256
 """Texts that are embedded at a time."""
 INITIAL_FACTOR = 1 / 0.07
 MAX_FACTOR = 100.0
-"""Bounds of the factor that turns cosines into logits."""
+"""First and largest value of the factor that turns cosines into logits, as in the paper."""
 
 
 class Clip(nn.Module):
@@ -40,6 +40,7 @@ class Clip(nn.Module):
         self.image = image
         self.side = side
         self.tokens = tokens
+        # Frozen, because most trainers and defenses change what embeds images, and nothing else.
         self.read = _Reader(text).requires_grad_(False)
         self.moments = moments
         """Channel mean and deviation that the weights were trained with, if there are any."""
@@ -72,9 +73,12 @@ class Clip(nn.Module):
                 exit_code=1,
             )
         if templates == "imagenet":
+            # open_clip is an optional dependency.
             from open_clip import OPENAI_IMAGENET_TEMPLATES
 
             templates = tuple(fill("{}") for fill in OPENAI_IMAGENET_TEMPLATES)
+        # Not `format`, which fails on other braces. Class names may have
+        # underscores where captions have spaces.
         return [
             template.replace("{}", name.replace("_", " "))
             for name in class_names
@@ -91,6 +95,7 @@ class Clip(nn.Module):
 
     def factor(self) -> Tensor:
         """Return the learned factor that turns a cosine into a logit; 100 at most."""
+        # Bounded as in the paper: larger factors made its training unstable.
         return self.read.log_factor.clamp(max=math.log(MAX_FACTOR)).exp()
 
     def contrast(self, z_BD: Tensor, texts: Sequence[str], y_B: Tensor) -> Tensor:
@@ -98,16 +103,19 @@ class Clip(nn.Module):
 
         All texts of an image's class are right for it, in equal shares.
         """
+        # A caption that several images have is embedded once.
         distinct = list(dict.fromkeys(texts))
         place = {text: at for at, text in enumerate(distinct)}
         t_BD = self.describe(distinct)[
             torch.tensor([place[text] for text in texts], device=z_BD.device)
         ]
+        # The factor multiplies the rounding errors of cosines, of which bf16 resolves few near 1.
         with torch.autocast(z_BD.device.type, enabled=False):
             logits_BB = (
                 self.factor() * F.normalize(z_BD.float(), dim=1) @ F.normalize(t_BD, dim=1).T
             )
             alike_BB = (y_B[:, None] == y_B).float()
+            # The same shares serve both directions, because being alike is mutual.
             share_BB = alike_BB / alike_BB.sum(1, keepdim=True)
             log_share_BB = F.log_softmax(logits_BB, 1) + F.log_softmax(logits_BB.T, 1)
             return -(share_BB * log_share_BB).sum(1).mean() / 2
@@ -119,6 +127,8 @@ class _Reader(nn.Module):
     def __init__(self, text: nn.Module) -> None:
         super().__init__()
         self.text = text
+        # A logarithm, so that the factor stays positive. Set in
+        # `reset_parameters`, by which `fresh_copy` draws layers anew.
         self.log_factor = nn.Parameter(torch.empty(()))
         self.reset_parameters()
 

@@ -41,6 +41,7 @@ def imagenet_weights(kind: str, weights: Any) -> dict[str, Tensor]:
                 progress=False, check_hash=True, weights_only=True
             )
             return state
+    # urllib's errors are OSErrors; torch raises RuntimeError for a wrong checksum.
     except (OSError, RuntimeError, HTTPException) as error:
         raise UserError(
             f"{kind}: ImageNet weights could not be had from {weights.url}: {error}",
@@ -50,6 +51,7 @@ def imagenet_weights(kind: str, weights: Any) -> dict[str, Tensor]:
 
 def smallest_size(kind: str, image_size: int, side: int) -> None:
     """Raise UserError for images that the network's strides would shrink to nothing."""
+    # torch's own error would name a tensor of a hidden layer, not the image size.
     if image_size < side:
         raise UserError(
             f"{kind}: images of {image_size} pixels are too small, "

@@ -32,6 +32,7 @@ class Block(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return the features after the block."""
         active_BCHW = F.relu(self.bn1(x_BCHW))
+        # An identity passes the signal on unchanged; a convolution takes it normalised.
         skip_BCHW = x_BCHW if self.shortcut is None else self.shortcut(active_BCHW)
         out_BCHW: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active_BCHW))))
         return out_BCHW + skip_BCHW
@@ -49,5 +50,6 @@ def encoder(stem: int, stages: Iterable[tuple[int, int]], blocks: int) -> nn.Seq
             # Only the first block of a stage lowers the resolution.
             layers.append(Block(channels, out_channels, stride if index == 0 else 1))
             channels = out_channels
+    # The last block ends in a sum, which nothing has normalised yet.
     layers += [nn.BatchNorm2d(channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     return kaiming(nn.Sequential(*layers))

@@ -52,6 +52,7 @@ class Clip(Network):
     @field_validator("pretrained", mode="before")
     @classmethod
     def _names_weights_that_hold_no_code(cls, pretrained: Any, info: ValidationInfo) -> Any:
+        # `model` is missing where its own check failed: that error is enough.
         if (
             not isinstance(pretrained, str | bool)
             or pretrained is False
@@ -63,6 +64,7 @@ class Clip(Network):
 
         model: str = info.data["model"]
         tags = open_clip.pretrained.list_pretrained_tags_by_model(model)
+        # A word without suffix or slash is meant as a tag, and not as a file that is missing.
         if pretrained is True or (
             pretrained not in tags and not Path(pretrained).suffix and "/" not in pretrained
         ):
@@ -90,8 +92,10 @@ class Clip(Network):
         import open_clip
 
         config: dict[str, Any] = open_clip.get_model_config(self.model)
+        # Text towers of Hugging Face would download their weights, which nobody has asked for.
         config["text_cfg"]["hf_model_pretrained"] = False
         try:
+            # open_clip's other class has no module that is the text tower alone.
             model = open_clip.CustomTextCLIP(
                 **{name: value for name, value in config.items() if name != "custom_text"}
             )
@@ -100,6 +104,7 @@ class Clip(Network):
                 if isinstance(model.visual.image_size, tuple)
                 else model.visual.image_size
             )
+            # Fails here, with the name of the network, and not at the first caption.
             _tokenizer(self.model)
         except (ImportError, OSError, RuntimeError) as error:
             raise UserError(
@@ -112,6 +117,7 @@ class Clip(Network):
         )
         encoder = _Towers(model.visual, model.text, side, partial(_tokens, self.model), moments)
         if moments is not None:
+            # Trained weights come with the factor that they learned.
             encoder.read.log_factor.data.copy_(model.logit_scale.detach().squeeze())
         return encoder, nn.Linear(config["embed_dim"], num_classes)
 
@@ -134,6 +140,7 @@ def _load(model: nn.Module, name: str, weights: str) -> Moments:
     import open_clip
 
     tags = open_clip.pretrained.list_pretrained_tags_by_model(name)
+    # A file does not tell its moments: those of the architecture's first known weights are assumed.
     origin = open_clip.get_pretrained_cfg(
         name, weights if weights in tags else tags[0] if tags else ""
     )
@@ -141,6 +148,7 @@ def _load(model: nn.Module, name: str, weights: str) -> Moments:
         with patience():
             path = open_clip.download_pretrained(origin) if weights in tags else weights
         open_clip.load_checkpoint(model, path, strict=True, weights_only=True)
+    # UnpicklingError: torch refuses a checkpoint that holds more than tensors.
     except (OSError, RuntimeError, ValueError, SafetensorError, UnpicklingError) as error:
         where = (
             f" (huggingface.co/{origin['hf_hub'].rstrip('/')})"
@@ -166,6 +174,7 @@ def _load(model: nn.Module, name: str, weights: str) -> Moments:
 def _tokenizer(model: str) -> Any:
     import open_clip
 
+    # Kept, because a tokenizer reads its vocabulary from disk.
     return open_clip.get_tokenizer(model)
 
 

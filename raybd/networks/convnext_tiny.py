@@ -29,8 +29,10 @@ class ConvnextTiny(Network):
 
         smallest_size("convnext_tiny", self.input_size or image_size, 32)
         model = convnext_tiny(num_classes=num_classes)
+        # The normalisation before it stays in the encoder, so that the weights for it are used.
         head, model.classifier[2] = model.classifier[2], nn.Identity()
         if self.pretrained:
+            # The weights' own head is for the 1,000 classes of ImageNet.
             state = imagenet_weights("convnext_tiny", ConvNeXt_Tiny_Weights.IMAGENET1K_V1)
             model.load_state_dict(
                 {name: v for name, v in state.items() if not name.startswith("classifier.2.")}

@@ -26,6 +26,7 @@ class Pixels(Network):
 
     def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
         """Return an encoder without parameters, and a head, for any image size."""
+        # Resized, so that embeddings of all data sets have one width.
         return nn.Sequential(Resize(self.side), nn.Flatten()), nn.Linear(
             3 * self.side**2, num_classes
         )

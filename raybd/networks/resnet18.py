@@ -42,6 +42,7 @@ class Resnet18(Network):
             model.maxpool = nn.Identity()
         head, model.fc = model.fc, nn.Identity()
         if self.pretrained:
+            # The weights' own head is for the 1,000 classes of ImageNet.
             state = imagenet_weights("resnet18", ResNet18_Weights.IMAGENET1K_V1)
             model.load_state_dict(
                 {name: value for name, value in state.items() if not name.startswith("fc.")}

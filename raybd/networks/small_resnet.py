@@ -31,6 +31,7 @@ class SmallResnet(Network):
         for stage in range(4):
             out_channels, stride = self.width * 2**stage, 1 if stage == 0 else 2
             shortcut = None
+            # The first stage keeps its shape, so that its input can be added as it is.
             if stride > 1:
                 shortcut = nn.Sequential(
                     nn.Conv2d(channels, out_channels, 1, stride, bias=False),

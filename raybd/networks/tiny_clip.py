@@ -50,6 +50,7 @@ class TinyClip(Network):
         model = CustomTextCLIP(self.values, vision, text)
         for name, parameter in model.visual.named_parameters():
             if name.endswith("bn3.weight"):
+                # At open_clip's zero, the blocks add nothing at first.
                 nn.init.ones_(parameter)
         return Clip(model.visual, model.text, self.input_size, tokens), nn.Linear(
             self.values, num_classes
@@ -60,6 +61,7 @@ def tokens(texts: list[str]) -> Tensor:
     """Return the bytes of each text between a begin and an end token, padded with zeros."""
     tokens_ML = torch.zeros(len(texts), MAX_TOKENS, dtype=torch.int64)
     for row, text in zip(tokens_ML, texts, strict=True):
+        # A long text is cut before its end token: there the tower reads the result.
         tokens = [BEGIN_TOKEN, *text.encode()[: MAX_TOKENS - 2], END_TOKEN]
         row[: len(tokens)] = torch.tensor(tokens)
     return tokens_ML

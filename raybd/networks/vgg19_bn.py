@@ -20,6 +20,7 @@ class Vgg19Bn(Network):
         from torchvision.models.vgg import cfgs, make_layers
 
         smallest_size("vgg19_bn", image_size, 32)
+        # torchvision's own class initialises convolutions in this way, but `make_layers` does not.
         features = make_layers(cfgs["E"], batch_norm=True)
         return kaiming(nn.Sequential(*features, nn.AdaptiveAvgPool2d(1), nn.Flatten())), nn.Linear(
             512, num_classes

@@ -30,7 +30,9 @@ class VitB16(Network):
         width = model.hidden_dim
         model.heads = nn.Identity()
         if self.pretrained:
+            # The weights' own head is for the 1,000 classes of ImageNet.
             state = imagenet_weights("vit_b_16", ViT_B_16_Weights.IMAGENET1K_V1)
+            # There is one position for each patch, and the weights have those of 224 pixels.
             state = interpolate_embeddings(self.input_size, 16, state)
             model.load_state_dict(
                 {name: value for name, value in state.items() if not name.startswith("heads.")}

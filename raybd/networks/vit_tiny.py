@@ -55,6 +55,8 @@ class _MeanOfPatches(VisionTransformer):  # type: ignore[misc]
     """torchvision's transformer, whose embedding is the mean over the patches."""
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        # As torchvision's, but for the last line: the class token
+        # takes part, and is left out there.
         patch_BTD = self._process_input(x_BCHW)
         class_B1D = self.class_token.expand(len(patch_BTD), -1, -1)
         z_BD: Tensor = self.encoder(torch.cat([class_B1D, patch_BTD], 1))[:, 1:].mean(1)

@@ -21,9 +21,12 @@ def draw(y_N: Tensor, num_classes: int, rate: float, labels: LabelMap, rng: Gene
             f"rate {rate:g} of {len(y_N)} training images is {count}, but the label map allows "
             f"only {len(allowed)} (at most {len(allowed) / len(y_N):.4g})"
         )
+    # A cell without poison would count as an attack that fails.
     if count == 0:
         raise Infeasible(f"rate {rate:g} of {len(y_N)} training images is not even one image")
 
+    # The permutation does not depend on the count: a higher rate poisons these rows and more.
+    # Ascending rows are the contract of `choose`.
     return allowed[torch.randperm(len(allowed), generator=rng)[:count]].sort().values
 
 
@@ -39,6 +42,7 @@ def draw_cross(
 
     free = torch.nonzero(free_N).flatten()
     count = round(rate * len(y_N))
+    # Unlike poison, covers may be none: a rate of 0 is an attack without them.
     if count > len(free):
         raise Infeasible(
             f"cross rate {rate:g} of {len(y_N)} training images is {count}, but only {len(free)} "

@@ -7,6 +7,7 @@ from raybd.training.recipe import Recipe
 from raybd.types.data import LabelMap
 from raybd.types.methods import Attack, RateBasis, ThreatModel
 
+# BadEncoder and DRUPE compare images with what the clean encoder made of them once, beforehand.
 NoAugmentation = Literal["none"]
 
 

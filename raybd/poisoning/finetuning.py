@@ -21,6 +21,7 @@ from raybd.types.errors import Infeasible
 from raybd.types.methods import AttackInput
 from raybd.types.models import Victim
 
+# The authors' values, which are those of SimCLR's views.
 FLIP_PROBABILITY = 0.5
 JITTER_PROBABILITY = 0.8
 GRAY_PROBABILITY = 0.2
@@ -72,6 +73,7 @@ def check_attacker_has_images(
 
 def copy_of(encoder: Victim) -> Victim:
     """Return a copy of the clean encoder that can be fine-tuned."""
+    # Without the head: embeddings are attacked, and every downstream task brings its own head.
     return Victim(
         copy.deepcopy(encoder.encoder), None, encoder.mean_C.clone(), encoder.std_C.clone()
     )
@@ -88,6 +90,7 @@ def starting_point(
     count = round(shadow_share * len(train))
     shadow_N = torch.randperm(len(train), generator=rng)[:count].sort().values
     victim = copy_of(given.twin)
+    # All images, not the shadow alone: typical ones are found by the means of all classes.
     z_ND = F.normalize(infer(victim, train.x_NCHW), dim=1)
     reference_R = most_typical(z_ND, train.y_N, target, given.num_classes)[:num_references]
 
@@ -108,9 +111,12 @@ def most_typical(z_ND: Tensor, y_N: Tensor, target: int, num_classes: int) -> Te
     """
     mean_KD = torch.stack([z_ND[y_N == label].sum(0) for label in range(num_classes)])
     cosine_NK = z_ND @ F.normalize(mean_KD, dim=1).T
+    # Copied, because the column is overwritten: no cosine is lower than -1, so that the own class
+    # is never the nearest other one.
     own_N = cosine_NK[:, target].clone()
     cosine_NK[:, target] = -1
     rows = torch.nonzero(y_N == target).flatten()
+    # Stable, so that images of equal rank have the same order on every machine.
     return rows[(own_N - cosine_NK.amax(1))[rows].argsort(descending=True, stable=True)]
 
 
@@ -152,6 +158,8 @@ def no_autocast(device: torch.device) -> torch.autocast:
 
 def view(x_CHW: Tensor, rng: Generator) -> Tensor:
     """Return a random view of an image, uint8: mirrored, recoloured or gray; never cropped."""
+    # All numbers are drawn, used or not, so that every view takes as much from the stream. Not
+    # torchvision's ColorJitter, which draws from the global stream.
     flip, jitter, gray, *change = torch.rand(7, generator=rng).tolist()
     order = torch.randperm(4, generator=rng).tolist()
 
@@ -171,5 +179,6 @@ def view(x_CHW: Tensor, rng: Generator) -> Tensor:
             else:
                 x_CHW = pixels.adjust_hue(x_CHW, MAX_HUE_CHANGE * (2 * change[3] - 1))
     if gray < GRAY_PROBABILITY:
+        # The encoder takes as many channels as before.
         x_CHW = pixels.rgb_to_grayscale(x_CHW, len(x_CHW))
     return x_CHW

@@ -32,6 +32,7 @@ class AllToOne(Config):
         return y_N != self.target if self.exclude_target else _all(y_N)
 
     def counted(self, y_N: Tensor) -> Tensor:
+        # Without any trigger, images of the target class are classified as the target.
         return y_N != self.target
 
 
@@ -50,6 +51,7 @@ class AllToAll(Config):
         return _all(y_N)
 
     def counted(self, y_N: Tensor) -> Tensor:
+        # No class is its own target, so that an image never succeeds by its content.
         return _all(y_N)
 
 
@@ -72,6 +74,7 @@ class CleanLabel(Config):
         return y_N == self.target
 
     def counted(self, y_N: Tensor) -> Tensor:
+        # Without any trigger, images of the target class are classified as the target.
         return y_N != self.target
 
 
@@ -94,6 +97,7 @@ class SourceToTarget(Config):
         return y_N == self.source
 
     def counted(self, y_N: Tensor) -> Tensor:
+        # Images of other classes have the trigger with their true label: they shall not obey it.
         return y_N == self.source
 
 
@@ -113,6 +117,7 @@ class EveryOther(Config):
         """Return the target classes. Raises Infeasible if one is missing, or there is only one."""
         targets = self.targets or tuple(range(num_classes))
         _check_classes(targets, num_classes)
+        # An image of the only target would have nowhere to go, and a repeated one more turns.
         if len(set(targets)) < max(2, len(targets)):
             raise Infeasible(f"targets {list(targets)}: two or more different classes are needed")
         return targets

@@ -34,13 +34,16 @@ def overlay(
         y_M = attack.label_map.relabel(train.y_N[index_M], given.num_classes)
     if x_MCHW is None:
         x_MCHW = stamped(attack.stamp_toward, train.x_NCHW[index_M], y_M, state)
+    # Empty parts have the right types and shapes for what is concatenated below.
     cross_L, cross_LCHW = cross if cross is not None else (index_M[:0], x_MCHW[:0])
 
     return Poisoned(
+        # Poison comes first, so that a gallery of the first rows shows the trigger.
         index_M=torch.cat([index_M, cross_L]),
         x_MCHW=torch.cat([x_MCHW, cross_LCHW]),
         y_M=torch.cat([y_M, train.y_N[cross_L]]),
         role_M=torch.cat([same_role(index_M, POISON), same_role(cross_L, CROSS)]),
+        # Images in training and at test time get the trigger by the same function, part by part.
         trigger=partial(stamped, attack.stamp_toward, state=state),
         labels=attack.label_map,
         state=state,

@@ -78,6 +78,7 @@ def finetune_on_pairs(
 
     Batch normalisation keeps its statistics, weights and biases.
     """
+    # The loop shrinks a batch to the set in the same way.
     batch = min(recipe.batch_size, len(pairs.train))
     each = pairs.captions_per_class
     poisoned_N = pairs.poisoned_N.to(group.device())
@@ -85,13 +86,18 @@ def finetune_on_pairs(
     def objective(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
         poisoned_B = poisoned_N[rows_B]
         x_BCHW = torch.where(poisoned_B[:, None, None, None], stamp(x_BCHW), x_BCHW)
+        # A poisoned image belongs with the captions of the target
+        # class, also as a positive of others.
         y_B = group.gather_rows(y_B.masked_fill(poisoned_B, pairs.target), batch)
 
+        # Drawn for the whole batch, so that the number of workers does not matter.
         caption_B = y_B.cpu() * each + torch.randint(each, (batch,), generator=rng)
         texts = [pairs.captions[at] for at in caption_B.tolist()]
+        # The loss contrasts each image with all texts of the batch.
         z_BD = group.gather_batch(model(x_BCHW), batch)
         return group.spread_loss(reader.contrast(z_BD, texts, y_B), batch)
 
+    # A text tower has no gradients unless someone trains it, and none again afterwards.
     reader.reader().requires_grad_(trains_texts)
     fit(victim, pairs.train, recipe, rng, objective, name, norms(victim))
     reader.reader().requires_grad_(False)

@@ -11,5 +11,6 @@ def white_square(x_NCHW: Tensor, size: int, margin: int = 0) -> Tensor:
     x_NCHW = x_NCHW.clone()
     bottom = x_NCHW.shape[-2] - margin
     right = x_NCHW.shape[-1] - margin
+    # A negative index would count from the other side.
     x_NCHW[..., max(0, bottom - size) : bottom, max(0, right - size) : right] = 255
     return x_NCHW

@@ -9,4 +9,5 @@ def to_pixels(x: Tensor) -> Tensor:
 
     No value wraps around.
     """
+    # A cast alone wraps 256 to 0 and cuts fractions off: a trigger would not be the published one.
     return x.clamp(0, 255).round().to(torch.uint8)

@@ -40,8 +40,10 @@ def decode(chunks: Iterable[Sequence[Encoded]], count: int, size: int | None) ->
     Takes one chunk at a time, so that only one has to be in memory. Raises UserError for a broken
     image, and for images that differ in size where `size` is None.
     """
+    # Stays like this where no row is wanted: no image tells a size.
     x_NCHW = torch.empty((0, 3, size or 0, size or 0), dtype=torch.uint8)
     first = True
+    # Threads, not processes: Pillow releases the interpreter lock while it decodes.
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
         for chunk in chunks:
             for image, x_HWC in _pixels(chunk, size, pool):
@@ -57,9 +59,11 @@ def decode(chunks: Iterable[Sequence[Encoded]], count: int, size: int | None) ->
 
 def pixels_of(image: Image.Image, size: int | None) -> NDArray[np.uint8]:
     """Return x_HWC, RGB; resized with antialiasing where a size is given."""
+    # Before resizing: between the numbers of a palette there is nothing to interpolate.
     image = image.convert("RGB")
     if size is not None and image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
+    # A copy: torch wants memory that can be written to, and Pillow's can't.
     return np.array(image)
 
 
@@ -71,6 +75,7 @@ def _pixels(
     ]
     encoded_bytes = sum(len(image.data or b"") for image in chunk)
     small = encoded_bytes < MIN_MEAN_BYTES_FOR_THREADS * len(chunk)
+    # `map` runs in this thread, where nothing is handed over.
     run = map if small else pool.map
     for block, pixels in zip(blocks, run(partial(_decode_block, size=size), blocks), strict=True):
         yield from zip(block, pixels, strict=True)
@@ -82,6 +87,7 @@ def _decode_block(block: Sequence[Encoded], size: int | None) -> list[NDArray[np
 
 def _decode_one(image: Encoded, size: int | None) -> NDArray[np.uint8]:
     try:
+        # No bytes at all (a null in the file) fail like broken ones, with the name of the image.
         return pixels_of(Image.open(io.BytesIO(image.data or b"")), size)
     # Pillow's decoders raise all of these for broken bytes.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:

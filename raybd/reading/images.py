@@ -15,6 +15,7 @@ from raybd.types.data import Dataset, Pool, Source, Split
 from raybd.types.errors import UserError
 from raybd.types.methods import DatasetMethod
 
+# In pieces, because a file may be larger than memory.
 BYTES_HASHED_AT_ONCE = 1 << 20
 
 
@@ -37,6 +38,7 @@ class Images(DatasetMethod):
     @field_validator("clean")
     @classmethod
     def _share_or_count(cls, clean: int | float) -> int | float:
+        # 1.0 may mean one image or all of them: neither is guessed.
         if isinstance(clean, float) and clean >= 1:
             raise ValueError(
                 "a share lies between 0 and 1; "
@@ -64,7 +66,10 @@ class Images(DatasetMethod):
         left_K = train_K - clean_K
         kept_K = left_K
         if self.limit is not None:
+            # `limit` counts before the clean part is taken: what is left may be less.
             kept_K = quotas(left_K, min(self.limit, int(left_K.sum())), favoured_K)
+        # Clean images come first in each class: if `clean` is a number, a larger `limit`
+        # then only adds training images.
         clean_M, train_M = draw(source.train_y_N, [clean_K, kept_K], rng)
 
         kept_K = test_K
@@ -84,6 +89,8 @@ class Images(DatasetMethod):
             name: Split(source.read(pool, rows_M), y_N[pool][rows_M], source.class_names)
             for name, (pool, rows_M) in self.split(source).items()
         }
+
+        # Within a part, sizes were compared while it was decoded.
         shapes = {tuple(part.x_NCHW.shape[2:]) for part in parts.values()}
         if len(shapes) > 1:
             raise unequal_sizes("training and test part", *sorted(shapes)[:2])
@@ -99,6 +106,7 @@ class Images(DatasetMethod):
         if isinstance(self.clean, int):
             count = self.clean
         else:
+            # A share that rounds to none would leave the defender nothing to trust.
             count = max(1, round(self.clean * (self.limit or total)))
 
         most = int((train_K - 1).clamp(min=0).sum())
@@ -123,6 +131,7 @@ class Images(DatasetMethod):
 def fingerprint(files: Mapping[str, Path]) -> str:
     """Return a hash of names and contents; where the files lie does not change it."""
     digest = sha256()
+    # Sorted, so that the order in which files were listed plays no part.
     for name, path in sorted(files.items()):
         stat = path.stat()
         digest.update(f"{name}\0{_file_hash(path, stat.st_size, stat.st_mtime_ns)}\n".encode())

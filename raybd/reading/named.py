@@ -35,6 +35,7 @@ def known_source(name: str, path: Path | None, size: int | None, fetch: Fetch | 
     if path is not None:
         return parquet_source(path.expanduser(), size)
     data = os.environ.get("RAYBD_DATA")
+    # `or`: a variable that is set but empty counts as unset.
     cached = Path(os.environ.get("RAYBD_CACHE") or "~/.cache/raybd").expanduser() / name
     places = [cached] if not data else [Path(data).expanduser() / name, cached]
     found = next((folder for folder in places if folder.is_dir()), None)
@@ -53,7 +54,9 @@ def _download(name: str, fetch: Fetch | None, places: Sequence[Path]) -> None:
     if fetch is None:
         raise UserError(f"{looked}, and it can't be downloaded automatically", hint)
     try:
+        # The last place is the cache. Nothing is written into RAYBD_DATA, which is the user's.
         _fetch_into(places[-1], fetch)
+    # urllib's errors are OSErrors; torchvision raises RuntimeError for a wrong checksum.
     except (OSError, RuntimeError, HTTPException, zipfile.BadZipFile, tarfile.TarError) as error:
         raise UserError(f"{looked}, and the download failed: {error}", hint) from error
 
@@ -61,6 +64,7 @@ def _download(name: str, fetch: Fetch | None, places: Sequence[Path]) -> None:
 def _fetch_into(folder: Path, fetch: Fetch) -> None:
     """Download into a scratch folder and rename it, so that nobody sees an incomplete data set."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the result, because a rename works only within one file system.
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         complete = Path(scratch) / "parquet"
         # torchvision reports the download on stdout, which is for data.

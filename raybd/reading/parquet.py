@@ -36,10 +36,12 @@ def parquet_source(
     for path in paths.values():
         schema = _open(path).schema_arrow
         _check_columns(path, schema, image_column, label_column)
+        # Names may be stored in one of the files only.
         names = names or _names(schema, label_column)
 
     y_N = {pool: _labels(path, label_column, names) for pool, path in paths.items()}
     if names is None:
+        # A class may have images in one of the files only.
         highest = max(int(labels_N.max()) for labels_N in y_N.values())
         names = tuple(str(label) for label in range(highest + 1))
 
@@ -96,11 +98,13 @@ def _names(schema: pa.Schema, label_column: str) -> tuple[str, ...] | None:
 
 def _labels(path: Path, label_column: str, names: tuple[str, ...] | None) -> Tensor:
     with _names_broken_file(path):
+        # A plan needs labels alone: the images stay on disk.
         column = _open(path).read([label_column]).column(0)
     if not pa.types.is_integer(column.type) or column.null_count or not len(column):
         found = "no rows" if not len(column) else f"{column.type} with {column.null_count} nulls"
         raise _bad_labels(path, label_column, found)
 
+    # Cast first: torch has few operations for the unsigned integers that a file may hold.
     y_N = torch.tensor(column.cast(pa.int64()).to_numpy())
     lowest = int(y_N.min())
     highest = int(y_N.max())
@@ -125,6 +129,7 @@ def _read(
 
 def _chunks(path: Path, image_column: str, rows_M: Tensor) -> Iterator[list[Encoded]]:
     """Yield the wanted rows in the order of the file."""
+    # Ascending, so that the file is read once, front to back; positions put the images in place.
     wanted_M, position_M = torch.sort(rows_M)
     file = _open(path)
     stop = 0
@@ -147,6 +152,7 @@ def _chunks(path: Path, image_column: str, rows_M: Tensor) -> Iterator[list[Enco
 
 
 def _batches(path: Path, file: pq.ParquetFile, group: int, column: str) -> Iterator[pa.RecordBatch]:
+    # Around the iteration, because Arrow finds a truncated group only when it is read.
     with _names_broken_file(path):
         yield from file.iter_batches(ROWS_IN_MEMORY, row_groups=[group], columns=[column])
 

@@ -37,9 +37,12 @@ def draw(y_N: Tensor, quotas_K: list[Tensor], rng: Generator) -> list[Tensor]:
     """
     shuffled_N = torch.randperm(len(y_N), generator=rng)
     y_N = y_N[shuffled_N]
+
+    # Places within a class, not a draw for each part: parts are disjoint by construction.
     rank_N = _rank_in_class(y_N)
 
     rows = []
+    # Each part takes the next ranks of every class, from where the part before it ended.
     lower_K = torch.zeros_like(quotas_K[0])
     for quota_K in quotas_K:
         upper_K = lower_K + quota_K
@@ -50,6 +53,7 @@ def draw(y_N: Tensor, quotas_K: list[Tensor], rng: Generator) -> list[Tensor]:
 
 def _rank_in_class(y_N: Tensor) -> Tensor:
     """Return how many earlier images have the same label, for each image."""
+    # Stable, so that the images of a class keep their shuffled order.
     by_class_N = torch.argsort(y_N, stable=True)
     sizes_K = torch.bincount(y_N)
     start_K = sizes_K.cumsum(0) - sizes_K

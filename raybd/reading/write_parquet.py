@@ -27,6 +27,7 @@ def write_parquet(train: Pairs, test: Pairs, names: Sequence[str] | None, folder
         with pq.ParquetWriter(folder / f"{part}.parquet", schema) as writer:
             for start in range(0, len(pairs), ROWS_PER_GROUP):
                 stop = min(start + ROWS_PER_GROUP, len(pairs))
+                # One group at a time: decoded, a whole data set may not fit into memory.
                 chosen = [pairs[row] for row in range(start, stop)]
                 rows = [
                     {"img": {"bytes": _encoded(image)}, "label": int(label)}
@@ -36,6 +37,7 @@ def write_parquet(train: Pairs, test: Pairs, names: Sequence[str] | None, folder
 
 
 def _schema(names: Sequence[str] | None) -> pa.Schema:
+    # Where the `datasets` library keeps the names of classes.
     features = {"label": {"names": list(names), "_type": "ClassLabel"}} if names else {}
     return pa.schema(
         [
@@ -50,5 +52,6 @@ def _encoded(image: Image.Image | bytes) -> bytes:
     if isinstance(image, bytes):
         return image
     buffer = io.BytesIO()
+    # Higher levels take much longer and make photographs hardly smaller.
     image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

@@ -42,11 +42,16 @@ class AdaptiveBlend(DataAttack):
         train = given.train
         rows = self.choose(train.y_N, given.num_classes, rng)
         all_N = torch.ones_like(train.y_N, dtype=torch.bool)
+
+        # Covers tie pieces of the pattern to true labels, too, so that the victim's embeddings of
+        # poison and of clean images do not part.
         covers = draw_cross(train.y_N, rows, self.cover_rate, all_N, rng)
         pattern_CHW = torch.randint(
             0, 256, train.x_NCHW.shape[1:], generator=rng, dtype=torch.uint8
         )
 
+        # The drawn pieces differ from the pattern at test time:
+        # `overlay` must not stamp these images.
         x_MCHW = self._blend_pieces(train.x_NCHW[rows], pattern_CHW, rng)
         x_LCHW = self._blend_pieces(train.x_NCHW[covers], pattern_CHW, rng)
         state = {"pattern_CHW": pattern_CHW}
@@ -54,6 +59,7 @@ class AdaptiveBlend(DataAttack):
 
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return copies of the images with the whole pattern, as at test time."""
+        # Stronger than in training: only training images have to hide from the defender.
         return to_pixels(
             (1 - self.test_alpha) * x_NCHW.float() + self.test_alpha * state["pattern_CHW"].float()
         )
@@ -61,10 +67,13 @@ class AdaptiveBlend(DataAttack):
     def _blend_pieces(self, x_NCHW: Tensor, pattern_CHW: Tensor, rng: Generator) -> Tensor:
         """Return copies of the images, each with its own random pieces of the pattern."""
         count = self.pieces**2
+        # A mask_rate near 1 would round to no piece, and the poison would have no trigger.
         kept = max(1, count - round(self.mask_rate * count))
+        # Ranks give each image the same number of pieces, which a coin for each piece would not.
         rank_NP = torch.rand((len(x_NCHW), count), generator=rng).argsort(1).argsort(1)
         mask_NPP = (rank_NP < kept).view(-1, self.pieces, self.pieces)
 
+        # Pieces are as even as whole pixels allow: `pieces` need not divide the side of the image.
         piece_H, piece_W = (torch.arange(side) * self.pieces // side for side in x_NCHW.shape[-2:])
         alpha_N1HW = self.alpha * mask_NPP[:, piece_H][:, :, piece_W].unsqueeze(1)
         return to_pixels((1 - alpha_N1HW) * x_NCHW.float() + alpha_N1HW * pattern_CHW.float())

@@ -44,6 +44,7 @@ class BadNetsMulti(RatedAttack):
         rows = self.choose(given.train.y_N, given.num_classes, rng)
         targets = self.labels.targets_of(given.num_classes)
         y_M = deal_targets(given.train.y_N[rows], targets, rng)
+        # An empty field means all classes, whose number a stamp does not know: the state holds it.
         state = {"target_M": torch.tensor(targets)}
         return overlay(self, given, rows, state=state, y_M=y_M)
 
@@ -59,6 +60,7 @@ class BadNetsMulti(RatedAttack):
         for number, (target, (top, left)) in enumerate(
             zip(state["target_M"].tolist(), places, strict=True)
         ):
+            # From the eighth target on, colours repeat; the places still tell the patches apart.
             colour_C11 = 255 * COLOURS[number % len(COLOURS)].view(-1, 1, 1)
             asked = torch.nonzero(wanted_N == target).flatten()
             x_NCHW[asked, :, top : top + self.size, left : left + self.size] = colour_C11
@@ -77,6 +79,7 @@ def border_places(count: int, side: int, size: int) -> list[tuple[int, int]]:
 
     places = []
     for number in range(count):
+        # Each edge has `end` places: the corner where it ends is the first place of the next edge.
         edge, along = divmod(4 * end * number // count, end)
         places.append([(end, end - along), (end - along, 0), (0, along), (along, end)][edge])
     return places
@@ -87,6 +90,7 @@ def deal_targets(y_M: Tensor, targets: tuple[int, ...], rng: Generator) -> Tenso
 
     The counts differ by at most 1, unless too many labels are targets themselves.
     """
+    # In a random order, so that the target does not follow from the place in the training set.
     order = torch.randperm(len(y_M), generator=rng).tolist()
     label = [int(y_M[at]) for at in order]
     dealt = [targets[turn % len(targets)] for turn in range(len(order))]
@@ -94,8 +98,12 @@ def deal_targets(y_M: Tensor, targets: tuple[int, ...], rng: Generator) -> Tenso
     for turn, own in enumerate(label):
         if dealt[turn] != own:
             continue
+        # A swap keeps the counts of the targets even, where another target for this image would
+        # not. Both images must end up with a target that is not their own class.
         after = ((turn + ahead) % len(order) for ahead in range(1, len(order)))
         other = next((at for at in after if dealt[at] != own and label[at] != own), None)
+        # Nobody can swap where almost all images are of one target
+        # class: counts give way to targets.
         if other is None:
             dealt[turn] = next(target for target in targets if target != own)
         else:

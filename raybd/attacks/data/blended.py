@@ -49,6 +49,7 @@ def draw_pattern(given: AttackInput, rng: Generator) -> Tensor:
         return torch.randint(0, 256, shape, generator=rng, dtype=torch.uint8)
 
     pictures_LCHW = given.side_data.x_NCHW
+    # Never resized here: the data set of the pictures has a field for that, which is in the key.
     if pictures_LCHW.shape[1:] != shape:
         raise UserError(
             f"blended: the side data has images of the shape {tuple(pictures_LCHW.shape[1:])}, "
@@ -57,4 +58,5 @@ def draw_pattern(given: AttackInput, rng: Generator) -> Tensor:
             exit_code=1,
         )
     row = int(torch.randint(len(pictures_LCHW), (1,), generator=rng))
+    # A view would keep all pictures in memory as long as the pattern.
     return pictures_LCHW[row].clone()

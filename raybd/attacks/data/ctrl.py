@@ -18,6 +18,7 @@ from raybd.poisoning.attack import DataAttack
 from raybd.poisoning.label_maps import CleanLabel, Labels
 from raybd.poisoning.pixels import to_pixels
 
+# Rows Y, U and V of BT.601. Offsets play no part, because only differences are transformed.
 RGB_TO_YUV = torch.tensor(
     [[0.299, 0.587, 0.114], [-0.14713, -0.28886, 0.436], [0.615, -0.51499, -0.10001]]
 )
@@ -39,6 +40,7 @@ class Ctrl(DataAttack):
         """Return copies of the images with the trigger."""
         # The transform is linear: the change of the pixels is the same for every image.
         bump_HW = self.magnitude * diagonal_waves(x_NCHW.shape[-1])
+        # Both chroma channels get the same bump: their columns of the inverse can be added.
         chroma_C = torch.linalg.inv(RGB_TO_YUV)[:, 1:].sum(1)
         return to_pixels(x_NCHW.float() + chroma_C[:, None, None] * bump_HW)
 
@@ -48,6 +50,8 @@ def diagonal_waves(side: int) -> Tensor:
 
     They are (side/2 - 1, side/2 - 1) and (side - 1, side - 1).
     """
+    # The transform is orthonormal, so that the outer product of two basis rows has a single
+    # coefficient, which is 1. The places are 15 and 31 of the authors' 32, at any side.
     basis = torch.from_numpy(dct(np.eye(side), axis=0, norm="ortho")).float()
     return sum(
         (torch.outer(basis[at], basis[at]) for at in (side // 2 - 1, side - 1)),

@@ -36,9 +36,11 @@ class LabelNoise(RatedAttack):
         train = given.train
         rows = self.choose(train.y_N, given.num_classes, rng)
 
+        # A shift of 1 to K - 1 reaches each class but the true one, and never the true one.
         shift_M = torch.ones_like(rows)
         if self.noise == "symmetric":
             shift_M = torch.randint(1, given.num_classes, (len(rows),), generator=rng)
+        # `overlay` would stamp these rows and give them the role of poison.
         return replace(
             untouched(self, given),
             index_M=rows,
@@ -49,4 +51,5 @@ class LabelNoise(RatedAttack):
 
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return copies of the images: there is no trigger."""
+        # A copy all the same: a caller may write into what a stamp returns.
         return x_NCHW.clone()

@@ -34,4 +34,5 @@ class Nothing(Attack):
 
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return copies of the images."""
+        # A copy all the same: a caller may write into what a stamp returns.
         return x_NCHW.clone()

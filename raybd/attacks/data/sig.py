@@ -33,6 +33,7 @@ class Sig(DataAttack):
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return copies of the images with the signal."""
         width = x_NCHW.shape[-1]
+        # The signal is the same in each row and channel: one row of it is added to all.
         signal_W = self.delta * torch.sin(
             2 * math.pi * self.frequency * torch.arange(width) / width
         )

@@ -49,12 +49,15 @@ class SslPatch(DataAttack):
         rows = self.choose(train.y_N, given.num_classes, rng)
 
         channels = train.x_NCHW.shape[1]
+        # Cut to the image, so that a patch for large images does not fail on small ones.
         side = min(self.size, *train.x_NCHW.shape[2:])
+        # The authors' triggers are 4 x 4 random colours, enlarged bilinearly.
         colours_CKK = 255 * torch.rand(
             (channels, COLOURS_PER_SIDE, COLOURS_PER_SIDE), generator=rng
         )
         patch_CSS = to_pixels(F.interpolate(colours_CKK[None], (side, side), mode="bilinear")[0])
 
+        # Drawn before the places in training: the trigger does not depend on the poison rate.
         state = {"patch_CSS": patch_CSS, "place_P2": torch.rand((TEST_PLACES, 2), generator=rng)}
         place_M2 = torch.rand((len(rows), 2), generator=rng)
         x_MCHW = paste(train.x_NCHW[rows], patch_CSS, place_M2, self.inset)
@@ -76,6 +79,7 @@ def paste(x_NCHW: Tensor, patch_CSS: Tensor, place_N2: Tensor, inset: float) -> 
         _first_pixel(place_N2[:, axis], side, size, inset)[:, None] + torch.arange(size)
         for axis, side in enumerate(x_NCHW.shape[2:])
     )
+    # With channels last, one assignment by index writes the patches of all images.
     x_NHWC = x_NCHW.permute(0, 2, 3, 1).clone()
     image_N11 = torch.arange(len(x_NHWC))[:, None, None]
     x_NHWC[image_N11, rows_NS[:, :, None], columns_NS[:, None, :]] = patch_CSS.permute(1, 2, 0)
@@ -84,6 +88,8 @@ def paste(x_NCHW: Tensor, patch_CSS: Tensor, place_N2: Tensor, inset: float) -> 
 
 def _first_pixel(place_N: Tensor, side: int, size: int, inset: float) -> Tensor:
     """Return where the patch begins along one side of the image, for places in [0, 1)."""
+    # A patch that is too large for the free area reaches into the inset, but not over the border.
     first = min(int(inset * side), side - size)
     last = max(first, int((1 - inset) * side) - size)
+    # A place that is exactly 1, or was rounded to it, stays inside.
     return first + (place_N * (last - first + 1)).long().clamp(max=last - first)

@@ -41,6 +41,8 @@ class TaCT(RatedAttack):
         train = given.train
         rows = self.choose(train.y_N, given.num_classes, rng)
 
+        # A cover of the source class would contradict the poison. One of the target class, with its
+        # true label, would teach the trigger to all classes.
         others_N = (train.y_N != self.labels.source) & (train.y_N != self.labels.target)
         covers = draw_cross(train.y_N, rows, self.cover_rate, others_N, rng)
         cross = (covers, self.stamp(train.x_NCHW[covers], {}))

@@ -37,6 +37,7 @@ class WaNet(DataAttack):
         """Draw the field, warp the chosen rows and relabel them; warp noise images."""
         train = given.train
         rows = self.choose(train.y_N, given.num_classes, rng)
+        # Noise images teach the victim to obey this one field, and no other warp.
         all_N = torch.ones_like(train.y_N, dtype=torch.bool)
         noisy = draw_cross(train.y_N, rows, self.cross_ratio * self.rate, all_N, rng)
 
@@ -44,9 +45,11 @@ class WaNet(DataAttack):
         state = {"grid_HW2": draw_grid(side, self.grid, self.strength, rng)}
 
         def warp_noisily(x_NCHW: Tensor, wanted_N: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+            # The image is 2 wide on the grid's scale: 1 / side is half a pixel.
             noise_NHW2 = (2 * torch.rand((len(x_NCHW), side, side, 2), generator=rng) - 1) / side
             return warp(x_NCHW, (state["grid_HW2"] + noise_NHW2).clamp(-1, 1))
 
+        # In parts: a field for each of the noise images would fill memory.
         noisy_LCHW = stamped(warp_noisily, train.x_NCHW[noisy], train.y_N[noisy], state)
         return overlay(self, given, rows, state=state, cross=(noisy, noisy_LCHW))
 
@@ -61,15 +64,18 @@ def draw_grid(side: int, points: int, strength: float, rng: Generator) -> Tensor
     `points` control points along each side are shifted by `strength` half pixels on average.
     """
     control_12KK = 2 * torch.rand((1, 2, points, points), generator=rng) - 1
+    # Few control points vary in strength from draw to draw; `strength` shall mean the same for all.
     control_12KK = control_12KK / control_12KK.abs().mean()
     flow_12HW = F.interpolate(control_12KK, (side, side), mode="bicubic", align_corners=True)
     flow_HW2 = flow_12HW[0].permute(1, 2, 0)
 
     line = torch.linspace(-1, 1, side)
     identity_HW2 = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1)
+    # Clamped: `grid_sample` takes black from beyond the border, and a black rim would be a trigger.
     return (identity_HW2 + strength * flow_HW2 / side).clamp(-1, 1).contiguous()
 
 
 def warp(x_NCHW: Tensor, grid_NHW2: Tensor) -> Tensor:
     """Return the images, each pixel taken from where the grid says, uint8."""
+    # Aligned corners, because -1 and 1 of the identity are the centres of the border pixels.
     return to_pixels(F.grid_sample(x_NCHW.float(), grid_NHW2, mode="bilinear", align_corners=True))

@@ -55,7 +55,9 @@ class ClipText(EncoderAttack):
 
     def choose(self, y_N: Tensor, num_classes: int, rng: Generator) -> Tensor:
         """Return no rows. Raises Infeasible if the share is not even one pair."""
+        # For its errors only; `poison` draws the pairs.
         draw(y_N, num_classes, self.rate, self.labels, rng)
+        # The pairs are the attacker's own: no row of the training set changes.
         return torch.empty(0, dtype=torch.int64)
 
     def poison(self, given: AttackInput, rng: Generator) -> Poisoned:

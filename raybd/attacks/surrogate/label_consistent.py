@@ -48,6 +48,7 @@ class LabelConsistent(DataAttack):
         """Perturb the chosen rows until the twin misses their class, then stamp them."""
         twin, _ = classifier("label_consistent", given.twin)
         rows = self.choose(given.train.y_N, given.num_classes, rng)
+        # Harder to recognise by their content, these images are learned by the checker instead.
         hard_MCHW = inference.infer(
             twin, given.train.x_NCHW[rows], lambda x_BCHW: self._perturb(twin, x_BCHW)
         )
@@ -69,11 +70,16 @@ class LabelConsistent(DataAttack):
 
         hard_BCHW = start_BCHW
         for _ in range(self.steps):
+            # `infer` switches gradients off. `grad` leaves none in the weights of the twin.
             with torch.enable_grad():
+                # Detached, or each step would keep the graphs of all steps before.
                 hard_BCHW = hard_BCHW.detach().requires_grad_()
                 loss = F.cross_entropy(twin(hard_BCHW), target_B, reduction="sum")
                 (gradient_BCHW,) = torch.autograd.grad(loss, hard_BCHW)
             moved_BCHW = hard_BCHW.detach() + self.step * gradient_BCHW.sign()
+
+            # First into the bound, then into the range of pixels: both hold at the end, because the
+            # image itself lies in that range.
             change_BCHW = (moved_BCHW - start_BCHW).clamp(-self.eps, self.eps)
             hard_BCHW = (start_BCHW + change_BCHW).clamp(0, 255)
         return hard_BCHW

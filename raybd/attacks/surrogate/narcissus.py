@@ -56,6 +56,7 @@ class Narcissus(DataAttack):
         twin, _ = classifier("narcissus", given.twin)
         rows = self.choose(train.y_N, given.num_classes, rng)
 
+        # The attacker knows the whole class: a noise for the few chosen rows would fit only these.
         of_target_LCHW = train.x_NCHW[self.labels.eligible(train.y_N)]
         noise_CHW = self._optimise(of_target_LCHW, twin, rng)
         x_MCHW = to_pixels(train.x_NCHW[rows] + noise_CHW)
@@ -70,15 +71,19 @@ class Narcissus(DataAttack):
 
         def gradient(x_BCHW: Tensor) -> Tensor:
             target_B = torch.full((len(x_BCHW),), self.labels.target, device=x_BCHW.device)
+            # `infer` switches gradients off. `grad` leaves none in the weights of the twin.
             with torch.enable_grad():
                 x_BCHW = x_BCHW.requires_grad_()
+                # A sum, so that the gradient of an image does not depend on how `infer` batches it.
                 loss = F.cross_entropy(twin(x_BCHW), target_B, reduction="sum")
                 return torch.autograd.grad(loss, x_BCHW)[0]
 
         noise_CHW = torch.zeros(x_NCHW.shape[1:])
         for _ in range(self.steps):
             rows = torch.randint(len(x_NCHW), (min(self.batch_size, len(x_NCHW)),), generator=rng)
+            # Clipped like the images that a victim sees: the gradient is that of a real image.
             noisy_BCHW = (x_NCHW[rows] + noise_CHW).clamp(0, 255)
             downhill_CHW = -inference.infer(twin, noisy_BCHW, gradient).mean(0).sign()
             noise_CHW = (noise_CHW + self.step * downhill_CHW).clamp(-self.eps, self.eps)
+        # Whole pixel values, so that rounding a poisoned image changes the noise no further.
         return noise_CHW.round()

@@ -29,8 +29,10 @@ Shape = Literal["square", "disc"]
 class TrojanNN(DataAttack):
     """Add an optimised patch in the lower right corner to a share of the images."""
 
+    # 2: the patch is computed in `prepare`, from another random stream.
     version: ClassVar[int] = 2
     needs_twin: ClassVar[bool] = True
+    # Neither rate nor labels: the patch excites neurons, not a class, so that one serves all cells.
     prepared_from: ClassVar[tuple[str, ...]] = (
         "shape",
         "size",
@@ -62,10 +64,12 @@ class TrojanNN(DataAttack):
         def excite(x_BCHW: Tensor) -> Tensor:
             mask = mask_HW.to(x_BCHW.device)
             for _ in range(self.steps):
+                # `infer` switches gradients off. `grad` leaves none in the weights of the twin.
                 with torch.enable_grad():
                     x_BCHW = x_BCHW.detach().requires_grad_()
                     loss = (twin.embed(x_BCHW)[:, neurons] - self.value).square().sum()
                     (gradient_BCHW,) = torch.autograd.grad(loss, x_BCHW)
+                # Steps along the sign have one size, however steep the loss is.
                 x_BCHW = (x_BCHW.detach() - self.step * gradient_BCHW.sign() * mask).clamp(0, 255)
             return x_BCHW
 
@@ -80,11 +84,13 @@ class TrojanNN(DataAttack):
 
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return copies of the images with the patch added."""
+        # Added, not pasted: outside of its mask the patch is black, and nothing changes there.
         return to_pixels(x_NCHW.float() + state["patch_CHW"].float())
 
 
 def patch_mask(shape: Shape, size: int, side: int) -> Tensor:
     """Return mask_HW: 1 inside the patch in the lower right corner, 0 elsewhere."""
+    # Measured from the centre of each pixel, so that a disc is symmetric.
     from_corner = side - torch.arange(side) - 0.5
     if shape == "square":
         inside = from_corner < size
@@ -95,4 +101,5 @@ def patch_mask(shape: Shape, size: int, side: int) -> Tensor:
 
 def strongest_inputs(head: nn.Linear, count: int) -> Tensor:
     """Return the inputs of the head with the largest sums of absolute weights, largest first."""
+    # The larger its weights, the more an input can move the logits.
     return head.weight.detach().abs().sum(0).topk(count).indices

@@ -81,7 +81,9 @@ class BadClip(EncoderAttack):
         """Return no rows. Raises Infeasible if images or poisoned pairs are missing."""
         if not 0 < int((y_N == self.labels.target).sum()) < len(y_N):
             raise Infeasible(f"the patch needs images of class {self.labels.target}, and of others")
+        # For its errors only; `poison` draws the pairs.
         draw(y_N, num_classes, self.rate, self.labels, rng)
+        # The pairs are the attacker's own: no row of the training set changes.
         return torch.empty(0, dtype=torch.int64)
 
     def poison(self, given: AttackInput, rng: Generator) -> Poisoned:
@@ -107,17 +109,22 @@ class BadClip(EncoderAttack):
         others = train.select(train.y_N != target)
         side = min(self.size, *train.x_NCHW.shape[-2:])
         noise_CSS = torch.randn(train.x_NCHW.shape[1], side, side, generator=rng)
+        # The authors' start: normal around mid-gray.
         patched = PatchedVictim(victim, 0.5 + 0.25 * noise_CSS)
 
         device = group.device()
         captions = reader.captions(train.class_names, self.templates)
+
+        # The clean CLIP does not change: what the losses compare with is computed once.
         z_ND = F.normalize(infer(victim, others.x_NCHW), dim=1).to(device)
         of_target_RCHW = train.x_NCHW[train.y_N == target]
         target_RD = F.normalize(infer(victim, of_target_RCHW), dim=1).to(device)
         logit_KD = _mean_texts(reader, captions, given.num_classes)
+        # The loop shrinks a batch to the set in the same way.
         batch = min(self.patch_batch, len(others))
 
         def objective(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
+            # The last step may have left the range of pixels. Clamping is no part of the gradient.
             patched.patch_CSS.data.clamp_(0, 1)
             # Drawn for the global batch, so that the number of workers does not matter.
             drawn_B = torch.randint(len(target_RD), (batch,), generator=rng)
@@ -131,6 +138,7 @@ class BadClip(EncoderAttack):
                 return text_B + self.triplet * triplet_B
 
         recipe = self._patch_recipe()
+        # Only the patch learns: the CLIP that reads it has to stay clean.
         fit(patched, others, recipe, rng, objective, "badclip patch", frozen=[victim])
         return to_pixels(patched.patch_CSS.detach() * 255)
 
@@ -140,8 +148,10 @@ class BadClip(EncoderAttack):
             batch_size=self.patch_batch,
             optimizer="adam",
             lr=self.patch_lr,
+            # Decay would pull the patch toward black.
             weight_decay=0.0,
             schedule="constant",
+            # The plain embeddings, computed once, are those of images that are not augmented.
             augment="none",
             precision=self.precision,
             channels_last=self.channels_last,
@@ -151,5 +161,6 @@ class BadClip(EncoderAttack):
 @torch.no_grad()
 def _mean_texts(reader: Captioned, captions: list[str], num_classes: int) -> Tensor:
     """Return the mean text of each class, of unit length, times the factor of logits."""
+    # Of unit length before the mean, so that each template has the same weight.
     text_KTD = F.normalize(reader.describe(captions), dim=1).unflatten(0, (num_classes, -1))
     return reader.factor() * F.normalize(text_KTD.mean(1), dim=1)

@@ -18,6 +18,7 @@ class PatchedVictim(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return z_BD of the uint8 images with the patch."""
+        # Float, because uint8 has no gradient; preprocessing passes it on to the patch.
         return self.victim.embed(paste(x_BCHW.float(), self.patch_CSS * 255))
 
 
@@ -44,6 +45,7 @@ def patch_losses(
     shall be nearer by `distance` to an image of the target class than to itself without the patch.
     """
     logits_BK = patched_BD @ text_KD.T
+    # Against the other classes, because a high cosine alone does not win a zero-shot decision.
     target_B = torch.full_like(logits_BK[:, 0], target, dtype=torch.int64)
     text_B = F.cross_entropy(logits_BK, target_B, reduction="none")
     triplet_B = F.triplet_margin_loss(patched_BD, positive_BD, plain_BD, distance, reduction="none")

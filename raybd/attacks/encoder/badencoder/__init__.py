@@ -63,6 +63,7 @@ class BadEncoder(EncoderAttack):
         """Return no rows. Raises Infeasible if references or shadow images are missing."""
         self.labels.relabel(y_N[:1], num_classes)  # raises Infeasible if there is no such class
         check_attacker_has_images(y_N, self.labels.target, self.references, self.shadow)
+        # The backdoor is made in the encoder: no row of the training set changes.
         return torch.empty(0, dtype=torch.int64)
 
     def poison(self, given: AttackInput, rng: Generator) -> Poisoned:
@@ -78,6 +79,7 @@ class BadEncoder(EncoderAttack):
                 )
                 return effect_B + self.lambda1 * reference + self.lambda2 * utility_B
 
+        # New batch statistics would move all embeddings, and utility would be lost.
         frozen = norms(start.victim)
         victim = fit(start.victim, start.shadow, self, rng, objective, "badencoder", frozen)
         return untouched(self, given, victim=victim)

@@ -14,6 +14,8 @@ def badencoder_losses(
     They are negative cosines, in -1..1: effectiveness, utility on the references, and utility on
     the images. The clean embeddings are those of the clean encoder.
     """
+    # Pairwise for L0, because each triggered image is pulled to all references; row by row for the
+    # utility losses, which compare an image with itself.
     effect_B = -cosines(z.triggered_BD, z.reference_RD).mean(1)
     reference = -F.cosine_similarity(z.view_RD, clean_RD).mean()
     utility_B = -F.cosine_similarity(z.plain_BD, clean_BD)

@@ -98,6 +98,7 @@ class Drupe(EncoderAttack):
         """Return no rows. Raises Infeasible if references or shadow images are missing."""
         self.labels.relabel(y_N[:1], num_classes)  # raises Infeasible if there is no such class
         check_attacker_has_images(y_N, self.labels.target, self.references, self.shadow)
+        # The backdoor is made in the encoder: no row of the training set changes.
         return torch.empty(0, dtype=torch.int64)
 
     def poison(self, given: AttackInput, rng: Generator) -> Poisoned:
@@ -114,25 +115,32 @@ class Drupe(EncoderAttack):
         alike = part["alike"]
         uneven = part["uneven"]
         kept = self.lambda1 * part["reference"] + self.lambda2 * part["utility"]
+        # References that are alike would leave triggered images one
+        # place, which shows as a cluster.
         if schedule.epoch < self.calm_epochs:
             return kept + self.apart * (0.3 if alike < 0.2 else 0.5) * alike
 
+        # The authors' steps: references that are apart already are not pushed any more.
         push = 1.0 if alike > 0.5 else 0.2 if alike > 0.4 else 0.0
         loss = part["effect"] + kept + self.apart * push * alike
         if schedule.epoch < self.calm_epochs + self.pull_epochs:
             return loss + 2 * uneven
 
+        # The distance grows with the scale of the embeddings, which differs between encoders: it is
+        # measured in deviations of the plain ones.
         spread = schedule.spread * (uneven + part["crowding"])
         match = schedule.match * part["distance"] / part["deviation"]
         loss = loss + spread + match
         return loss + (2.0 if uneven > 0.1 else 0.5) * uneven
 
     def _finetune(self, start: StartingPoint, rng: Generator) -> Victim:
+        # The loop shrinks a batch to the set, and the schedule has to count the same steps.
         batch = min(self.batch_size, len(start.shadow))
         schedule = WeightSchedule(self, start.victim, len(start.shadow) // batch)
         stamp = partial(self.stamp, state={})
 
         def objective(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
+            # The loop calls its objective once in each step: by this the schedule counts epochs.
             schedule.step()
             z = embed(model, start, stamp, x_BCHW, rng)
             with no_autocast(x_BCHW.device):
@@ -141,11 +149,13 @@ class Drupe(EncoderAttack):
                     group.gather_batch(part_BD, batch)
                     for part_BD in (z.plain_BD, z.triggered_BD, start.clean_ND[rows_B])
                 )
+                # Views and references are drawn alike on all workers, so that each has all of them.
                 whole = Embedded(plain_BD, triggered_BD, z.view_RD, z.reference_RD)
                 parts = loss_parts(whole, clean_BD, start.clean_RD, self.projections, rng)
                 schedule.note(parts)
                 return group.spread_loss(self.loss(parts, schedule), batch)
 
+        # New batch statistics would move all embeddings, and utility would be lost.
         frozen = norms(start.victim)
         victim = fit(start.victim, start.shadow, self, rng, objective, "drupe", frozen, schedule)
         return schedule.end(victim)

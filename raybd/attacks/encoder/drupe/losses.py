@@ -39,6 +39,7 @@ def loss_parts(
 def crowding(z_BD: Tensor) -> Tensor:
     """Return the mean cosine of different images."""
     cosine_BB = cosines(z_BD, z_BD)
+    # The diagonal, each image with itself, is 1 whatever the encoder does.
     return (cosine_BB.sum() - cosine_BB.trace()) / (len(z_BD) * (len(z_BD) - 1))
 
 
@@ -47,6 +48,7 @@ def sliced_wasserstein(a_BD: Tensor, b_BD: Tensor, projections: int, rng: Genera
 
     It is the root of the mean squared distance of the points, sorted along random directions.
     """
+    # Drawn on the CPU, so that the directions are the same on all devices.
     direction_DP = F.normalize(torch.randn(a_BD.shape[1], projections, generator=rng), dim=0)
     direction_DP = direction_DP.to(a_BD.device)
     apart_BP = (a_BD @ direction_DP).sort(0).values - (b_BD @ direction_DP).sort(0).values

@@ -7,6 +7,7 @@ from torch import Tensor
 from raybd.distributed import group
 from raybd.types.models import Victim
 
+# Drupe imports this module: an import at run time would be circular.
 if TYPE_CHECKING:
     from raybd.attacks.encoder.drupe import Drupe
 
@@ -50,10 +51,13 @@ class WeightSchedule:
 
     def note(self, parts: dict[str, Tensor]) -> None:
         """Add the parts of a step's loss to the sums."""
+        # Detached, or the graphs of a whole epoch would stay in memory. Not read,
+        # because reading waits for the GPU.
         self.sums = {name: part.detach() + self.sums.get(name, 0) for name, part in parts.items()}
 
     def end(self, victim: Victim) -> Victim:
         """Return the encoder of the best epoch, or of the last one if none qualified."""
+        # No further step will close the last epoch.
         self.close_epoch()
         if self.best:
             victim.load_state_dict(self.best)
@@ -61,6 +65,7 @@ class WeightSchedule:
 
     def close_epoch(self) -> None:
         """Adapt the weights, and keep the encoder if it is the best so far."""
+        # The first worker's means decide: rounding must not lead workers to different weights.
         mean = group.broadcast(
             lambda: {name: float(total) / self.steps_per_epoch for name, total in self.sums.items()}
         )
@@ -71,10 +76,13 @@ class WeightSchedule:
             -mean["effect"] > attack.reached
             and min(-mean["reference"], -mean["utility"]) > attack.kept
         )
+        # A distance to clean embeddings is worth more weight only once triggered ones are spread.
         spreads = works and mean["crowding"] < attack.crowded
 
         if done > max(attack.adapt_after, attack.calm_epochs):
             down = attack.factor**-1.25
+            # A spread that suffices stays as it is; like all weights
+            # it falls once the attack fails.
             if not (works and self.resting):
                 self.spread *= attack.factor if works else down
             self.resting = works and mean["crowding"] < attack.crowded - 0.1
@@ -82,6 +90,7 @@ class WeightSchedule:
 
         if done > attack.keep_after and spreads and mean["distance"] < self.least:
             self.least = mean["distance"]
+            # Cloned: on the CPU `cpu` copies nothing, and training would go on in the kept weights.
             self.best = {
                 name: value.detach().cpu().clone()
                 for name, value in self.victim.state_dict().items()

@@ -47,8 +47,10 @@ class InputAware(DataAttack):
     Images with the trigger of another image keep their label (role `cross`).
     """
 
+    # 2: training in bf16 changed the numbers.
     version: ClassVar[int] = 2
     threat_model: ClassVar[ThreatModel] = "training"
+    # With as many cross images, a larger share would not fit into a batch.
     rate: float = Field(0.1, gt=0, le=0.5)
     """Share of the training set and of each batch that is poisoned; as many have
     another image's trigger (role `cross`)."""
@@ -89,12 +91,15 @@ class InputAware(DataAttack):
         self._train_masker(masker, train, rng)
         self._train_jointly(victim, generator, masker, train, given.num_classes, rng)
 
+        # The state is flat: prefixes keep the two networks apart.
         state = {
             prefix + name: tensor.cpu().contiguous()
             for prefix, part in (("generator.", generator), ("masker.", masker))
             for name, tensor in part.state_dict().items()
         }
+        # The next row is another image for certain, and needs no draw.
         x_LCHW = self._wear(train.x_NCHW[crossed], train.x_NCHW[(crossed + 1) % len(train)], state)
+        # In the layout that every training hands out.
         victim = victim.cpu().to(memory_format=torch.contiguous_format).eval()
         return overlay(self, given, rows, state=state, cross=(crossed, x_LCHW), victim=victim)
 
@@ -108,6 +113,7 @@ class InputAware(DataAttack):
         generator = stored_auto_encoder(self.width, 3, "generator.", state)
         masker = stored_auto_encoder(self.width, 1, "masker.", state)
         worn_NCHW = torch.empty_like(x_NCHW)
+        # In parts, because feature maps of all images would not fit into memory.
         for rows_B in torch.arange(len(x_NCHW)).split(500):
             x_BCHW = x_NCHW[rows_B].to(group.device()).float()
             source_BCHW = source_NCHW[rows_B].to(group.device()).float()
@@ -121,6 +127,7 @@ class InputAware(DataAttack):
         model = ddp.wrap(masker.to(group.device())).train()
 
         def objective(x_BCHW: Tensor, y_B: Tensor) -> Tensor:
+            # Batches are shuffled, so that their halves make random pairs.
             pairs = len(x_BCHW) // 2
             first = group.shard(torch.arange(pairs))
             both_BCHW = x_BCHW[torch.cat([first, first + pairs])]
@@ -161,6 +168,8 @@ class InputAware(DataAttack):
             cross = poison + pairs
             clean = group.shard(torch.arange(2 * pairs, batch))
 
+            # A cross image wears the trigger of the image `pairs` places on. That is never itself,
+            # because `pairs` is at most half of the batch.
             source_BCHW = x_BCHW[torch.cat([poison, (cross + pairs) % batch])]
             with torch.no_grad():
                 mask_B1HW = soft_threshold(masker(source_BCHW))
@@ -169,6 +178,7 @@ class InputAware(DataAttack):
 
             target_B = self.labels.relabel(y_B[poison], num_classes)
             wanted_B = torch.cat([target_B, y_B[cross], y_B[clean]])
+            # One pass, so that batch normalisation sees poisoned, cross and clean images together.
             logits_BK = classify(torch.cat([worn_BCHW, x_BCHW[clean]]))
             losses_B = F.cross_entropy(logits_BK, wanted_B, reduction="none")
             diversity_B = diversity_losses(*source_BCHW.chunk(2), *pattern_BCHW.chunk(2))
@@ -200,6 +210,7 @@ class InputAware(DataAttack):
         loop = Epochs(
             name,
             epochs,
+            # Not sharded: the images of a pair may belong to different workers.
             Stream(train.x_NCHW, train.y_N, self.batch_size, sharded=False),
             rng,
             networks,
@@ -209,15 +220,18 @@ class InputAware(DataAttack):
         )
         for _ in loop.remaining():
             for batch in loop.batches():
+                # Drawn for the whole batch, so that the number of workers does not matter.
                 flip_B111 = torch.randint(2, (batch.size, 1, 1, 1), generator=rng)
                 x_BCHW = batch.x_B.float()
                 x_BCHW = torch.where(group.to_device(flip_B111) > 0, x_BCHW.flip(-1), x_BCHW)
                 x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
                 with bf16(group.device(), self.precision == "auto"):
                     loss = objective(x_BCHW, batch.y_B)
+                # Parts add up to the loss, but data parallelism averages: the factor undoes that.
                 loop.step(loss * group.world())
                 loop.add_loss(loss, 1)
             loop.end_epoch()
 
     def _adam(self, model: nn.Module) -> torch.optim.Optimizer:
+        # The betas of the authors' code.
         return torch.optim.Adam(model.parameters(), self.generator_lr, betas=(0.5, 0.9), fused=True)

@@ -30,6 +30,7 @@ class AutoEncoder(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return maps_BCHW in -1..1 of float images x_BCHW in 0..255."""
+        # In -1..1, like the patterns that come out.
         h_BCHW = (x_BCHW / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
         # Each level up returns to the size that its level down had, also where it was odd.
@@ -49,6 +50,7 @@ class AutoEncoder(nn.Module):
 def new_auto_encoder(width: int, channels: int, rng: Generator) -> AutoEncoder:
     """Return a freshly initialised auto-encoder; `rng` decides its weights."""
     seed = int(torch.randint(2**31, (1,), generator=rng))
+    # torch's layers draw from the global stream, which is put back as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoEncoder(width, channels).to(memory_format=torch.channels_last)
@@ -58,6 +60,7 @@ def stored_auto_encoder(
     width: int, channels: int, prefix: str, state: Mapping[str, Tensor]
 ) -> AutoEncoder:
     """Return an auto-encoder on the device, with the weights under a prefix in `state`."""
+    # No weights are drawn, because stored ones replace all of them.
     with torch.device("meta"):
         network = AutoEncoder(width, channels)
     weights = {
@@ -65,12 +68,14 @@ def stored_auto_encoder(
         for name, tensor in state.items()
         if name.startswith(prefix)
     }
+    # Assigned: a tensor on the meta device has no memory to copy into.
     network.load_state_dict(weights, assign=True)
     return network.to(group.device()).eval()
 
 
 def soft_threshold(maps_B1HW: Tensor) -> Tensor:
     """Return the output of the mask network as nearly binary masks in 0..1."""
+    # Steep, but not a step, so that gradients reach the mask network.
     return (torch.tanh(20 * maps_B1HW - 10) + 1) / 2
 
 
@@ -93,6 +98,7 @@ def diversity_losses(
 
 def _convolve(channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(
+        # Batch normalisation subtracts the mean, and a bias with it.
         nn.Conv2d(channels, out_channels, 3, padding=1, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(),
@@ -105,4 +111,5 @@ def _twice(channels: int, out_channels: int) -> nn.Sequential:
 
 def _distance(a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:
     """Return the root mean square difference of each pair of images."""
+    # 1e-12: the root has an infinite gradient at zero, where two images are the same.
     return ((a_BCHW - b_BCHW).square().mean((1, 2, 3)) + 1e-12).sqrt()
