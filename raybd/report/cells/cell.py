@@ -43,4 +43,17 @@ def stage_key(cell: Cell, stage: str) -> str | None:
 
 def scored_stage(cell: Cell) -> str:
     """Return the stage that gave suspicion: of a detector, a scanner, or a training defense."""
+    known = config(cell).get("suspicion")
+    if known is not None:
+        return str(known)
+    # The rows of older stores do not say so.
     return {"trainer": "defended", "scanner": "scan"}.get(str(cell["defense_role"]), "score")
+
+
+def defense_action(cell: Cell) -> str:
+    """Return what was done with what a defense found, in a few words."""
+    if stage_key(cell, "purification") is not None:
+        return "refuse flagged inputs"
+    if stage_key(cell, "removal") is not None:
+        return "drop flagged, retrain"
+    return "train" if stage_key(cell, "defended") is not None else "repair"

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raybd.report.cells.cell import Cell, scored_stage, stage_key
+from raybd.report.cells.cell import Cell, defense_action, scored_stage, stage_key
 from raybd.report.cells.curves import histogram, roc, threshold
 from raybd.report.cells.gallery import data_uris, difference
 from raybd.report.cells.tables import Table
@@ -94,7 +94,7 @@ def defended_drawing(table: Table) -> list[dict[str, Any]]:
         }
         # A detector repairs nothing itself: what is measured is the victim trained without what it
         # flagged.
-        means = "drop flagged, retrain" if row["defense_role"] == "detector" else "repair"
+        means = defense_action(row.cells[0])
         names = [
             f"{row['dataset']}, {row['attack']}",
             f"{row['defense']} ({means})",

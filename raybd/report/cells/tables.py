@@ -192,6 +192,7 @@ def _identity(cell: Cell) -> str:
     known = config(cell)
     # Keys depend on the seed, which must not tell cells apart. Which stages there are, may.
     stages = sorted(known.pop("stages", None) or {})
+    known.pop("suspicion", None)  # older rows do not have it
     names = [cell[name] for name in (*_NAMES, "rate", "defense_role")]
     return json.dumps([names, known, stages], sort_keys=True)
 
