@@ -157,9 +157,8 @@ class TriggerSearch:
     """A mask and a pattern in progress, the weight of the mask's size, and the best trigger."""
 
     def __init__(self, decree: Decree, shape_CHW: torch.Size, rng: Generator) -> None:
-        low, high = EDGE, 1 - EDGE
-        mask_HW = torch.rand(shape_CHW[1:], generator=rng).clamp(low, high)
-        pattern_CHW = torch.rand(shape_CHW, generator=rng).clamp(low, high)
+        mask_HW = torch.rand(shape_CHW[1:], generator=rng).clamp(EDGE, 1 - EDGE)
+        pattern_CHW = torch.rand(shape_CHW, generator=rng).clamp(EDGE, 1 - EDGE)
         self.free = [
             torch.atanh(2 * part - 1).to(group.device()).requires_grad_()
             for part in (mask_HW, pattern_CHW)
