@@ -72,7 +72,8 @@ def _conv2d(
         and x_BCHW.dim() == 4
     )
     if supported and _autocasts_to_bf16():
-        steps, border = _pair(stride), _pair(padding)
+        steps = _pair(stride)
+        border = _pair(padding)
         gradient, throughout = is_matmul(x_BCHW, weight, steps, border)
         if gradient:
             with torch.autocast("cpu", enabled=False):

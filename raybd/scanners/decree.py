@@ -163,9 +163,8 @@ class TriggerSearch:
 
     def __init__(self, decree: Decree, shape_CHW: torch.Size, rng: Generator) -> None:
         # Random, as in the authors' code: a mask that began as a square separated worse.
-        low, high = EDGE, 1 - EDGE
-        mask_HW = torch.rand(shape_CHW[1:], generator=rng).clamp(low, high)
-        pattern_CHW = torch.rand(shape_CHW, generator=rng).clamp(low, high)
+        mask_HW = torch.rand(shape_CHW[1:], generator=rng).clamp(EDGE, 1 - EDGE)
+        pattern_CHW = torch.rand(shape_CHW, generator=rng).clamp(EDGE, 1 - EDGE)
         # `tanh` covers -1..1, and the range is 0..1.
         self.free = [
             torch.atanh(2 * part - 1).to(group.device()).requires_grad_()
