@@ -38,10 +38,14 @@ def wrap(model: nn.Module) -> nn.Module:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Undo `wrap`: return the model as it was built, with the weights that it has learned."""
+    """Undo `wrap`: return the model as it was built, with the weights that it has learned.
+
+    Batch normalisations of a group of GPUs stay torch's SyncBatchNorm.
+    """
     if isinstance(model, nn.parallel.DistributedDataParallel):
         model = model.module
     for module in model.modules():
+        # Only the class is put back: parameters and statistics have stayed where they were.
         if type(module) is _SharedBatchNorm2d:
             module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
     return model
@@ -57,14 +61,19 @@ class _NormaliseOverGroup(torch.autograd.Function):
     def forward(
         ctx: Any, x_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        # Only beside float32 running statistics does the kernel return float32 for images in bf16.
+        # These are thrown away.
         zero_C = torch.zeros(x_BCHW.shape[1])
         own = torch.batch_norm_update_stats(x_BCHW, zero_C, zero_C + 1, 0.0)
+        # Double, because the mean square minus the squared mean cancels most digits of a float.
         mean_C, variance_C = (part.double() for part in own)
         count_C = torch.full_like(mean_C, x_BCHW.numel() / x_BCHW.shape[1])
 
+        # One message for all three. Counts travel too: the shares of a batch may differ by a row.
         square_C = count_C * (variance_C + mean_C.square())
         n_C, sum_C, square_C = sum_over(torch.stack([count_C, count_C * mean_C, square_C]))
         mean_C = sum_C / n_C
+        # Rounding can leave a variance just below zero.
         variance_C = (square_C / n_C - mean_C.square()).clamp_min(0).float()
         mean_C = mean_C.float()
 
@@ -78,9 +87,13 @@ class _NormaliseOverGroup(torch.autograd.Function):
         x_BCHW, weight_C, mean_C, inverse_C, n_C = ctx.saved_tensors
         zero_C = torch.zeros_like(mean_C)
         dy_BCHW = gradients[0]
+
+        # The kernel would take the gradient of x over this worker's rows alone, so it is left out.
+        # Those of weight and bias stay sums of this worker: data parallelism averages them.
         _, dweight_C, dbias_C = torch.ops.aten.native_batch_norm_backward(
             dy_BCHW, x_BCHW, weight_C, None, None, mean_C, inverse_C, True, 0.0, [False, True, True]
         )
+        # The same sums, over the group, are the terms by which the statistics depend on x.
         mean_dy_C, mean_dyx_C = sum_over(torch.stack([dbias_C, dweight_C])) / n_C
 
         # dx = a * dy + b * x + c per channel, in two passes and one allocation. b is rounded to the
@@ -88,6 +101,7 @@ class _NormaliseOverGroup(torch.autograd.Function):
         a_C = weight_C * inverse_C
         b_C = (-a_C * inverse_C * mean_dyx_C).to(x_BCHW.dtype)
         c_C = -a_C * mean_dy_C - b_C * mean_C
+        # With mean 0 and variance 1 this is a * dy + c, in one fused pass.
         dx_BCHW = F.batch_norm(
             dy_BCHW, zero_C, torch.ones_like(zero_C), a_C, c_C, training=False, eps=0.0
         )
@@ -108,6 +122,7 @@ class _SharedBatchNorm2d(nn.BatchNorm2d):
         )
         tracked = self.track_running_stats
         if tracked and self.running_mean is not None and self.running_var is not None:
+            # torch keeps the unbiased variance for inference, and normalises by the biased one.
             rate = self.momentum or 0.1
             self.running_mean.lerp_(mean_C, rate)
             self.running_var.lerp_(variance_C * (n_C / (n_C - 1)).float(), rate)
@@ -119,5 +134,7 @@ class _SharedBatchNorm2d(nn.BatchNorm2d):
 
 def _share_batch_statistics(model: nn.Module) -> None:
     for module in model.modules():
+        # A subclass may compute something else, and the kernels need a weight and a bias. The class
+        # changes, not the object, so that names, hooks and references to it stay valid.
         if type(module) is nn.BatchNorm2d and module.affine:
             module.__class__ = _SharedBatchNorm2d

@@ -60,6 +60,8 @@ def gather_rows(part: Tensor, n: int) -> Tensor:
     padded[: len(part)] = part
     parts = [torch.empty_like(padded) for _ in range(world())]
     dist.all_gather(parts, padded)
+
+    # Shares are strided, so that the rows of the workers alternate.
     return torch.stack(parts, dim=1).flatten(0, 1)[:n]
 
 
@@ -81,6 +83,9 @@ def gather_batch(z_BD: Tensor, batch: int) -> Tensor:
 
 def spread_loss(loss: Tensor, batch: int) -> Tensor:
     """Return the loss of a whole batch as one loss for each row of this worker."""
+    # The value counts once for each row, so that sums over the workers come out right. Each worker
+    # has the whole loss: its gradient must count once for each worker instead, also where shares
+    # differ in size.
     share = len(shard(torch.arange(batch)))
     return _scale_gradient(loss, batch / (share * world())).expand(share)
 
@@ -88,6 +93,7 @@ def spread_loss(loss: Tensor, batch: int) -> Tensor:
 def sum_over(value: Tensor) -> Tensor:
     """Return the sum over all workers, on every worker."""
     if world() > 1:
+        # The collective writes into its input, which belongs to the caller.
         value = value.clone()
         dist.all_reduce(value)
     return value
@@ -95,6 +101,7 @@ def sum_over(value: Tensor) -> Tensor:
 
 def broadcast(make: Callable[[], Any]) -> Any:
     """Call `make` on the first worker and return its result on every worker."""
+    # One worker makes it: what is read or drawn twice may differ between the workers.
     box = [make() if rank() == 0 else None]
     if world() > 1:
         dist.broadcast_object_list(box, src=0)
@@ -116,9 +123,11 @@ def use_threads(cpus: float) -> None:
 
 
 def _grouped() -> bool:
+    # Builds of torch without distributed have no `is_initialized`.
     return dist.is_available() and dist.is_initialized()
 
 
 def _scale_gradient(value: Tensor, factor: float) -> Tensor:
     """Return the same value, whose gradient is multiplied by `factor`."""
+    # The value stays the same to the bit: the difference that is scaled is exactly zero.
     return value if factor == 1 else value.detach() + (value - value.detach()) * factor

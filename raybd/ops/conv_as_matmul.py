@@ -65,6 +65,7 @@ def _conv2d(
     groups: int = 1,
 ) -> Tensor:
     """Return torch.conv2d, and call it wherever it is as fast."""
+    # The products below know neither groups nor dilation, nor how to pad by name.
     supported = (
         groups == 1
         and _pair(dilation) == (1, 1)
@@ -76,6 +77,8 @@ def _conv2d(
         border = _pair(padding)
         gradient, throughout = is_matmul(x_BCHW, weight, steps, border)
         if gradient:
+            # Autocast casts for torch's own operations only, so the casts are explicit. They pass
+            # gradients: those of the weights arrive in their own type.
             with torch.autocast("cpu", enabled=False):
                 x_BCHW = x_BCHW.to(torch.bfloat16, memory_format=torch.channels_last)
                 weight = weight.to(torch.bfloat16)
@@ -129,6 +132,7 @@ class _ByMatmul(torch.autograd.Function):
         ctx: Any, *grads: Tensor
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
         x_BCHW, weight = ctx.saved_tensors
+        # In this layout the kernel's gradient can flatten positions without a copy.
         g_BCHW = grads[0].contiguous(memory_format=torch.channels_last)
         of_x: Tensor | None = None
         of_weight: Tensor | None = None
@@ -145,6 +149,8 @@ class _ByMatmul(torch.autograd.Function):
 def _image_gradient(ctx: Any, x_BCHW: Tensor, g_BCHW: Tensor, weight: Tensor) -> Tensor:
     """Return the gradient of the images: a convolution with the flipped kernel."""
     around = weight.shape[2] - 1 - ctx.padding[0], weight.shape[3] - 1 - ctx.padding[1]
+    # With a stride, zeros would have to be spread between the gradients; and a border wider than
+    # the kernel would be a negative padding.
     if ctx.throughout and ctx.stride == (1, 1) and min(around) >= 0:
         return _result(g_BCHW, weight.flip(2, 3).transpose(0, 1), None, (1, 1), around)
 
@@ -174,6 +180,7 @@ def _result(
     patches = padded_BHWC.unfold(1, weight.shape[2], stride[0]).unfold(
         2, weight.shape[3], stride[1]
     )
+    # Channels come last in both factors, as they lie in memory.
     patches_PK = patches.permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(0, 2)
     flat_PO = F.linear(patches_PK, weight.permute(0, 2, 3, 1).flatten(1), bias)
     return flat_PO.view(len(x_BCHW), height, width, len(weight)).permute(0, 3, 1, 2)
@@ -187,6 +194,7 @@ def _weight_gradient(
     Only the patches of one row are ever copied.
     """
     rows, columns = weight.shape[2:]
+    # Rows of the image beyond the last position of the kernel meet no gradient.
     reach = (g_BCHW.shape[2] - 1) * stride[0] + 1
     patches = _padded(x_BCHW, padding).unfold(2, columns, stride[1]).permute(0, 1, 2, 4, 3)
     g_OP = g_BCHW.transpose(0, 1).flatten(1)

@@ -11,6 +11,7 @@ _TIMEOUT_SECONDS = 10.0
 @contextmanager
 def patience() -> Iterator[None]:
     """Give up on a server that stays silent for too long."""
+    # The default of the process is all that can be set from outside of a library.
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT_SECONDS)
     try:

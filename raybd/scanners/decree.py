@@ -193,12 +193,15 @@ class TriggerSearch:
         trigger = self.trigger()
         z_BD = victim.embed(trigger.stamp(x_BCHW))
         cosine = self_cosine(group.gather_batch(z_BD.float(), batch))
+        # One mask covers all channels, and the published weights are for the norm over all of them.
         size = trigger.mask_HW.sum() * len(trigger.pattern_CHW)
         loss = self.weight.value * size - cosine
 
         # Only mask and pattern get gradients: those of the victim's weights would cost time.
         gradients = torch.autograd.grad(loss, self.free, materialize_grads=True)
         for part, gradient in zip(self.free, gradients, strict=True):
+            # `gather_batch` has multiplied each worker's part by their number, and the mask's size
+            # counts on every worker: both need the mean.
             part.grad = group.sum_over(gradient) / group.world()
         for parameters in self._adam.param_groups:
             parameters["lr"] = lr

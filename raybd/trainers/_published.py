@@ -16,6 +16,7 @@ def published(
     Images are normalised by the moments that it names, or else by those of the split. Raises
     UserError where the network has no weights of its own.
     """
+    # Random weights would pass for published ones without a word.
     if not network.starts_pretrained:
         raise UserError(
             f"{kind}: the network has no weights of its own",
@@ -23,5 +24,6 @@ def published(
             exit_code=1,
         )
     victim = new_victim(split, num_classes, network, rng)
+    # The head is drawn at random, unlike the encoder.
     victim.head = None
     return victim.eval()

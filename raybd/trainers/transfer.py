@@ -39,8 +39,10 @@ class Transfer(Recipe, TransferTrainer):
         victim = new_victim(split, num_classes, network, rng)
         if start is not None:
             try:
+                # Some networks have weights of a size that depends on the images, like positions.
                 victim.encoder.load_state_dict(start.encoder.state_dict())
             except RuntimeError as error:
+                # torch lists every tensor that does not fit, and one is enough.
                 why = str(error).splitlines()[-1].strip()
                 side = split.x_NCHW.shape[-1]
                 raise UserError(
@@ -49,6 +51,7 @@ class Transfer(Recipe, TransferTrainer):
                     " size, like resnet18.",
                     exit_code=1,
                 ) from error
+            # The first layer has learned pixels on this scale.
             victim.mean_C = start.mean_C.clone()
             victim.std_C = start.std_C.clone()
         frozen = [victim.encoder] if self.layers == "head" else []

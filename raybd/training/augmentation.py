@@ -37,6 +37,7 @@ def apply(x_BCHW: Tensor, drawn: Tensor | None) -> Tensor:
 
     # One gather moves all pixels: for each image, the place of every pixel in the padded images.
     line = torch.arange(side, device=x_BCHW.device)
+    # A flip is a reversed order of columns, so that it costs no pass of its own.
     columns_BW = torch.where(drawn[2, :, None] > 0, side - 1 - line, line) + drawn[1, :, None] + pad
     rows_BH = torch.arange(n, device=x_BCHW.device)[:, None] * wide + line + drawn[0, :, None] + pad
     pixels_BHW = rows_BH[:, :, None] * wide + columns_BW[:, None, :]

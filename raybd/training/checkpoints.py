@@ -37,8 +37,10 @@ class TrainingRun:
         self.rng = rng
         self.parts = parts
         self._history: list[Facts] = []
+        # Taken before resuming, which moves the stream: it tells this run from others of its name.
         self._start = rng.get_state()
         self._resume()
+        # Monotonic: a clock that is set back would put the next checkpoint off.
         self._saved_at = time.monotonic()
 
     @property
@@ -59,6 +61,8 @@ class TrainingRun:
         report(self._history[-1], intermediate_scores)
 
         runtime = current()
+        # All workers hold the same state, so one saves it. After the last epoch nothing is left to
+        # be resumed.
         if runtime.save is None or group.rank() or not self.remaining_epochs():
             return
         if time.monotonic() - self._saved_at >= runtime.every_seconds:
@@ -77,10 +81,13 @@ class TrainingRun:
         return buffer.getvalue()
 
     def _resume(self) -> None:
+        # One worker reads: if two disagreed on whether to resume, the group would wait forever.
         load = current().load
         saved = group.broadcast(lambda: load(self.name)) if load is not None else None
         if saved is None:
             return
+        # On the CPU, since the machine that resumes may lack the device that saved. `weights_only`:
+        # a checkpoint must not be able to run code.
         state: dict[str, Any] = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
 
         # A stage may run a method several times, each time from another random stream. The
@@ -92,6 +99,9 @@ class TrainingRun:
         for name, part in self.parts.items():
             part.load_state_dict(state["parts"][name])
         self.rng.set_state(state["rng"])
+
+        # Whoever listens has started anew as well, and needs the earlier epochs for the whole
+        # history.
         self._history += state["history"]
         for facts in self._history:
             report(facts)

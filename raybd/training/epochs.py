@@ -112,8 +112,10 @@ class Epochs:
         self.clip = clip
         self.after_step = after_step
         self.hint = hint
+        # All rows move once, so that a batch costs an index and no transfer.
         self.stream = _on_device(stream)
         self.further = [_on_device(other) for other in further]
+        # Otherwise a set below the batch size would make no step.
         self.batch_size = min(stream.batch_size, len(stream))
         self.steps = len(stream) // self.batch_size
         self.optimizers = list(optimizers)
@@ -122,6 +124,7 @@ class Epochs:
         if schedule is not None:
             self._schedules = {of: schedule(of, self.steps * epochs) for of in optimizers}
 
+        # Optimizers and schedules have a memory, without which a resumed training would diverge.
         parts = dict(state)
         for at, optimizer in enumerate(self.optimizers):
             parts[f"optimizer {at}"] = optimizer
@@ -141,6 +144,7 @@ class Epochs:
     def batches(self) -> Iterator[Batch]:
         """Yield the batches of one epoch. Rows that do not fill a batch are left out."""
         began = time.monotonic()
+        # On the device: a float would make the CPU wait for the GPU at every step.
         self._total = torch.zeros((), device=group.device())
         self._count = 0
         order_N = torch.randperm(len(self.stream), generator=self.rng)
@@ -163,6 +167,7 @@ class Epochs:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.clip is not None:
+            # One norm over all optimizers of the step, which descend the same loss.
             nn.utils.clip_grad_norm_(_parameters(chosen), self.clip)
         for optimizer in chosen:
             optimizer.step()
@@ -178,6 +183,7 @@ class Epochs:
 
         `summed` is this worker's part of the sum, `count` the number of losses over all workers.
         """
+        # Detached, or the sum would keep the graph of every step in memory.
         self._total += summed.detach()
         self._count += count
 
@@ -193,6 +199,7 @@ class Epochs:
         explained at `runtime.report`. Raises UserError when the loss is not finite.
         """
         loss = self._loss if loss is None else loss
+        # Before the checkpoint is saved, so that a rerun does not resume from broken weights.
         if not math.isfinite(loss):
             done = self._run.epochs_done + 1
             raise UserError(
@@ -206,6 +213,7 @@ class Epochs:
         return torch.randperm(len(stream), generator=self.rng)[: stream.batch_size]
 
     def _batch(self, stream: Stream, rows_B: Tensor) -> Batch:
+        # Drawn before the rows are divided, for the same stream on any number of workers.
         draw = augmentation.draw(stream.augment, len(rows_B), stream.x_N.shape[-1], self.rng)
         places_B = torch.arange(len(rows_B))
         mine = group.shard(places_B) if stream.sharded else places_B

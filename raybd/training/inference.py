@@ -29,6 +29,7 @@ def infer(
     victim = victim.to(device).eval()
     output = output or victim
     out_N = torch.empty(0)
+    # Rows go into one tensor: a list of batches, concatenated, would hold all of them twice.
     mine = len(group.shard(torch.arange(len(x_NCHW))))
     start = 0
     with bf16(device, not exact):
@@ -39,6 +40,7 @@ def infer(
                 out_N = part_B.new_empty((mine, *part_B.shape[1:]))
             out_N[start : start + len(part_B)] = part_B
             start += len(part_B)
+    # Moved to the CPU last: the backend of a group of GPUs moves no tensors of the CPU.
     return group.gather_rows(out_N, len(x_NCHW)).cpu()
 
 

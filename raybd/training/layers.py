@@ -49,6 +49,7 @@ def trace(victim: Victim, x_BCHW: Tensor) -> list[Call]:
 
     def note(name: str) -> Callable[[nn.Module, tuple[object, ...], object], None]:
         def hook(module: nn.Module, given: tuple[object, ...], out: object) -> None:
+            # A container of outputs, as of recurrent layers or attention, has no one shape.
             if not isinstance(out, Tensor):
                 return
             first = given[0] if given and isinstance(given[0], Tensor) else None
@@ -66,14 +67,17 @@ def trace(victim: Victim, x_BCHW: Tensor) -> list[Call]:
 
         return hook
 
+    # The encoder itself, whose name is empty, is no layer of it.
     named = [(name, module) for name, module in victim.encoder.named_modules() if name]
     hooks = [module.register_forward_hook(note(name)) for name, module in named]
     device = group.device()
+    # In training mode a pass would move the statistics of batch normalisation.
     victim.to(device).eval()
     try:
         with torch.no_grad():
             victim.embed(x_BCHW.to(device))
     finally:
+        # Also after an error: a hook that stayed would run in every later pass.
         for hook in hooks:
             hook.remove()
     return calls
@@ -81,6 +85,7 @@ def trace(victim: Victim, x_BCHW: Tensor) -> list[Call]:
 
 def norms(victim: Victim, x_BCHW: Tensor) -> list[nn.BatchNorm2d]:
     """Return the batch normalisations in the order of their first calls."""
+    # A module that is shared is called several times, and counts once.
     called = (call.module for call in trace(victim, x_BCHW))
     return [module for module in dict.fromkeys(called) if isinstance(module, nn.BatchNorm2d)]
 
@@ -130,6 +135,7 @@ def stages(victim: Victim, x_BCHW: Tensor) -> list[str]:
 def last_map(victim: Victim, x_BCHW: Tensor) -> str | None:
     """Return the last module that puts out a map, or tokens, with more than one position."""
     calls = trace(victim, x_BCHW)
+    # Outputs whose first dimension is not the batch cannot be read image by image.
     found = [c.name for c in calls if c.positions > 1 and c.shape[0] == len(x_BCHW)]
     return found[-1] if found else None
 
@@ -167,6 +173,8 @@ def activations(
     def read(x_BCHW: Tensor) -> Tensor:
         with reading(victim, names) as seen:
             victim.embed(x_BCHW)
+        # One flat row for each image, because `infer` gathers one tensor; shapes are known only
+        # now.
         kept = [pool(seen[name]) for name in names]
         shapes.update({name: part.shape[1:] for name, part in zip(names, kept, strict=True)})
         return torch.cat([part.flatten(1) for part in kept], 1)

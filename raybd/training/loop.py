@@ -74,12 +74,15 @@ def fit(
         model.train()
         for batch in loop.batches():
             losses_B = model.losses(objective, batch)
+            # The group averages the gradients of the workers' sums; the factor makes that the mean
+            # over the batch, also where shares differ in size. In float: bf16 would round a sum.
             summed = losses_B.float().sum()
             loop.step(summed * (group.world() / batch.size))
             loop.add_loss(summed, batch.size)
         facts = intermediate_facts() if intermediate_facts and current().watched else {}
         loop.end_epoch(intermediate_scores=intermediate_scores, lr=loop.lr, **facts)
     model.release()
+    # The layout is a matter of speed here: what is handed out does not depend on it.
     return victim.to("cpu").to(memory_format=torch.contiguous_format).eval()
 
 
@@ -96,6 +99,7 @@ class _Model:
         modules = victim.named_modules()
         self.frozen = [path for path, module in modules if any(module is part for part in frozen)]
         for part in frozen:
+            # Before `wrap`: data parallelism waits for every gradient that it was told of.
             part.requires_grad_(False)
 
         self.model = ddp.wrap(victim).train()
@@ -108,6 +112,7 @@ class _Model:
         """Put all but the frozen parts into training mode. (Inference leaves networks in eval.)"""
         self.model.train()
         for path in self.frozen:
+            # Frozen weights do not suffice: in training mode batch statistics would still move.
             self.victim.get_submodule(path).eval()
 
     def losses(self, objective: Objective, batch: Batch) -> Tensor:
@@ -137,6 +142,7 @@ def _compiled(model: nn.Module) -> nn.Module:
     import torch._dynamo
 
     torch._dynamo.config.suppress_errors = True
+    # It would warn at each part that falls back, which is allowed here.
     logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
     compiled = torch.compile(model)
     assert isinstance(compiled, nn.Module)

@@ -19,6 +19,8 @@ def fresh_copy(victim: Victim, rng: Generator) -> Victim:
     """
     seed = int(torch.randint(2**31, (1,), generator=rng))
     copied = copy.deepcopy(victim)
+    # torch's layers draw from the global stream, which is put back as it was. `devices=[]`: weights
+    # are drawn on the CPU, so that no GPU's stream is touched.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         redrawn = set[int]()
@@ -61,4 +63,5 @@ def channel_moments(x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
     mean = sum(chunk.double().sum((0, 2, 3)) for chunk in chunks) / n / 255
     square = sum(chunk.double().square().sum((0, 2, 3)) for chunk in chunks) / n / 255**2
     assert isinstance(mean, Tensor) and isinstance(square, Tensor)
+    # At least 1e-4, because a channel that is constant has no deviation to divide by.
     return mean.float(), (square - mean.square()).clamp_min(1e-4).sqrt().float()

@@ -56,6 +56,7 @@ def new_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
             parameters, recipe.lr, weight_decay=recipe.weight_decay, fused=True
         )
+    # torch refuses Nesterov's form without momentum.
     nesterov = recipe.momentum > 0
     return torch.optim.SGD(
         parameters,

@@ -51,6 +51,7 @@ class SelfSupervised(Recipe, Trainer):
 
         Raises UserError where the package lightly is missing.
         """
+        # lightly is an extra. It is missed here, before any work, and not at the first import.
         if find_spec("lightly") is None:
             raise UserError(
                 f"{type(self).__name__} needs lightly", "pip install 'raybd[ssl]'", exit_code=1
@@ -88,6 +89,7 @@ class OverBatch(nn.Module):
 
     def forward(self, z_BD: Tensor) -> Tensor:
         """Return first the first view of all images, in the order of the batch, then the next."""
+        # View by view: `gather_batch` puts one view of the whole batch in order.
         parts = [group.gather_batch(part_BD, self.batch) for part_BD in z_BD.chunk(self.views)]
         p_BD: Tensor = self.head(torch.cat(parts))
         return p_BD
@@ -105,9 +107,11 @@ class Momentum(nn.Module):
         super().__init__()
         self.encoder = copy.deepcopy(encoder)
         self.head = copy.deepcopy(head)
+        # It follows the originals only; an optimizer would pull it away from them.
         self.requires_grad_(False)
         self.keep = keep
         self.steps = steps
+        # A buffer, so that a checkpoint holds it and a resumed schedule goes on.
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
@@ -151,6 +155,7 @@ def seeded(build: Callable[[], Any], rng: Generator) -> Any:
 @torch.no_grad()
 def width(victim: Victim, split: Split) -> int:
     """Return the number of values of an embedding."""
+    # In eval mode: batch normalisation cannot train on one image.
     return victim.eval().embed(split.x_NCHW[:1].to(victim.mean_C.device)).shape[1]
 
 
@@ -168,6 +173,7 @@ def pretrain(
 
     Checkpoints hold the encoder, all that the head holds, and `extra_state`.
     """
+    # The heads stand in for the classifier, so that `fit` trains and saves them with the encoder.
     training = fit(
         Victim(victim.encoder, head, victim.mean_C, victim.std_C),
         split,

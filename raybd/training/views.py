@@ -64,7 +64,10 @@ class Views(Config):
         Drawn for the whole batch, so that the number of workers does not change it.
         """
         mine = group.shard(torch.arange(batch))
+        # Every number is drawn, needed or not, so that one setting does not change the others'
+        # draws.
         draw_BP = torch.rand(batch, DRAWS_PER_VIEW, generator=rng)[mine]
+        # bf16 has 8 significant bits: too few for positions, and for 256 levels of a colour.
         with torch.autocast(x_BCHW.device.type, enabled=False):
             return self.view(x_BCHW, draw_BP.to(x_BCHW.device, non_blocking=True))
 
@@ -77,6 +80,7 @@ class Views(Config):
 
         centre_B2, half_B2 = self.boxes(box_BP, x_BCHW.shape[-2], x_BCHW.shape[-1])
         x_BCHW = crop(x_BCHW.contiguous().float().div_(255), centre_B2, half_B2)
+        # Images of one channel have no hue, saturation or gray value.
         if x_BCHW.shape[1] == 3 and self.jitter:
             strengths = [self.brightness, self.contrast, self.saturation, self.hue]
             strength_4 = draw_BP.new_tensor(strengths)
@@ -86,6 +90,7 @@ class Views(Config):
             x_BCHW = torch.where(is_gray_B111, _grays(x_BCHW), x_BCHW)
         if self.blur:
             x_BCHW = blur(x_BCHW, blur_B2[:, 0] < self.blur, 0.1 + 1.9 * blur_B2[:, 1])
+        # uint8, because that is what a victim's preprocessing takes.
         return x_BCHW.mul_(255).round_().clamp_(0, 255).to(torch.uint8, memory_format=layout)
 
     def boxes(self, draw_BP: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -95,6 +100,8 @@ class Views(Config):
         """
         area_BA = self.smallest_crop + (1 - self.smallest_crop) * draw_BP[:, :CROP_ATTEMPTS]
         drawn_BA = draw_BP[:, CROP_ATTEMPTS : 2 * CROP_ATTEMPTS]
+        # Uniform in the logarithm, so that wide and tall boxes are equally likely. 3/4 to 4/3 are
+        # torchvision's bounds.
         ratio_BA = torch.exp((2 * drawn_BA - 1) * math.log(4 / 3))
         half_width_BA = (area_BA * ratio_BA * height / width).sqrt()
         half_height_BA = (area_BA / ratio_BA * width / height).sqrt()
@@ -104,7 +111,9 @@ class Views(Config):
         fits_BA = (half_BA2 <= 1).all(-1)
         first_B = fits_BA.int().argmax(1)
         half_B2 = half_BA2[torch.arange(len(half_BA2)), first_B].clamp(max=1)
+        # The centre keeps half a box away from the border, so that the box lies in the image.
         centre_B2 = (2 * draw_BP[:, -3:-1] - 1) * (1 - half_B2)
+        # A crop with a negative width reads from right to left: the flip needs no pass of its own.
         mirrored_B = draw_BP[:, -1] < self.flip
         sign_B2 = torch.stack([1 - 2.0 * mirrored_B, torch.ones_like(draw_BP[:, 0])], -1)
         return centre_B2, half_B2 * sign_B2
@@ -118,11 +127,14 @@ def crop(x_BCHW: Tensor, centre_B2: Tensor, half_B2: Tensor) -> Tensor:
     x_BHW = x_BW[:, None, :].expand(-1, height, -1)
     y_BHW = y_BH[:, :, None].expand(-1, -1, width)
     grid_BHW2 = torch.stack([x_BHW, y_BHW], -1)
+    # Near the border, bilinear sampling reaches beyond the image by half a pixel, where zeros would
+    # darken it.
     return F.grid_sample(x_BCHW, grid_BHW2, padding_mode="border", align_corners=False)
 
 
 def _positions(centre_B: Tensor, half_B: Tensor, n: int) -> Tensor:
     """Return n evenly spaced positions within each interval."""
+    # Centres of pixels, which is how `align_corners=False` counts.
     at_N = (2 * torch.arange(n, device=centre_B.device) + 1) / n - 1
     return centre_B[:, None] + half_B[:, None] * at_N
 
@@ -133,6 +145,7 @@ def jitter(x_BCHW: Tensor, change_B4: Tensor) -> Tensor:
     The first three are multiplied by 1 + change, the hue is turned by a share of the circle.
     """
     brighter, contrast, saturation = (1 + change_B4[:, :3, None, None, None]).unbind(1)
+    # Clamped after each part, as in torchvision: the next one starts from a displayable image.
     x_BCHW = (x_BCHW * brighter).clamp_(0, 1)
     x_BCHW = torch.lerp(_grays(x_BCHW).mean((2, 3), keepdim=True), x_BCHW, contrast).clamp_(0, 1)
     x_BCHW = torch.lerp(_grays(x_BCHW), x_BCHW, saturation).clamp_(0, 1)
@@ -154,8 +167,10 @@ def _turn_hue(x_BCHW: Tensor, turn_B: Tensor) -> Tensor:
     # The hue in sixths of the circle, from red; which formula holds depends on the largest channel.
     green_BHW = 2 * chroma_BHW + b_BHW - r_BHW
     blue_BHW = 4 * chroma_BHW + r_BHW - g_BHW
+    # Red is asked last, so that it wins a tie.
     side_BHW = torch.where(most_BHW == g_BHW, green_BHW, blue_BHW)
     side_BHW = torch.where(most_BHW == r_BHW, g_BHW - b_BHW, side_BHW)
+    # A gray pixel has no hue; any will do, since its chroma of 0 cancels it below.
     sixth_BHW = (side_BHW / chroma_BHW.clamp_min(1e-8)).add_(6 * turn_B[:, None, None])
     sixth_BHW -= 6 * (sixth_BHW / 6).floor_()
 
@@ -176,10 +191,12 @@ def blur(x_BCHW: Tensor, on_B: Tensor, deviation_B: Tensor) -> Tensor:
     x_MCHW = x_BCHW[rows_M]
     reach = max(1, x_BCHW.shape[-1] // 20)
     at_K = torch.arange(-reach, reach + 1, device=x_BCHW.device)
+    # A softmax is the Gaussian scaled to a sum of 1, so that brightness stays.
     kernel_MK = torch.softmax(-0.5 * (at_K / deviation_B[rows_M, None]) ** 2, 1)
 
     # Each channel of each image is a group of its own, because each image has its own kernel.
     weight_GK = kernel_MK.repeat_interleave(x_BCHW.shape[1], 0)
+    # Replicated, because zeros would darken the border.
     flat_1GHW = F.pad(x_MCHW, (reach,) * 4, mode="replicate").flatten(0, 1)[None]
     for weight_G1KK in (weight_GK[:, None, :, None], weight_GK[:, None, None, :]):
         flat_1GHW = F.conv2d(flat_1GHW, weight_G1KK, groups=flat_1GHW.shape[1])

@@ -52,6 +52,7 @@ class Offset:
     def raised(self, out_BK: Tensor, y_B: Tensor) -> Tensor:
         """Return the losses that are raised on suspects, with the sign for going down."""
         loss_B = losses(self.maximise, out_BK, y_B)
+        # Above the cap there is no gradient, so that one image cannot rise for ever.
         return -(loss_B if self.cap is None else loss_B.clamp(max=self.cap))
 
 
@@ -72,6 +73,7 @@ def offset(
     """
     net.to(group.device()).to(memory_format=torch.channels_last)
     model = ddp.wrap(net).train()
+    # Two, as in the authors' code: the moments of opposite gradients would cancel in one.
     down = torch.optim.Adam(net.parameters(), how.lr_min, fused=True)
     up = torch.optim.Adam(net.parameters(), how.lr_max, fused=True)
     second_steps = _Count()
@@ -79,6 +81,7 @@ def offset(
     loop = Epochs(
         "asset",
         how.epochs,
+        # Not sharded: how many suspects are selected varies, so that `_loss` divides them anew.
         Stream(suspects.x_NCHW, suspects.y_N, batch_size, sharded=False),
         rng,
         {"net": net, "second_steps": second_steps},
@@ -92,6 +95,7 @@ def offset(
             (base,) = batch.further
             loss = _loss(model, base.x_B, base.y_B, how.lowered)
             loop.step(loss, down)
+            # The mean over the workers is that of the batch, so each worker's loss is one of them.
             loop.add_loss(loss, group.world())
 
             chosen = select(batch.all_rows_B).nonzero().flatten()
@@ -120,6 +124,8 @@ def _loss(
     mine = (group.shard(torch.arange(n)) if shared else torch.arange(n)).to(x_BCHW.device)
     with bf16(x_BCHW.device):
         out_BK = model(x_BCHW[mine].contiguous(memory_format=torch.channels_last))
+    # This worker's part of the mean over the batch. Data parallelism averages over the workers,
+    # which the first factor undoes.
     factor = (group.world() if shared else 1) / n
     return objective(out_BK.float(), y_B[mine]).sum() * factor
 

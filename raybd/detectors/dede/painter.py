@@ -29,6 +29,8 @@ def error_maps(model: MaskedDecoder, x_NCHW: Tensor, z_ND: Tensor, masks_MK: Ten
     device = group.device()
     model.to(device).eval()
     parts = []
+
+    # Fewer images where each has more patches: memory grows with the tokens.
     for rows_B in group.batches(len(x_NCHW), max(1, 2**15 // model.tokens)):
         x_BCHW = x_NCHW[rows_B].to(device, non_blocking=True)
         z_BD = z_ND[rows_B].to(device, non_blocking=True)
@@ -71,6 +73,7 @@ class Painter:
         """Return the error of each image, its error with another embedding, and their divisor."""
         z_ND = self.embed(x_NCHW)
         own_N = self.maps(x_NCHW, z_ND).sum(1)
+        # Rolled by one, each image has the embedding of another.
         other_N = self.maps(x_NCHW, z_ND.roll(1, 0)).sum(1)
         return own_N, other_N, self.unit(x_NCHW)
 
@@ -79,6 +82,7 @@ class Painter:
         if not len(self.strangers_JD):
             return torch.ones(len(x_NCHW))
         each = [self.maps(x_NCHW, z_D.expand(len(x_NCHW), -1)).sum(1) for z_D in self.strangers_JD]
+        # A uniform image may be reconstructed from any embedding almost without error.
         return torch.stack(each).mean(0).clamp_min(1e-6)
 
     def score(self, x_NCHW: Tensor) -> Tensor:
@@ -94,6 +98,7 @@ class Painter:
     @torch.no_grad()
     def pictures(self, x_NCHW: Tensor) -> dict[str, Tensor]:
         """Return images, what the decoder sees of them, and its reconstruction; uint8, its size."""
+        # From the images as they came: only the decoder works at another size.
         z_ND = self.embed(x_NCHW)
         x_NCHW = resized(x_NCHW, self.side)
         seen_NCHW, painted_NCHW = self.model.cpu().painted(
@@ -107,6 +112,7 @@ def resized(x_NCHW: Tensor, side: int) -> Tensor:
     if x_NCHW.shape[-1] == side:
         return x_NCHW
     parts = [
+        # Antialiased: without it, shrinking would drop the pixels of a small trigger.
         F.interpolate(part.float(), size=(side, side), mode="bilinear", antialias=True)
         for part in x_NCHW.split(1000)
     ]
@@ -123,6 +129,7 @@ def outside(skip: Region | None, image_side: int, side: int, patch: int) -> Tens
     top, bottom, left, right = skip
     touched_HW = torch.zeros(image_side, image_side)
     touched_HW[top:bottom, left:right] = 1
+    # By area, so that even a region of one pixel leaves a trace in a smaller image.
     resized_HW = F.interpolate(touched_HW[None, None], size=(side, side), mode="area")
     outside_T = 1 - F.max_pool2d(resized_HW, patch).flatten().gt(0).float()
     if not outside_T.any():

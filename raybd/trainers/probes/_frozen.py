@@ -18,6 +18,7 @@ def frozen(
     The encoder is that of `start`, or has the network's own pretrained weights.
     """
     start = start if start is not None else new_victim(split, num_classes, network, rng)
+    # A copy, because `start` belongs to the caller.
     victim = Victim(
         copy.deepcopy(start.encoder), None, start.mean_C.clone(), start.std_C.clone()
     ).eval()

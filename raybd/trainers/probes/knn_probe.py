@@ -35,7 +35,9 @@ class KnnProbe(TransferTrainer):
     ) -> Victim:
         """Return the frozen encoder under a head that holds all embeddings and labels."""
         victim, z_ND = frozen(start, split, num_classes, network, rng)
+        # Scaled once, so that a cosine is a product.
         bank_ND = F.normalize(z_ND, dim=1)
+        # The bank is part of the victim; the split may change.
         y_N = split.y_N.clone()
         head = _Votes(bank_ND, y_N, num_classes, self.neighbours, self.temperature)
         return Victim(victim.encoder, head, victim.mean_C, victim.std_C).eval()
@@ -63,14 +65,17 @@ class _Votes(nn.Module):
         self.temperature = temperature
         self.register_buffer("bank_ND", bank_ND)
         self.register_buffer("y_N", y_N)
+        # Stored for its length: from the tensors alone, `reshape` knows the number of classes.
         self.register_buffer("present_K", torch.ones(num_classes, dtype=torch.bool))
 
     def forward(self, z_BD: Tensor) -> Tensor:
         """Return the logarithm of each class's share of the vote."""
+        # bf16 would make ties of near neighbours, and their order decides who votes.
         with torch.autocast(z_BD.device.type, enabled=False):
             cosine_BN = F.normalize(z_BD.float(), dim=1) @ self.bank_ND.T
             nearest_BJ, index_BJ = cosine_BN.topk(self.neighbours)
             vote_BJ = torch.softmax(nearest_BJ / self.temperature, 1)
             none_BK = vote_BJ.new_zeros(len(z_BD), len(self.present_K))
             share_BK = none_BK.scatter_add(1, self.y_N[index_BJ], vote_BJ)
+            # A class without a vote would have a logit of minus infinity.
             return share_BK.clamp_min(1e-12).log()

@@ -41,6 +41,7 @@ class LinearProbe(TransferTrainer):
         victim, z_ND = frozen(start, split, num_classes, network, rng)
         z_ND = F.normalize(z_ND, dim=1)
         mean_D = z_ND.mean(0)
+        # A dimension that is constant has no deviation to divide by.
         deviation_D = z_ND.std(0, correction=0).clamp_min(1e-6)
 
         # One worker solves it: all get the same head, to the bit.
@@ -52,6 +53,7 @@ class LinearProbe(TransferTrainer):
         head = _OnDirections(z_ND.shape[1], num_classes)
         with torch.no_grad():
             head.weight.copy_(weight_KD / deviation_D)
+            # `head.weight` is divided already, so that it meets the mean as it is.
             head.bias.copy_(bias_K - head.weight @ mean_D)
         return Victim(victim.encoder, head, victim.mean_C, victim.std_C).eval()
 
@@ -65,6 +67,7 @@ class LinearProbe(TransferTrainer):
         device = group.device()
         z_ND = z_ND.to(device)
         y_N = y_N.to(device)
+        # The problem is convex: any start leads to the optimum, and zeros need no draw.
         weight_KD = torch.zeros(num_classes, z_ND.shape[1], device=device, requires_grad=True)
         bias_K = torch.zeros(num_classes, device=device, requires_grad=True)
         solver = torch.optim.LBFGS(
@@ -77,6 +80,7 @@ class LinearProbe(TransferTrainer):
         def loss() -> Tensor:
             solver.zero_grad()
             value = F.cross_entropy(F.linear(z_ND, weight_KD, bias_K), y_N)
+            # Not of the bias, which only shifts the logits of a class.
             value = value + self.penalty / 2 * weight_KD.square().sum()
             value.backward()
             return value

@@ -54,6 +54,7 @@ class MlpProbe(Recipe, TransferTrainer):
         """Return the frozen encoder under a small network that is trained on its embeddings."""
         victim, z_ND = frozen(start, split, num_classes, network, rng)
         seed = int(torch.randint(2**31, (1,), generator=rng))
+        # torch's layers draw from the global stream, which is put back as it was.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             head = _Layers(z_ND.shape[1], *self.hidden, num_classes)
@@ -62,6 +63,7 @@ class MlpProbe(Recipe, TransferTrainer):
             # Dropout is drawn for the whole batch: the number of workers does not change it.
             drawn_BD = torch.rand(batch, self.hidden[0], generator=rng)
             kept_BD = drawn_BD[group.shard(torch.arange(batch))] >= self.dropout
+            # Scaled up in training, so that inference needs no factor.
             head.kept_BD = kept_BD.to(z_BD.device) / (1 - self.dropout)
             return F.cross_entropy(model(z_BD), y_B, reduction="none")
 

@@ -40,6 +40,7 @@ class ZeroShot(TransferTrainer):
         """
         if start is None:
             start = published("zero_shot", split, num_classes, network, rng)
+        # A copy, because `start` belongs to the caller.
         encoder = copy.deepcopy(start.encoder).eval()
         if not isinstance(encoder, Captioned):
             raise UserError(
@@ -50,6 +51,8 @@ class ZeroShot(TransferTrainer):
         captions = encoder.captions(split.class_names, self.templates)
         encoder.to(group.device())
         with torch.no_grad():
+            # At unit length before the mean, so that each template counts alike, and after it, so
+            # that each class does.
             t_KTD = F.normalize(encoder.describe(captions), dim=1).unflatten(0, (num_classes, -1))
             head = _Cosine((encoder.factor() * F.normalize(t_KTD.mean(1), dim=1)).cpu())
         return Victim(encoder.cpu(), head, start.mean_C.clone(), start.std_C.clone()).eval()
@@ -70,5 +73,6 @@ class _Cosine(nn.Module):
 
     def forward(self, z_BD: Tensor) -> Tensor:
         """Return the cosines with the texts of the classes, times the factor of the model."""
+        # The factor is large (100 in CLIP): it would enlarge the rounding of cosines in bf16.
         with torch.autocast(z_BD.device.type, enabled=False):
             return F.linear(F.normalize(z_BD.float(), dim=1), self.weight_KD)

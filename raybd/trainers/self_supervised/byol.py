@@ -47,6 +47,7 @@ class BYOL(SelfSupervised):
         """Return an encoder trained on the images of the split."""
         victim = self.encoder(split, num_classes, network, rng)
         batch = self.batch(split)
+        # After `encoder`, which says how to install lightly where it is missing.
         from lightly.loss import NegativeCosineSimilarity
 
         values = width(victim, split)
@@ -59,6 +60,7 @@ class BYOL(SelfSupervised):
         def objective(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
             views_BCHW = self.views.pair(x_BCHW, batch, rng)
             heads.target.follow(victim.encoder, heads.projector)
+            # Without gradient: if both sides moved, they would meet at one point for all images.
             target_BD = heads.target.project(victim.preprocess(views_BCHW), batch)
             p_BD = model(views_BCHW)
             with exact(p_BD.device):
@@ -66,6 +68,7 @@ class BYOL(SelfSupervised):
                 loss = distance(p_BD.float(), target_BD.float().roll(batch, 0))
                 return group.spread_loss(loss, batch)
 
+        # The slow copy is part of the heads, so that a checkpoint holds it.
         return pretrain(victim, OverBatch(heads, batch), split, self, rng, objective, "byol")
 
 

@@ -64,10 +64,13 @@ class ClipContrast(Recipe, Trainer):
         def objective(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
             z_BD = group.gather_batch(model(x_BCHW), batch)
             y_B = group.gather_rows(y_B, batch)
+            # All templates of a class lie in a row. Drawn for the whole batch, alike on every
+            # worker.
             caption_B = y_B.cpu() * templates + torch.randint(templates, (batch,), generator=rng)
             texts = [captions[at] for at in caption_B.tolist()]
             return group.spread_loss(encoder.contrast(z_BD, texts, y_B), batch)
 
+        # The text tower is frozen elsewhere, where only images are learned from.
         encoder.reader().requires_grad_(True)
         fit(victim, split, self, rng, objective, "clip")
         encoder.reader().requires_grad_(False)

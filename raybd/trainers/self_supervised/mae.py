@@ -57,14 +57,18 @@ class MAE(SelfSupervised):
         """
         victim = self.encoder(split, num_classes, network, rng)
         batch = self.batch(split)
+        # Published weights come with positions that belong to them.
         fresh = not network.starts_pretrained
         completion = seeded(
             lambda: _Completion(victim.encoder, self.decoder_width, self.decoder_depth, fresh), rng
         )
+        # At least one patch is hidden and one is seen, whatever the share and the patches.
         hidden = min(max(1, round(completion.patches * self.mask)), completion.patches - 1)
 
         def objective(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
             view_BCHW = self.views.one(x_BCHW, batch, rng)
+            # Sorting uniform numbers gives each image an order of its own, drawn for the whole
+            # batch.
             drawn_BT = torch.rand(batch, completion.patches, generator=rng)
             order_BT = drawn_BT[group.shard(torch.arange(batch))].argsort(1)
             completion.hide(order_BT.to(x_BCHW.device), hidden)
@@ -76,6 +80,7 @@ class MAE(SelfSupervised):
 
         masked = Victim(completion, None, victim.mean_C, victim.std_C)
         fit(masked, split, self, rng, objective, name="mae")
+        # lightly freezes the positions that it sets.
         encoder = victim.encoder.requires_grad_(True)
         return Victim(encoder, None, victim.mean_C.cpu(), victim.std_C.cpu()).eval()
 
@@ -104,6 +109,7 @@ class _Completion(nn.Module):
         """Return the pixels of the hidden patches, perhaps each by its own mean and deviation."""
         from lightly.models.utils import get_at_index, normalize_mean_var, patchify
 
+        # Behind the front, which may resize: the transformer's patches are those of its output.
         patches = patchify(self.front(x_BCHW).float(), self.patch)
         patch_BTD = get_at_index(patches, self.hidden_BT - 1)
         target_BTD: Tensor = normalize_mean_var(patch_BTD) if normalise else patch_BTD
@@ -114,6 +120,7 @@ class _Completion(nn.Module):
         from lightly.models.utils import get_at_index, repeat_token, set_at_index
 
         seen_BTD = self.embed(self.masked.encode(self.front(x_BCHW), idx_keep=self.kept_BT))
+        # Hidden patches all begin as the same token: only their positions tell them apart.
         shape = (len(x_BCHW), self.patches + 1)
         token_BTD = repeat_token(self.decoder.mask_token, shape).type_as(seen_BTD)
         decoded_BTD = self.decoder(set_at_index(token_BTD, self.kept_BT, seen_BTD))
@@ -141,6 +148,8 @@ def _masked(encoder: nn.Module, fresh: bool) -> tuple[nn.Module, Any, int, int]:
         "pos_embed_initialization": "sincos" if fresh else "skip",
     }
     if isinstance(vit, Torchvision):
+        # lightly would add a mask token, but hidden patches never enter the encoder. Without a
+        # gradient, no worker waits for one.
         unused = nn.Parameter(torch.zeros(1, 1, vit.hidden_dim), requires_grad=False)
         return (
             nn.Sequential(*parts[:-1]),

@@ -50,10 +50,12 @@ class MoCo(SelfSupervised):
         """Return an encoder trained on the images of the split."""
         victim = self.encoder(split, num_classes, network, rng)
         batch = self.batch(split)
+        # After `encoder`, which says how to install lightly where it is missing.
         from lightly.loss import NTXentLoss
 
         values = width(victim, split)
         heads = seeded(lambda: Heads(victim.encoder, values, self.output, self.keep), rng)
+        # Seeded: the queue begins with random keys.
         contrast = seeded(lambda: NTXentLoss(self.temperature, (self.queue, self.output)), rng)
         contrast = contrast.to(group.device())
 

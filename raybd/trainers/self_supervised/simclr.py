@@ -30,6 +30,7 @@ class SimCLR(SelfSupervised):
         """Return an encoder trained on the images of the split."""
         victim = self.encoder(split, num_classes, network, rng)
         batch = self.batch(split)
+        # After `encoder`, which says how to install lightly where it is missing.
         from lightly.loss import NTXentLoss
         from lightly.models.modules.heads import SimCLRProjectionHead
 

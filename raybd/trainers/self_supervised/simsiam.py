@@ -31,6 +31,7 @@ class SimSiam(SelfSupervised):
         """Return an encoder trained on the images of the split."""
         victim = self.encoder(split, num_classes, network, rng)
         batch = self.batch(split)
+        # After `encoder`, which says how to install lightly where it is missing.
         from lightly.loss import NegativeCosineSimilarity
 
         values = width(victim, split)
@@ -40,6 +41,7 @@ class SimSiam(SelfSupervised):
             z_BD, p_BD = model(self.views.pair(x_BCHW, batch, rng))
             with exact(p_BD.device):
                 # Rolled by a batch, each view meets the other view of its image.
+                # Detached: if both sides moved, they would meet at one point for all images.
                 z_BD = z_BD.detach().float().roll(batch, 0)
                 return group.spread_loss(distance(p_BD.float(), z_BD), batch)
 
@@ -55,6 +57,7 @@ class Heads(nn.Module):
 
         super().__init__()
         first = nn.BatchNorm1d(output)
+        # Without scale and shift, as the last layer of lightly's own three-layer projector.
         last = nn.BatchNorm1d(output, affine=False)
         self.projector = ProjectionHead(
             [(values, output, first, nn.ReLU()), (output, output, last, None)]

@@ -41,6 +41,7 @@ class SupCon(SelfSupervised):
         def objective(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
             p_BD, logits_BK = model(self.views.pair(x_BCHW, batch, rng))
             with exact(p_BD.device):
+                # Twice, because the second views of all images follow the first ones.
                 y_B = group.gather_rows(y_B, batch).repeat(2)
                 loss = self.contrast * contrast(p_BD.float(), y_B, self.temperature)
                 loss = loss + self.cross_entropy * F.cross_entropy(logits_BK.float(), y_B)
@@ -71,8 +72,11 @@ def contrast(p_BD: Tensor, y_B: Tensor, temperature: float) -> Tensor:
     other views.
     """
     p_BD = F.normalize(p_BD, dim=1)
+    # A view is no pair with itself. Its share is left out of the softmax by minus infinity, and
+    # then set to 0, because minus infinity times 0 is not a number.
     itself_BB = torch.eye(len(p_BD), dtype=torch.bool, device=p_BD.device)
     logits_BB = (p_BD @ p_BD.T / temperature).masked_fill(itself_BB, -torch.inf)
     log_share_BB = F.log_softmax(logits_BB, 1).masked_fill(itself_BB, 0)
+    # Never empty: the other view of the image has its label.
     alike_BB = (y_B[:, None] == y_B) & ~itself_BB
     return -((log_share_BB * alike_BB).sum(1) / alike_BB.sum(1)).mean()

@@ -135,6 +135,8 @@ class CBD(Recipe, TrainingDefense):
         objective = IndependentObjective(self, first, split, first_loss_N, num_classes, seed)
         victim = fit(victim, split, self, rng, objective, name="cbd second", extra_state=objective)
 
+        # Of the finished network and without augmentation: the verdict needs one view of all
+        # images.
         loss_N = losses(victim, split)
         facts["largest weight of the lowest losses"] = objective.largest
         if problem:
@@ -142,6 +144,8 @@ class CBD(Recipe, TrainingDefense):
             threshold = 1.0
         else:
             bound = low_mode((first_loss_N + TINY) / (loss_N + TINY)).bound
+            # With r for the ratio of the losses, 1 - w is 1 / (1 + r): the bound on log r is one on
+            # it.
             threshold = 1 / (1 + math.exp(bound))
         score_N = (1 - weights(first_loss_N, loss_N)).float()
         warnings = [text for text in (problem, objective.problem) if text]
@@ -155,8 +159,10 @@ class CBD(Recipe, TrainingDefense):
         victim = new_victim(split, num_classes, network, rng)
         steps_per_epoch = len(split) // min(self.batch_size, len(split))
         fields = {
+            # Rounded up, so that all steps are taken. What follows the last one is undone below.
             "epochs": -(-self.first_steps // steps_per_epoch),
             "lr": self.first_lr,
+            # Schedule and warmup of the recipe are those of the second network.
             "schedule": "constant",
             "warmup": 0.0,
             "augment": self.augment if self.first_augment == "same" else "none",
@@ -191,6 +197,8 @@ class CBD(Recipe, TrainingDefense):
             "low mode loss": mode.mean,
             "low mode label share": label_share,
         }
+        # A large low mode holds clean images that are easy or already fitted, which must keep their
+        # weight. Poison of one target has one label.
         small = mode.two and self.smallest_mode <= mode.share <= self.largest_mode
         if small and mode.mean <= self.near_zero and label_share > self.label_share:
             return None, facts

@@ -38,6 +38,7 @@ class Dependency:
             ]
         self.optimizer = torch.optim.Adam(self.critic.parameters(), lr, maximize=True)
         self.rng = Generator(device).manual_seed(seed)
+        # The first vectors are random, and need more iterations than later ones.
         self.project(iterations=20 * _POWER_ITERATIONS)
 
     def learn(self, r_BD: Tensor, z_BD: Tensor) -> None:
@@ -46,6 +47,7 @@ class Dependency:
             for _ in range(self.steps):
                 self.optimizer.zero_grad(set_to_none=True)
                 with torch.enable_grad():
+                    # Detached: the critic ascends what the network descends.
                     r_apart_BD = r_BD.detach().float()
                     z_apart_BD = z_BD.detach().float()
                     self._gap(r_apart_BD, z_apart_BD, self.dropout).backward()
@@ -59,6 +61,7 @@ class Dependency:
         """
         self.critic.requires_grad_(False)
         with torch.autocast(z_BD.device.type, enabled=False):
+            # Without dropout, whose rescaling would make the critic steeper than 1-Lipschitz.
             gap = self._gap(r_BD.float(), z_BD.float(), 0.0)
         self.critic.requires_grad_(True)
         return gap
@@ -88,6 +91,7 @@ class Dependency:
         """Bring the largest singular value of each weight down to 1 where it is larger."""
         for at, layer in enumerate(self.layers()):
             largest, self.left[at] = largest_singular_value(layer.weight, self.left[at], iterations)
+            # A bias only shifts the output, so that it has no part in the Lipschitz constant.
             layer.weight /= largest.clamp_min(1.0)
 
     def _gap(self, r_BD: Tensor, z_BD: Tensor, dropout: float) -> Tensor:
@@ -98,6 +102,7 @@ class Dependency:
 
     def _value(self, r_BD: Tensor, z_BD: Tensor, dropout: float) -> Tensor:
         hidden, out = self.layers()
+        # Leaky ReLU is 1-Lipschitz itself, so that bounding the weights bounds the critic.
         hidden_BD = F.leaky_relu(hidden(self._drop(torch.cat([r_BD, z_BD], 1), dropout)))
         value_B1: Tensor = out(self._drop(hidden_BD, dropout))
         return value_B1
@@ -106,6 +111,7 @@ class Dependency:
         """Apply dropout that draws from the critic's own stream."""
         if not share:
             return z_BD
+        # The global stream may differ between workers, and the critic must not.
         kept_BD = torch.rand(z_BD.shape, generator=self.rng, device=z_BD.device) >= share
         return z_BD * kept_BD / (1 - share)
 

@@ -33,9 +33,8 @@ class Snapshots:
     def __init__(
         self, victim: Victim, split: Split, kind: Loss, steps: int, snapshots: int
     ) -> None:
-        self.victim = victim
-        self.split = split
-        self.kind = kind
+        self.victim, self.split, self.kind = victim, split, kind
+        # The last step is always one of them; with few steps, several may fall together.
         self.due = {max(1, round(steps * k / snapshots)) for k in range(1, snapshots + 1)}
         self.step = 0
         self.losses: dict[int, Tensor] = {}
@@ -50,9 +49,11 @@ class Snapshots:
         if self.step not in self.due:
             return
         self.losses[self.step] = losses(self.victim, self.split)
+        # Taking losses has put the network into eval mode in the middle of an epoch.
         self.victim.train()
         if self.step == max(self.due):
             state = self.victim.state_dict()
+            # Cloned: on a CPU, `cpu` copies nothing, and training goes on to the end of the epoch.
             self.weights = {name: tensor.cpu().clone() for name, tensor in state.items()}
 
     def combined(self, how: Combine) -> Tensor:
@@ -87,6 +88,7 @@ def shortcut_loss(kind: Loss, logits_BK: Tensor, y_B: Tensor) -> Tensor:
 
 def losses(victim: Victim, split: Split) -> Tensor:
     """Return the cross-entropy of every image, in double precision, without augmentation."""
+    # Double: in float32 the losses of images known best all round to zero, and they are ranked.
     return F.cross_entropy(infer(victim, split.x_NCHW).double(), split.y_N, reduction="none")
 
 
@@ -95,6 +97,7 @@ def weights(first_loss_B: Tensor, loss_B: Tensor) -> Tensor:
 
     It is small where the first network knows an image and the second one does not.
     """
+    # Detached, or the network could lower its loss by lowering the weights.
     first_loss_B = first_loss_B.detach()
     loss_B = loss_B.detach()
     return first_loss_B / (first_loss_B + loss_B + TINY)
@@ -124,12 +127,15 @@ def low_mode(value_N: Tensor) -> Mode:
     """Divide positive values by a mixture of two normal distributions over their logarithm."""
     from sklearn.mixture import GaussianMixture
 
+    # The losses of poison and of clean images differ by orders of magnitude.
     log_N1 = (value_N.double() + TINY).log().numpy()[:, None]
+    # Seeded, because the fit begins with a random division.
     one, two = (GaussianMixture(k, random_state=0).fit(log_N1) for k in (1, 2))
     low = int(two.means_[:, 0].argmin())
 
     # Where the two components meet, on a grid between their means.
     between_G = np.linspace(two.means_[low, 0], two.means_[1 - low, 0], 1001)
+    # With unequal deviations the densities cross twice; only the crossing between the means counts.
     bound = between_G[two.predict(between_G[:, None]) == low].max(initial=between_G[0])
     return Mode(
         two=bool(two.bic(log_N1) < one.bic(log_N1)),

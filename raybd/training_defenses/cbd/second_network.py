@@ -75,8 +75,10 @@ class IndependentObjective:
         Also keeps the losses, and looks back after an epoch. Raises UserError where the weights
         promote the backdoor and `on_guard` is stop.
         """
+        # Over the whole batch: weights are scaled by its mean, and each worker keeps all losses.
         rows_B = group.gather_rows(rows_B, self.batch)
         loss_B = group.gather_rows(loss_B, self.batch)
+        # Without `ema` the loss of this batch replaces the old one.
         past = self.cbd.ema if self.cbd.weights_from == "ema" else 0.0
         self.loss_N[rows_B] = past * self.loss_N[rows_B] + (1 - past) * loss_B
         weight_B = self.raw_weights(rows_B)
@@ -128,9 +130,11 @@ class IndependentObjective:
     def _look_back(self) -> None:
         """After an epoch: check whether the images with the lowest first losses weigh more."""
         weight_N = self.raw_weights(torch.arange(len(self.y_N), device=self.y_N.device))
+        # Poison is among the lowest first losses; above the mean weight it would be promoted.
         ratio = weight_N[lowest(self.first_loss_N)].mean() / weight_N.mean().clamp_min(TINY)
         self.largest = max(self.largest, float(ratio))
         for label in self.y_N.unique():
+            # Of the losses now held, so that the floor falls with the training.
             self.floor_K[label] = self.loss_N[self.y_N == label].median()
         if self.cbd.on_guard == "stop" and self.problem:
             raise UserError(
@@ -142,7 +146,9 @@ class IndependentObjective:
     def _depend(self, dependency: Dependency, x_BCHW: Tensor, z_BD: Tensor) -> Tensor:
         """Train the critic on the whole batch; return the dependency as losses of this worker."""
         with torch.no_grad():
+            # Of the same augmented view, so that both embeddings describe one image.
             r_BD = group.gather_batch(self.first.embed(x_BCHW).float(), self.batch)
         z_BD = group.gather_batch(z_BD, self.batch)
+        # Before measuring: the dependency is the maximum over critics.
         dependency.learn(r_BD, z_BD)
         return group.spread_loss(dependency.measure(r_BD, z_BD), self.batch)

@@ -133,6 +133,7 @@ class InputAware(DataAttack):
             both_BCHW = x_BCHW[torch.cat([first, first + pairs])]
             mask_B1HW = soft_threshold(model(both_BCHW))
             diversity = diversity_losses(*both_BCHW.chunk(2), *mask_B1HW.chunk(2)).sum() / pairs
+            # What lies below the density is free, so that a mask is not driven to nothing.
             excess = (mask_B1HW - self.density).relu().mean((1, 2, 3)).sum() / (2 * pairs)
             return self.lambda_div * diversity + self.lambda_norm * excess
 
@@ -176,6 +177,7 @@ class InputAware(DataAttack):
             pattern_BCHW = generate(source_BCHW)
             worn_BCHW = wear(x_BCHW[torch.cat([poison, cross])], pattern_BCHW, mask_B1HW)
 
+            # Cross images keep their label, so that a trigger of another image means nothing.
             target_B = self.labels.relabel(y_B[poison], num_classes)
             wanted_B = torch.cat([target_B, y_B[cross], y_B[clean]])
             # One pass, so that batch normalisation sees poisoned, cross and clean images together.

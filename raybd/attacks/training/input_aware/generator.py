@@ -43,6 +43,7 @@ class AutoEncoder(nn.Module):
         for level in self.up:
             h_BCHW = level(F.interpolate(h_BCHW, sizes.pop(), mode="bilinear", align_corners=True))
 
+        # Float: 8 significant bits of bf16 are too few for pixels of 256 levels.
         maps_BCHW: Tensor = self.last(h_BCHW).float()
         return maps_BCHW
 
