@@ -26,7 +26,7 @@ def wrap(model: nn.Module) -> nn.Module:
         return model
     on_gpu = next(model.parameters()).is_cuda
     if on_gpu:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = synchronise(model)
     else:
         _share_batch_statistics(model)
     devices = [torch.cuda.current_device()] if on_gpu else None
@@ -37,17 +37,27 @@ def wrap(model: nn.Module) -> nn.Module:
     )
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """Undo `wrap`: return the model as it was built, with the weights that it has learned.
+def synchronise(model: nn.Module) -> nn.Module:
+    """Return the model with torch's SyncBatchNorm, which runs on GPUs only; `unwrap` undoes it."""
+    built_as = {name: type(module) for name, module in model.named_modules()}
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for name, module in model.named_modules():
+        if type(module) is nn.SyncBatchNorm:
+            module.built_as = built_as[name]  # type: ignore[assignment]
+    return model
 
-    Batch normalisations of a group of GPUs stay torch's SyncBatchNorm.
-    """
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Undo `wrap`: return the model as it was built, with the weights that it has learned."""
     if isinstance(model, nn.parallel.DistributedDataParallel):
         model = model.module
     for module in model.modules():
         # Only the class is put back: parameters and statistics have stayed where they were.
         if type(module) is _SharedBatchNorm2d:
             module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
+        elif type(module) is nn.SyncBatchNorm:
+            # Methods look for BatchNorm2d, so that a SyncBatchNorm would be missed.
+            module.__class__ = module.built_as  # type: ignore[assignment]
     return model
 
 

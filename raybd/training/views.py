@@ -188,6 +188,9 @@ def blur(x_BCHW: Tensor, on_B: Tensor, deviation_B: Tensor) -> Tensor:
     The kernel is a tenth of the side, as in SimCLR; `deviation_B` is in pixels.
     """
     rows_M = on_B.nonzero()[:, 0]
+    # A convolution of no groups does not exist.
+    if not len(rows_M):
+        return x_BCHW
     x_MCHW = x_BCHW[rows_M]
     reach = max(1, x_BCHW.shape[-1] // 20)
     at_K = torch.arange(-reach, reach + 1, device=x_BCHW.device)

@@ -83,6 +83,12 @@ def test_the_asked_share_of_views_is_gray_and_jittered() -> None:
     assert 0.77 < float(changed.float().mean()) < 0.83
 
 
+def test_blur_of_no_image_changes_nothing() -> None:
+    x_BCHW = torch.rand(3, 3, 8, 8)
+    nobody = torch.zeros(3, dtype=torch.bool)
+    assert torch.equal(blur(x_BCHW, nobody, torch.ones(3)), x_BCHW)
+
+
 def test_blur_is_a_gaussian_on_the_chosen_images() -> None:
     import torchvision.transforms.v2.functional as reference
 

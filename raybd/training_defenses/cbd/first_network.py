@@ -33,7 +33,9 @@ class Snapshots:
     def __init__(
         self, victim: Victim, split: Split, kind: Loss, steps: int, snapshots: int
     ) -> None:
-        self.victim, self.split, self.kind = victim, split, kind
+        self.victim = victim
+        self.split = split
+        self.kind = kind
         # The last step is always one of them; with few steps, several may fall together.
         self.due = {max(1, round(steps * k / snapshots)) for k in range(1, snapshots + 1)}
         self.step = 0
