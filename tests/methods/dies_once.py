@@ -12,10 +12,11 @@ from raybd.training.loop import cross_entropy, fit
 from raybd.training.models import new_victim
 from raybd.training.recipe import Recipe
 from raybd.types.data import Split
+from raybd.types.methods import Trainer
 from raybd.types.models import Network, Victim
 
 
-class DiesOnce(Recipe):
+class DiesOnce(Recipe, Trainer):
     """Supervised training that leaves a trace of every step in a file."""
 
     trace: str

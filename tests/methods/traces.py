@@ -10,13 +10,13 @@ import torch
 from pydantic import Field
 from torch import Generator
 
-from raybd.types.config import Config
 from raybd.types.data import Split
+from raybd.types.methods import Detector
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
 
 
-class Traces(Config):
+class Traces(Detector):
     """Scores by the brightness of the corner."""
 
     pool: Literal["train"] = "train"
