@@ -176,7 +176,7 @@ class _GridRun:
         resources = self.experiment.resources_of(stage)
         gpus = gpus_per_worker(resources, self.monitor.cluster)
         if stage.data not in self.datasets:
-            self.datasets[stage.data] = load_dataset.remote(stage.dataset)
+            self.datasets[stage.data] = load_dataset.remote(stage.dataset, stage.data)
         dataset = self.datasets[stage.data]
         status_actor = self.monitor.status_actor
 
