@@ -83,11 +83,14 @@ class Trusted:
     """Their data set (its training part); None: the clean part of the cell's data set."""
     poisoned: float
     """Share of them that wears the attack's trigger."""
+    data: str | None = None
+    """Hash of the content of their data set, which the plan opens."""
 
     def describe(self) -> dict[str, Any]:
         """Return it as JSON."""
         dataset = self.dataset.describe() if self.dataset is not None else None
-        return {"dataset": dataset, "poisoned": self.poisoned}
+        data = {"data": self.data} if self.data is not None else {}
+        return {"dataset": dataset, "poisoned": self.poisoned, **data}
 
 
 def names(role: Role) -> tuple[str, ...]:

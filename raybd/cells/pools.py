@@ -1,18 +1,17 @@
 """What a detector scores, and what it is told that it may trust."""
 
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 from torch import Tensor
 
+from raybd.cells.data import load_data
 from raybd.cells.stage import random_stream
 from raybd.metrics import classification
 from raybd.registry import Method
 from raybd.training import inference
 from raybd.types.data import CLEAN, POISON, Dataset, Poisoned, Split
 from raybd.types.errors import UserError
-from raybd.types.methods import DatasetMethod
 from raybd.types.models import Victim
 
 
@@ -76,7 +75,8 @@ def trusted_images(method: Method, seed: int, dataset: Dataset, poisoned: Poison
 
     split = dataset.clean
     if asked.dataset is not None:
-        split = cast(DatasetMethod, asked.dataset.config).load().train
+        assert asked.data is not None  # the plan has opened it
+        split = load_data(asked.dataset, asked.data).train
     if split.x_NCHW.shape[1:] != dataset.train.x_NCHW.shape[1:]:
         raise UserError(
             f"{method.name}: its trusted images have the shape {tuple(split.x_NCHW.shape[1:])}, "

@@ -3,15 +3,15 @@
 import time
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 from raybd.cells.cell import Cell
+from raybd.cells.data import load_data
 from raybd.cells.outcome import outcome_of
 from raybd.cells.resources import Resources
 from raybd.cells.row import record, record_failure
 from raybd.cells.stage import Facts, Stage
 from raybd.distributed import group
-from raybd.registry import Method
 from raybd.results.provenance import (
     commit,
     device_name,
@@ -22,7 +22,6 @@ from raybd.results.provenance import (
 from raybd.results.store import Store
 from raybd.training.runtime import Report, Runtime, running
 from raybd.types.data import Dataset
-from raybd.types.methods import DatasetMethod
 
 
 def run_stage(
@@ -96,13 +95,10 @@ def run_cell(cell: Cell, store: Store, report: Report | None = None) -> dict[str
         return record_failure(cell, store, "infeasible", cell.infeasible)
 
     # The stages of a cell share a data set.
-    @cache
-    def loaded(dataset: Method) -> Dataset:
-        return cast(DatasetMethod, dataset.config).load()
-
+    loaded = cache(load_data)
     try:
         for stage in cell.stages():
-            run_stage(stage, store, loaded(stage.dataset), report=report)
+            run_stage(stage, store, loaded(stage.dataset, stage.data), report=report)
     except Exception as error:
         outcome = outcome_of(error)
         record_failure(cell, store, outcome.status, outcome.text)

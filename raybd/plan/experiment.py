@@ -20,6 +20,7 @@ from raybd.plan.graph import (
     no_attack,
     open_labels,
     victim_stage,
+    with_trusted_data,
 )
 from raybd.registry import Method
 from raybd.stages import kinds
@@ -51,13 +52,13 @@ class Experiment:
     canaries: Canaries | None = None
     """Planted into the training set of each victim, to measure detectors without truth."""
 
-    def cells(self) -> tuple[Cell, ...]:
+    def cells(self, opened: OpenData = open_labels) -> tuple[Cell, ...]:
         """Return the product of the lists, and find what is infeasible.
 
-        Opens the data sets (labels and content hash, no images).
+        Opens the data sets (labels and content hash, no images) by `opened`.
         """
         # For this call alone: the files of a data set may change between two plans.
-        opened = cache(open_labels)
+        opened = cache(opened)
         cells: list[Cell] = []
         for dataset, attack, training in product(self.datasets, self.attacks, self.trainings):
             cells += self._cells_of(opened, dataset, attack, training)
@@ -71,9 +72,10 @@ class Experiment:
         no_victim = infeasible_attack(opened, dataset, attack, training)
         num_classes = opened(dataset).num_classes
         # Once for all seeds: no reason depends on the seed, and to find one may take a network.
+        defenses = [with_trusted_data(opened, defense) for defense in (None, *self.defenses)]
         reasons = [
             (defense, no_victim or infeasible_defense(defense, training, num_classes))
-            for defense in (None, *self.defenses)
+            for defense in defenses
             # A training defense needs the poisoned set, and a probe's is in its encoder.
             if not (defense and defense.role == "training_defenses" and training.on_encoder)
         ]

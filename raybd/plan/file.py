@@ -15,6 +15,7 @@ from raybd.cells.resources import AllResources
 from raybd.plan import entries
 from raybd.plan.experiment import Experiment
 from raybd.plan.graph import Training
+from raybd.plan.places import with_absolute_paths
 from raybd.plan.validation import user_error
 from raybd.plan.yaml_file import read
 from raybd.registry import Method, Role
@@ -53,9 +54,12 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
 
 
 def parse(raw: Mapping[str, Any], where: str = "experiment") -> Experiment:
-    """Validate an experiment given as a mapping."""
+    """Validate an experiment given as a mapping.
+
+    Relative paths of data sets are relative to the working folder.
+    """
     try:
-        file = ExperimentFile.model_validate(raw)
+        file = ExperimentFile.model_validate(with_absolute_paths(raw, Path.cwd()))
     except ValidationError as error:
         raise user_error(error, where, ExperimentFile) from error
 

@@ -1,14 +1,15 @@
 """The graph of a victim: its poison, its clean twin, what it starts from; and its feasibility."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from raybd.cells.stage import Stage, VictimStage, content_hash, random_stream
+from raybd.cells.data import data_key
+from raybd.cells.stage import Stage, VictimStage, random_stream
 from raybd.registry import Method, method_class
 from raybd.stages.encoder import Encoder
 from raybd.stages.plant import Plant
@@ -172,8 +173,28 @@ def open_labels(dataset: Method) -> Opened:
     source = config.source()
     _, rows = config.split(source)["train"]
     # Both: the same files, split in another way, are another data set.
-    key = content_hash(dataset.describe(), source.fingerprint)
-    return Opened(key, source.train_y_N[rows], len(source.class_names))
+    return Opened(
+        data_key(dataset, source.fingerprint), source.train_y_N[rows], len(source.class_names)
+    )
+
+
+def known_or_opened(known: dict[Method, Opened]) -> OpenData:
+    """Return what opens each data set once, and keeps in `known` what it knows of it."""
+
+    def opened(dataset: Method) -> Opened:
+        if dataset not in known:
+            known[dataset] = open_labels(dataset)
+        return known[dataset]
+
+    return opened
+
+
+def with_trusted_data(opened: OpenData, defense: Method | None) -> Method | None:
+    """Return a defense whose description holds the content of its own trusted data set, if any."""
+    if defense is None or defense.trusted is None or defense.trusted.dataset is None:
+        return defense
+    data = opened(defense.trusted.dataset).key
+    return replace(defense, trusted=replace(defense.trusted, data=data))
 
 
 def infeasible_attack(

@@ -8,6 +8,36 @@ import yaml
 
 from raybd.types.errors import UserError
 
+_MERGE = "tag:yaml.org,2002:merge"
+"""The tag of the key `<<`, which takes the keys of other mappings."""
+
+
+class _RepeatedKey(Exception):
+    """A key stands twice in one mapping. PyYAML would keep the last value, and say nothing."""
+
+    def __init__(self, key: str, first_line: int, line: int) -> None:
+        super().__init__(f"{key!r} is repeated; it stands in line {first_line}, too")
+        self.line = line
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader that refuses repeated keys."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """Read a mapping. Raises _RepeatedKey."""
+        # Later, merged keys would stand beside those that override them.
+        node = super().compose_mapping_node(anchor)
+        first_lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
+                continue
+            name = (key.tag, key.value)
+            line = key.start_mark.line + 1
+            if name in first_lines:
+                raise _RepeatedKey(key.value, first_lines[name], line)
+            first_lines[name] = line
+        return node
+
 
 def read(path: str | Path, overrides: Sequence[str], wanted: str) -> dict[str, Any]:
     """Return the mapping in a YAML file, with some values changed.
@@ -16,10 +46,11 @@ def read(path: str | Path, overrides: Sequence[str], wanted: str) -> dict[str, A
     """
     path = Path(path)
     try:
-        # Safe: a file may come from somebody else, and YAML can name code to run.
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = _loaded(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}", f"Give the path of {wanted}.") from error
+    except _RepeatedKey as error:
+        raise UserError(f"{path}, line {error.line}: {error}", "Keep one of the two.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path}: not YAML: {' '.join(str(error).split())}",
@@ -49,11 +80,17 @@ def set_value(raw: dict[str, Any], override: str) -> None:
             # `setdefault`: an override may add a block that the file leaves out, like `resources`.
             here = here[int(parent)] if isinstance(here, list) else here.setdefault(parent, {})
         if isinstance(here, list):
-            here[int(leaf)] = yaml.safe_load(text)
+            here[int(leaf)] = _loaded(text)
         else:
-            here[leaf] = yaml.safe_load(text)
+            here[leaf] = _loaded(text)
+    except _RepeatedKey as error:
+        raise UserError(f"--set {override}: {error}", "Keep one of the two.") from error
     except (IndexError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise UserError(
             f"--set {override}: {type(error).__name__}: {error}",
             "Name a place of the file, like attacks.0.rate.",
         ) from error
+
+
+def _loaded(text: str) -> Any:
+    return yaml.load(text, _Loader)

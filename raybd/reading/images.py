@@ -133,8 +133,7 @@ def fingerprint(files: Mapping[str, Path]) -> str:
     digest = sha256()
     # Sorted, so that the order in which files were listed plays no part.
     for name, path in sorted(files.items()):
-        stat = path.stat()
-        digest.update(f"{name}\0{_file_hash(path, stat.st_size, stat.st_mtime_ns)}\n".encode())
+        digest.update(f"{name}\0{_file_hash(path, *_stamp(path))}\n".encode())
     return digest.hexdigest()
 
 
@@ -147,9 +146,15 @@ def unequal_sizes(where: str, first: tuple[int, ...], other: tuple[int, ...]) ->
     )
 
 
+def _stamp(path: Path) -> tuple[int, int, int]:
+    stat = path.stat()
+    # A copy may keep the size and the time of the file that it replaces; ctime it cannot keep.
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
 @cache
-def _file_hash(path: Path, size: int, mtime_ns: int) -> str:
-    # Size and time are arguments so that a file is hashed again if, and only if, it has changed.
+def _file_hash(path: Path, size: int, mtime_ns: int, ctime_ns: int) -> str:
+    # Size and times are arguments so that a file is hashed again if, and only if, it has changed.
     with path.open("rb") as file:
         digest = sha256()
         while chunk := file.read(BYTES_HASHED_AT_ONCE):

@@ -26,6 +26,22 @@ Fetch = Callable[[Path], tuple[Pairs, Pairs, Sequence[str] | None]]
 """Download into a folder; return training part, test part, and class names where they are known."""
 
 
+PLACE_VARIABLES = ("RAYBD_DATA", "RAYBD_CACHE")
+"""The environment variables that say where data sets lie."""
+
+
+def absolute_places() -> dict[str, str]:
+    """Return the environment variables of places that are set, as absolute paths.
+
+    Processes that work in other folders are given these.
+    """
+    return {
+        name: str(Path(os.environ[name]).expanduser().absolute())
+        for name in PLACE_VARIABLES
+        if os.environ.get(name)
+    }
+
+
 def known_source(name: str, path: Path | None, size: int | None, fetch: Fetch | None) -> Source:
     """Open a data set by its name.
 

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from torch import Generator, Tensor
 
+from raybd.cells.data import load_data
 from raybd.cells.judging import GALLERY
 from raybd.cells.loading import load_victim, overlay_tensors, shape_of, victim_tensors
 from raybd.cells.stage import ResourceRole, Result, Stage, VictimStage, random_stream
@@ -13,7 +14,7 @@ from raybd.registry import Method
 from raybd.results.store import Store
 from raybd.types.data import POISON, Dataset, Poisoned, Split
 from raybd.types.errors import Infeasible
-from raybd.types.methods import Attack, AttackInput, DatasetMethod, Trainer
+from raybd.types.methods import Attack, AttackInput, Trainer
 from raybd.types.models import Network, Victim
 
 MEASURED_IMAGES = 256
@@ -93,9 +94,15 @@ class Poison(VictimStage):
             network=cast(Network, self.network.config) if self.network is not None else None,
             recipe=self.trainer.config if self.trainer and attack.follows_recipe else None,
             retrain=self._retrain(dataset.num_classes) if attack.retrains else None,
-            side_data=side_images(self.method),
+            side_data=self._side_images(),
             prepared=_prepared(self.prepared, store),
         )
+
+    def _side_images(self) -> Split | None:
+        """The images of the data set that the attack's entry names as its side data."""
+        if self.method.side_data is None or self.side_data is None:
+            return None
+        return load_data(self.method.side_data, self.side_data).train
 
     def _retrain(self, num_classes: int) -> Any:
         assert self.trainer is not None
@@ -107,13 +114,6 @@ class Poison(VictimStage):
             return trainer.train(split, num_classes, network, rng)
 
         return retrain
-
-
-def side_images(method: Method) -> Split | None:
-    """Return the images of the data set that an attack's entry names as its side data."""
-    if method.side_data is None:
-        return None
-    return cast(DatasetMethod, method.side_data.config).load().train
 
 
 def _prepared(stage: Stage | None, store: Store) -> Mapping[str, Tensor]:

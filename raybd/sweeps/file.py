@@ -115,6 +115,7 @@ def parse_sweep(raw: Mapping[str, Any], where: str = "sweep") -> Sweep:
         concurrency=file.concurrency,
         pruning=file.pruning,
         held_out=file.held_out.attacks if file.held_out else (),
+        folder=Path.cwd(),
     )
     _check_combinations(sweep, where)
     _check_pruning(sweep, where)

@@ -4,12 +4,15 @@ import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from raybd.cells.cell import Cell
 from raybd.cells.stage import content_hash
 from raybd.plan import file as experiment_file
 from raybd.plan.experiment import Experiment
+from raybd.plan.graph import OpenData, open_labels
+from raybd.plan.places import with_absolute_paths
 from raybd.sweeps.objectives import Objective
 from raybd.sweeps.ranges import Params, Range, entry_around, entry_at, fields_of, set_values
 from raybd.types.errors import UserError
@@ -46,6 +49,8 @@ class Sweep:
     """The rule that stops bad trials early, by their first objective."""
     held_out: tuple[Mapping[str, Any], ...]
     """Attacks that no trial uses."""
+    folder: Path
+    """The working folder in which its file was read; trials run in others."""
 
     @property
     def oracle(self) -> bool:
@@ -98,7 +103,7 @@ class Sweep:
         """Return the experiment with these values. Raises UserError if a method refuses them."""
         raw = copy.deepcopy(dict(self.raw))
         set_values(raw, params)
-        return experiment_file.parse({**raw, "name": name or self.name}, self.where)
+        return self._parsed({**raw, "name": name or self.name})
 
     def comparison(self, params: Params) -> Experiment:
         """Return the methods of the file beside the same methods with these values.
@@ -117,7 +122,7 @@ class Sweep:
             entry = best[role][int(index)]
             raw[role].append({**entry, "name": f"{entry.get('name', entry['kind'])}_best"})
         raw["attacks"] += [dict(attack) for attack in self.held_out]
-        return experiment_file.parse({**raw, "name": f"{self.name}_best"}, self.where)
+        return self._parsed({**raw, "name": f"{self.name}_best"})
 
     def suggest(self, trial: Any) -> Params:
         """Return values for one Optuna trial, field by field.
@@ -145,9 +150,9 @@ class Sweep:
         reasons = (method.refused(side) for method in methods)
         return next((reason for reason in reasons if reason), None)
 
-    def cells_of(self, experiment: Experiment) -> tuple[Cell, ...]:
+    def cells_of(self, experiment: Experiment, opened: OpenData = open_labels) -> tuple[Cell, ...]:
         """Return the feasible cells whose results the searched fields can change."""
-        cells = [cell for cell in experiment.cells() if not cell.infeasible]
+        cells = [cell for cell in experiment.cells(opened) if not cell.infeasible]
         roles = {place.split(".")[0] for place in self.places}
         if not roles <= _DEFENDING_ROLES:
             return tuple(cells)  # a data set or an attack changes every cell
@@ -156,6 +161,9 @@ class Sweep:
             for cell in cells
             if cell.defense_name in self.searched or cell.trainer.name in self.searched
         )
+
+    def _parsed(self, raw: Mapping[str, Any]) -> Experiment:
+        return experiment_file.parse(with_absolute_paths(raw, self.folder), self.where)
 
     def _condition_holds(self, found: Range, params: Params) -> bool:
         conditions = found.when or {}

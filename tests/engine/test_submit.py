@@ -78,6 +78,14 @@ def test_a_relative_store_is_refused(config: Path) -> None:
         job_request(config, "results")
 
 
+def test_a_job_reads_the_data_of_the_folder_that_it_was_submitted_from(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAYBD_DATA", "data")
+    assert job_request(config, None).environment["RAYBD_DATA"] == str(tmp_path / "data")
+
+
 @pytest.mark.parametrize(
     "address", ["127.0.0.1:8265", "ray://127.0.0.1:10001", "http://127.0.0.1:1", "http://h:port"]
 )

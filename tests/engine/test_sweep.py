@@ -19,6 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from raybd.report.sweeps.find import find_sweeps
 from raybd.results.store import Store
 from tests.clusters import Cluster
+from tests.image_files import png, write_parquet
 from tests.paths import REPO
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -230,3 +231,34 @@ def test_a_trial_that_hangs_is_a_failed_row(tmp_path: Path, shared_cluster: Clus
     assert error.startswith("stopped after 8 s: resources.time_limit is 8 s. Raise ")
     assert set(trials[~slow]["state"]) <= {"complete"}
     assert process.returncode == 1, err
+
+
+def test_trials_read_the_data_of_the_folder_in_which_the_command_runs(tmp_path: Path) -> None:
+    """Tune gives each trial a working folder of its own."""
+    images = [png(60 * (value % 4) + value // 4) for value in range(80)]
+    write_parquet(tmp_path / "data" / "cifar10", images, [0, 1, 2, 3] * 20)
+    here = {"clean": 8, "test_limit": 20, "size": 32}
+    asked = {
+        **TINY,
+        "experiment": {
+            **TINY["experiment"],
+            "datasets": [
+                {"kind": "cifar10", **here},
+                {"kind": "parquet", "path": "data/cifar10", **here},
+            ],
+        },
+        "trials": 1,
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(asked))
+    ended = subprocess.run(
+        [sys.executable, "-m", "raybd", "sweep", "tiny.yaml", "--store", "results", "--json"],
+        cwd=tmp_path,
+        env={**os.environ, "RAYBD_DATA": "data", "PYTHONPATH": str(REPO)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    trials = Store(str(tmp_path / "results")).trials("tiny").set_index("trial")
+    assert trials["state"].tolist() == ["complete", "complete"], (ended.stderr, trials["error"])
+    assert [len(cells) for cells in trials["cells"]] == [2, 2]

@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 from raybd.engine.cluster.resources import ClusterResources, read_resources
+from raybd.reading.named import absolute_places
 from raybd.results.store import in_ray_job
 from raybd.types.errors import UserError
 
@@ -29,6 +30,8 @@ def connected(
     cluster that is started here. Raises UserError (exit code 3) within half a minute if the
     address does not answer.
     """
+    # Workers, and the trials of a sweep, run in other working folders.
+    os.environ.update(absolute_places())
     # An empty RAY_ADDRESS means none: then Ray starts here.
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address is None:

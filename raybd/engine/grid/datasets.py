@@ -1,25 +1,25 @@
 """Data sets in Ray's object store: read once, shared by all stages of a node without a copy."""
 
 import warnings
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
 
+from raybd.cells.data import load_data
 from raybd.registry import Method
 from raybd.types.data import Dataset, Split
-from raybd.types.methods import DatasetMethod
 
 Packed = dict[str, Any]
 """The parts of a data set as numpy arrays, and its class names."""
 
 
 @ray.remote(num_cpus=1, max_retries=2)
-def load_dataset(method: Method) -> Packed:
-    """Read a data set, for all stages that use it."""
-    return pack(cast(DatasetMethod, method.config).load())
+def load_dataset(method: Method, planned: str) -> Packed:
+    """Read a data set, for all stages that use it; see `load_data`."""
+    return pack(load_data(method, planned))
 
 
 def pack(dataset: Dataset) -> Packed:

@@ -184,7 +184,7 @@ class _GridRun:
         gpus = gpus_per_worker(resources, self.monitor.cluster)
         # By content: entries that differ in name alone share one copy.
         if stage.data not in self.datasets:
-            self.datasets[stage.data] = load_dataset.remote(stage.dataset)
+            self.datasets[stage.data] = load_dataset.remote(stage.dataset, stage.data)
         dataset = self.datasets[stage.data]
         status_actor = self.monitor.status_actor
 

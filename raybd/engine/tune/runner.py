@@ -5,12 +5,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import ray
 from ray import tune
 
 from raybd.cells import run as stages
+from raybd.cells.data import load_data
 from raybd.cells.stage import Stage
 from raybd.distributed import group
 from raybd.engine.cluster.resources import ClusterResources, gpus_per_worker
@@ -22,7 +23,6 @@ from raybd.plan.experiment import Experiment
 from raybd.results.store import Store
 from raybd.sweeps.sweep import Sweep
 from raybd.types.data import Dataset
-from raybd.types.methods import DatasetMethod
 
 INTERMEDIATE = "intermediate"
 """The state of a trial that reports how good it is before it is finished."""
@@ -108,7 +108,7 @@ class StageRunner:
         resources = experiment.resources_of(stage)
         dataset = self.datasets.get(stage.data)
         if dataset is None:
-            dataset = load_dataset.remote(stage.dataset)
+            dataset = load_dataset.remote(stage.dataset, stage.data)
         gpus = gpus_per_worker(resources, self.cluster)
         # One for this group: trials know nothing of each other.
         status_actor = new_status_actor()
@@ -134,7 +134,7 @@ class StageRunner:
         shared = self.datasets.get(stage.data)
         if shared is not None:
             return unpack(ray.get(shared))
-        return cast(DatasetMethod, stage.dataset.config).load()
+        return load_data(stage.dataset, stage.data)
 
 
 @contextmanager

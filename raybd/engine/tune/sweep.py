@@ -28,7 +28,9 @@ from raybd.engine.tune.search import MAX_REFUSED_IN_A_ROW, Search, make_schedule
 from raybd.engine.tune.study import Journal, open_study
 from raybd.engine.tune.trial import TrialContext, evaluate, run_trial
 from raybd.plan.experiment import Experiment
+from raybd.plan.graph import Opened, known_or_opened
 from raybd.plan.todo import make_plan
+from raybd.registry import Method
 from raybd.results.store import Store
 from raybd.sweeps.sweep import DEFAULT, Row, Sweep
 from raybd.sweeps.trials import best_params, trial_rows, trials_left
@@ -107,9 +109,11 @@ def _run_trials(
     storage = open_study(sweep, journal, rows)
 
     experiment = sweep.base()
-    paths = [cell.stages() for cell in sweep.cells_of(experiment)]
+    known: dict[Method, Opened] = {}
+    cells = sweep.cells_of(experiment, known_or_opened(known))
+    paths = [cell.stages() for cell in cells]
     stages = list({stage.key: stage for path in paths for stage in path}.values())
-    context = TrialContext(sweep, store, cluster)
+    context = TrialContext(sweep, store, cluster, known)
     search = Search(context, journal, storage, _image_side(stages, store), quiet)
     left = trials_left(sweep, rows)
 
@@ -138,7 +142,7 @@ def _fit(
     sweep = context.sweep
     store = context.store
     by_data = {stage.data: stage for stage in stages}
-    datasets = {data: load_dataset.remote(stage.dataset) for data, stage in by_data.items()}
+    datasets = {data: load_dataset.remote(stage.dataset, data) for data, stage in by_data.items()}
     held, concurrency = _resources(sweep, experiment, context.cluster)
     # Once into the object store, not into the config of each trial.
     trainable = tune.with_parameters(run_trial, context=context, datasets=datasets)

@@ -14,6 +14,8 @@ from raybd.engine.cluster.resources import ClusterResources
 from raybd.engine.grid.failures import stage_error
 from raybd.engine.tune.runner import NO_PROGRESS, PROGRESS, StageRunner
 from raybd.plan.experiment import Experiment
+from raybd.plan.graph import OpenData, Opened, known_or_opened, open_labels
+from raybd.registry import Method
 from raybd.results.provenance import commit, versions
 from raybd.results.store import Store
 from raybd.sweeps.ranges import Params
@@ -28,6 +30,9 @@ class TrialContext:
     sweep: Sweep
     store: Store
     cluster: ClusterResources
+    data: Mapping[Method, Opened]
+    """The data sets, as the driver has opened them. Trials do not look for themselves: on another
+    node a trial would else take what lies there for the data of the sweep."""
 
 
 def run_trial(
@@ -55,6 +60,7 @@ def run_trial(
                 stages,
                 fail=lambda error: write_failure(sweep, params, trial, context.store, error),
             ),
+            known_or_opened(dict(context.data)),
         )
 
     objectives = {
@@ -71,6 +77,7 @@ def evaluate(
     trial: str,
     store: Store,
     run: Callable[[Experiment, Sequence[Stage]], None],
+    opened: OpenData = open_labels,
 ) -> Row:
     """Run the stages of a trial with `run`, write its row and scores, and return the row.
 
@@ -79,7 +86,7 @@ def evaluate(
     row = trial_row(sweep, params, trial)
     try:
         experiment = sweep.experiment(params, f"{sweep.name}-{trial}")
-        row |= _measured_columns(sweep, experiment, trial, store, run)
+        row |= _measured_columns(sweep, experiment, trial, store, run, opened)
     # Tune would retry an error; as a row it counts as a trial that was run.
     except Exception as error:
         outcome = outcome_of(stage_error(error))
@@ -95,9 +102,10 @@ def _measured_columns(
     trial: str,
     store: Store,
     run: Callable[[Experiment, Sequence[Stage]], None],
+    opened: OpenData,
 ) -> Row:
     """Run the stages of a trial, and return the columns of its row that depend on them."""
-    cells = sweep.cells_of(experiment)
+    cells = sweep.cells_of(experiment, opened)
     run(experiment, list({stage.key: stage for cell in cells for stage in cell.stages()}.values()))
 
     recorded = [record_trial(cell, store, sweep.name, trial) for cell in cells]

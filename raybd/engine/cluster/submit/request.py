@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raybd.plan import file as experiment_file
+from raybd.reading.named import absolute_places
 from raybd.results.store import relative_store_error
 from raybd.sweeps.file import is_sweep, load_sweep
 from raybd.types.errors import UserError
@@ -62,8 +63,9 @@ class JobRequest:
             if name not in os.environ:
                 raise UserError(f"--env {name}: not set here", f"Set it: export {name}=...")
             passed[name] = os.environ[name]
-        # Python would keep back lines that go to a file, and the log is followed live.
-        return {"PYTHONUNBUFFERED": "1", **passed}
+        # Python would keep back lines that go to a file, and the log is followed live. The job has a
+        # working folder of its own.
+        return {"PYTHONUNBUFFERED": "1", **passed, **absolute_places()}
 
 
 def job_request(
