@@ -1,10 +1,14 @@
 """Files in a folder or at any fsspec URL: each appears whole or not at all.
 
 A local file is written under a temporary name and renamed; a remote file is put in one request.
-Storage errors that may pass, such as a lost connection, are retried.
+Storage errors that may pass, such as a lost connection, are retried. What is not a file where one
+belongs, such as a link or a folder, is set aside.
 """
 
+import glob
 import logging
+import os
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -15,6 +19,13 @@ from typing import Any, TypeVar
 
 import fsspec
 
+from raybd.results.places import (
+    Kind,
+    Misplaced,
+    fingerprints_of,
+    leaves_the_store,
+    misplaced,
+)
 from raybd.types.errors import UserError
 
 log = logging.getLogger("raybd.store")
@@ -81,16 +92,22 @@ class FileStorage:
     # --- reading -----------------------------------------------------------------------------
 
     def read(self, path: str) -> bytes:
-        """Return the bytes of a file. Raises FileNotFoundError if it does not exist."""
-        try:
-            # A grid reads thousands of small files, and fsspec adds to the time of each.
-            if self.local:
-                return _retried(Path(self.at(path)).read_bytes)
+        """Return the bytes of a file.
+
+        Raises FileNotFoundError if it does not exist, and its subclass Misplaced if something else
+        stands in its place; that is set aside.
+        """
+        if leaves_the_store(path):
+            raise FileNotFoundError(path)
+        if not self.local:
             data: bytes = _retried(lambda: self.filesystem.cat_file(self.at(path)))
-        # A file stands where the path has a folder, so there is no such file.
-        except NotADirectoryError as error:
+            return data
+
+        self._check_place(path, "file")
+        try:
+            return _retried(Path(self.at(path)).read_bytes)
+        except (NotADirectoryError, IsADirectoryError) as error:
             raise FileNotFoundError(path) from error
-        return data
 
     def read_if_there(self, path: str) -> bytes | None:
         """Return the bytes of a file, or None if it does not exist.
@@ -122,12 +139,20 @@ class FileStorage:
 
     def exists(self, path: str) -> bool:
         """Return whether a file or folder exists."""
+        if self.local:
+            return os.path.lexists(self.at(path)) and misplaced(self.root, path) is None
         return bool(_retried(lambda: self.filesystem.exists(self.at(path))))
 
     def files(self, pattern: str) -> list[str]:
         """Return the paths that match a glob, sorted, without names that begin with a dot."""
-        found = self.filesystem.glob(self.at(pattern))
-        return sorted(self.relative(path) for path in found if not Path(path).name.startswith("."))
+        if self.local:
+            # The path of the store is no part of the pattern: it may hold [ or *.
+            found = [str(path.relative_to(self.root)) for path in Path(self.root).glob(pattern)]
+            found = [path for path in found if self._is_in_place(path, None)]
+        else:
+            pattern = f"{glob.escape(self.root)}/{pattern}"
+            found = [self.relative(path) for path in self.filesystem.glob(pattern)]
+        return sorted(path for path in found if not path.rpartition("/")[2].startswith("."))
 
     def fingerprints(self, folder: str) -> dict[str, str]:
         """Return the size and time of each file of a folder, as text by file name.
@@ -135,9 +160,11 @@ class FileStorage:
         A file whose fingerprint is the same as before was not written since. A folder that does
         not exist has no files.
         """
+        if self.local:
+            return self._local_fingerprints(folder)
         try:
             found = _retried(lambda: self.filesystem.ls(self.at(folder), detail=True))
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return {}
         return {
             info["name"].rpartition("/")[2]: " ".join(
@@ -145,6 +172,14 @@ class FileStorage:
             )
             for info in found
         }
+
+    def _local_fingerprints(self, folder: str) -> dict[str, str]:
+        if not self._is_in_place(folder, "folder"):
+            return {}
+        found, links = fingerprints_of(self.at(folder))
+        for name in links:
+            self._is_in_place(f"{folder}/{name}", None)
+        return found
 
     # --- writing -----------------------------------------------------------------------------
 
@@ -161,6 +196,7 @@ class FileStorage:
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
 
         def write_and_rename() -> None:
+            self._clear(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 temporary.write_bytes(data)
@@ -172,25 +208,76 @@ class FileStorage:
 
     def remove(self, path: str) -> None:
         """Remove a file or a folder with all its files, if it exists."""
-        if self.exists(path):
+        if not self.exists(path):
+            return
+        if not self.local:
             self.filesystem.rm(self.at(path), recursive=True)
+        elif Path(self.at(path)).is_dir():
+            shutil.rmtree(self.at(path))
+        else:
+            Path(self.at(path)).unlink(missing_ok=True)
 
-    def quarantine(self, path: str, reason: str) -> None:
-        """Move a damaged file or folder below `damaged/`, and log a warning with the reason."""
-        # With an id: the same path may be damaged again.
+    def quarantine(self, path: str, reason: str) -> bool:
+        """Move a damaged file or folder below `damaged/`, and log a warning with the reason.
+
+        Return whether it was moved. In a store that may only be read it stays where it is.
+        """
         aside = f"damaged/{path}-{uuid.uuid4().hex[:8]}"
-        # File by file: object storage has no folders that could be moved.
-        for found in self.filesystem.find(self.at(path)):
-            target = self.at(aside) + str(found)[len(self.at(path)) :]
-            self.filesystem.makedirs(str(Path(target).parent), exist_ok=True)
-            self.filesystem.mv(found, target)
-
-        # The files were moved one by one: on a local disk their empty folder is still there.
-        if self.local:
-            self.remove(path)
+        try:
+            if self.local:
+                self._move(path, aside)
+            else:
+                for found in self.filesystem.find(self.at(path)):
+                    target = self.at(aside) + str(found)[len(self.at(path)) :]
+                    self.filesystem.makedirs(str(Path(target).parent), exist_ok=True)
+                    self.filesystem.mv(found, target)
+        except FileNotFoundError:
+            return False  # another process has set it aside, and has said so
+        except OSError as error:
+            text = "%s/%s: %s; it can't be set aside (%s), and is not used"
+            log.warning(text, self.url, path, reason, error.strerror or error)
+            return False
         log.warning(
             "%s/%s: %s; set aside as %s, will be computed again", self.url, path, reason, aside
         )
+        return True
+
+    def _move(self, path: str, aside: str) -> None:
+        """Move a file, a folder or a link of a local store; a link is not followed."""
+        target = Path(self.at(aside))
+        blocked = misplaced(self.root, str(Path(aside).parent), "folder")
+        if blocked is not None:
+            # Something else has the name of the folder of damaged files.
+            place = Path(self.at(blocked[0]))
+            place.rename(place.with_name(f".{place.name}-{uuid.uuid4().hex[:8]}"))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Path(self.at(path)).rename(target)
+
+    def _clear(self, path: str) -> None:
+        """Set aside all that keeps a file from being written at a path."""
+        for _ in path.split("/"):
+            if self._is_in_place(path, "file"):
+                return
+        found = misplaced(self.root, path, "file")
+        if found is not None:
+            # Writing all the same might follow a link out of the store.
+            raise PermissionError(f"{self.at(found[0])}: {found[1]}, and can't be set aside")
+
+    def _check_place(self, path: str, kind: Kind | None) -> None:
+        """Set aside what stands in the place of a file or folder, and raise Misplaced if so."""
+        found = misplaced(self.root, path, kind)
+        if found is not None:
+            place, what = found
+            self.quarantine(place, what)
+            raise Misplaced(path)
+
+    def _is_in_place(self, path: str, kind: Kind | None) -> bool:
+        """Return whether nothing stands in the place of a file or folder; else it is set aside."""
+        try:
+            self._check_place(path, kind)
+        except Misplaced:
+            return False
+        return True
 
     def check_writable(self) -> None:
         """Write, read back and remove a file. Raises UserError (exit code 3) if that fails."""

@@ -63,8 +63,8 @@ class JobRequest:
             if name not in os.environ:
                 raise UserError(f"--env {name}: not set here", f"Set it: export {name}=...")
             passed[name] = os.environ[name]
-        # Python would keep back lines that go to a file, and the log is followed live. The job has a
-        # working folder of its own.
+        # Python would keep back lines that go to a file, and the log is followed live. A job has
+        # a working folder of its own.
         return {"PYTHONUNBUFFERED": "1", **passed, **absolute_places()}
 
 
