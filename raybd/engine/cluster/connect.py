@@ -6,11 +6,11 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from pathlib import Path
 from typing import Any
 
 import ray
 
+from raybd.engine.cluster.doors import guard_token, loopback_only, private_folder, token_path
 from raybd.engine.cluster.resources import ClusterResources, read_resources
 from raybd.reading.named import absolute_places
 from raybd.results.store import in_ray_job
@@ -48,15 +48,19 @@ def connected(
 
 
 def _start(verbose: bool, dashboard: bool) -> None:
-    ray.init(
-        # Without `local`, Ray joins what others started here, or trusts the address of a dead one.
-        "local",
-        include_dashboard=dashboard,
-        # More than /dev/shm holds would make Ray fall back to files in /tmp, which are slow.
-        object_store_memory=min(_memory_bytes() // 4, _shared_memory_bytes() // 2),
-        log_to_driver=verbose,
-        logging_level=_logging_level(verbose),
-    )
+    guard_token()
+    with loopback_only():
+        ray.init(
+            # Without `local`, Ray joins what others started here, or trusts a dead one's address.
+            "local",
+            include_dashboard=dashboard,
+            # More than /dev/shm holds would make Ray fall back to files in /tmp, which are slow.
+            object_store_memory=min(_memory_bytes() // 4, _shared_memory_bytes() // 2),
+            log_to_driver=verbose,
+            logging_level=_logging_level(verbose),
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(private_folder()),
+        )
 
 
 def _join(address: str, verbose: bool) -> None:
@@ -129,9 +133,12 @@ def use_local_token() -> None:
 
     Nothing is changed if the user has set RAY_AUTH_MODE.
     """
+    token = token_path()
+    if token is None or not token.exists():
+        return
+    guard_token()
     # A local start of Ray demands this token; a client with an address sends none unless told.
-    token = Path.home() / ".ray" / "auth_token"
-    if "RAY_AUTH_MODE" not in os.environ and token.exists():
+    if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
 
 

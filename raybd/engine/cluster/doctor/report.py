@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from raybd.engine.cluster.connect import connected
+from raybd.engine.cluster.doctor.doors import door_findings
 from raybd.engine.cluster.doctor.finding import Finding
 from raybd.engine.cluster.doctor.machine import machine_findings
 from raybd.engine.cluster.doctor.node import alive_nodes, cluster_findings, largest_group
@@ -25,6 +26,7 @@ def _connected_findings(address: str | None, store_url: str) -> Iterator[Finding
         with connected(address) as cluster:
             where = f"at {address}" if address else "on this machine"
             yield Finding("cluster", True, f"{where}: {cluster}")
+            yield from door_findings(where)
             yield largest_group([node["Resources"] for node in alive_nodes()])
             # A cluster that was started for this check is this machine.
             if address or len(cluster.nodes) > 1:
