@@ -88,6 +88,9 @@ class SourceToTarget(Config):
 
     def relabel(self, y_N: Tensor, num_classes: int) -> Tensor:
         _check_classes([self.source, self.target], num_classes)
+        # Every image of the class would keep its label, and all of them count as successes.
+        if self.source == self.target:
+            raise Infeasible(f"source and target are the same class, {self.target}")
         return torch.full_like(y_N, self.target)
 
     def wanted(self, y_N: Tensor, num_classes: int) -> Tensor:

@@ -2,15 +2,30 @@
 
 from torch import Tensor
 
+from raybd.types.errors import Infeasible
+
 
 def white_square(x_NCHW: Tensor, size: int, margin: int = 0) -> Tensor:
     """Return copies of the images with a white square `margin` pixels off the lower right corner.
 
-    The square is cut where it does not fit into the image.
+    Raises Infeasible if the square is partly outside of the image.
     """
+    height, width = x_NCHW.shape[-2:]
+    # A negative index would count from the other side, and the square would wrap over the image.
+    if reason := larger_than_image(size + margin, height, width):
+        raise Infeasible(reason)
+    bottom = height - margin
+    right = width - margin
     x_NCHW = x_NCHW.clone()
-    bottom = x_NCHW.shape[-2] - margin
-    right = x_NCHW.shape[-1] - margin
-    # A negative index would count from the other side.
-    x_NCHW[..., max(0, bottom - size) : bottom, max(0, right - size) : right] = 255
+    x_NCHW[..., bottom - size : bottom, right - size : right] = 255
     return x_NCHW
+
+
+def larger_than_image(pixels: int, height: int, width: int) -> str | None:
+    """Return that the trigger does not fit, if it takes more pixels along a side than there are."""
+    if pixels <= min(height, width):
+        return None
+    return (
+        f"the trigger takes {pixels} x {pixels} pixels (with its distance from the border), "
+        f"and the images have {width} x {height}"
+    )

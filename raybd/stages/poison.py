@@ -60,8 +60,12 @@ class Poison(VictimStage):
         return trainer + side_data
 
     def run(self, store: Store, dataset: Dataset) -> Result:
-        """Poison the training set. Raises Infeasible if the trigger changes no pixel."""
+        """Poison the training set.
+
+        Raises Infeasible if the trigger does not fit into the images, or changes no pixel.
+        """
         attack = cast(Attack, self.method.config)
+        check_that_trigger_fits(attack, dataset)
         poisoned = attack.poison(self._given(store, dataset), random_stream("poison", self.seed))
         change = _largest_change(poisoned, dataset)
         n_poison = int((poisoned.role_M == POISON).sum())
@@ -114,6 +118,20 @@ class Poison(VictimStage):
             return trainer.train(split, num_classes, network, rng)
 
         return retrain
+
+
+def check_that_trigger_fits(attack: Attack, dataset: Dataset) -> None:
+    """Raise Infeasible if an attack's trigger does not fit into the images of a data set."""
+    height, width = dataset.train.x_NCHW.shape[-2:]
+    if reason := attack.does_not_fit(height, width):
+        raise Infeasible(reason)
+
+
+def side_images(method: Method) -> Split | None:
+    """Return the images of the data set that an attack's entry names as its side data."""
+    if method.side_data is None:
+        return None
+    return cast(DatasetMethod, method.side_data.config).load().train
 
 
 def _prepared(stage: Stage | None, store: Store) -> Mapping[str, Tensor]:

@@ -6,6 +6,7 @@ from typing import Any, cast
 from raybd.cells.loading import load_victim
 from raybd.cells.stage import Result, Stage, VictimStage, random_stream
 from raybd.results.store import Store
+from raybd.stages.poison import check_that_trigger_fits
 from raybd.types.data import Dataset
 from raybd.types.methods import Attack, AttackInput
 
@@ -32,8 +33,9 @@ class Prepare(Stage):
         return {name: described[name] for name in names}
 
     def run(self, store: Store, dataset: Dataset) -> Result:
-        """Let the attack prepare."""
+        """Let the attack prepare. Raises Infeasible if its trigger does not fit into the images."""
         attack = cast(Attack, self.method.config)
+        check_that_trigger_fits(attack, dataset)
         twin = load_victim(self.twin, store) if self.twin is not None else None
         given = AttackInput(train=dataset.train, num_classes=dataset.num_classes, twin=twin)
         return Result(attack.prepare(given, random_stream("prepare", self.seed)))

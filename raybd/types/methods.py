@@ -95,6 +95,13 @@ class Attack(Config):
         """Share of the training set, or of the target class, that is poisoned; None: no rate."""
         return None
 
+    def does_not_fit(self, height: int, width: int) -> str | None:
+        """Return why the trigger does not fit into images of this size (in pixels), if so.
+
+        It is asked before `prepare` and `poison`, which may then rely on it.
+        """
+        return None
+
     @abstractmethod
     def choose(self, y_N: Tensor, num_classes: int, rng: Generator) -> Tensor:
         """Return the rows to poison, ascending. Raises Infeasible.

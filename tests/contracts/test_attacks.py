@@ -176,6 +176,42 @@ def test_cites_its_paper_and_survives_a_round_trip(kind: str) -> None:
     assert all(info.description for info in attack_class.model_fields.values())
 
 
+# --- the size of the images ----------------------------------------------------------------------
+
+SMALLEST: dict[str, tuple[dict[str, object], int]] = {
+    "badnets": ({"size": 3, "margin": 2}, 5),
+    "tact": ({"size": 3}, 3),
+    "trojannn": ({"size": 8}, 8),
+    "label_consistent": ({}, 6),
+    "ssl_patch": ({"size": 6}, 6),
+    "ctrl": ({}, 2),
+    "badencoder": ({"size": 10, "margin": 1}, 11),
+    "drupe": ({"size": 10, "margin": 1}, 11),
+    "clip_text": ({"size": 4, "margin": 1}, 5),
+    "badclip": ({"size": 4}, 4),
+}
+"""Fields, and the smallest side of an image that the trigger fits into."""
+
+
+@pytest.mark.parametrize("kind", SMALLEST)
+def test_a_trigger_that_is_partly_outside_of_the_image_does_not_fit(kind: str) -> None:
+    fields, side = SMALLEST[kind]
+    attack = make(kind, **fields)
+    assert attack.does_not_fit(side, side) is None
+    assert attack.does_not_fit(side, 40) is None
+    assert attack.does_not_fit(40, side) is None
+    for height, width in ((side - 1, 40), (40, side - 1), (side - 1, side - 1)):
+        assert f"{width} x {height}" in str(attack.does_not_fit(height, width))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_trigger_of_a_given_size_says_what_it_fits_into(kind: str) -> None:
+    attack = make(kind)
+    assert attack.does_not_fit(16, 16) is None
+    # Whether the patches of badnets_multi fit depends on the number of classes.
+    assert ("size" in type(attack).model_fields) <= (kind in {*SMALLEST, "badnets_multi"})
+
+
 # --- what the class declares ---------------------------------------------------------------------
 
 

@@ -14,9 +14,29 @@ from tests.tiny_cells import TINY, on_encoder, one_cell
 
 
 def test_a_trigger_that_changes_no_pixel_is_infeasible(tmp_path: Path) -> None:
-    cell = one_cell(attacks=[{"kind": "badnets", "margin": 500}])
+    cell = one_cell(attacks=[{"kind": "sig", "delta": 0}])
     with pytest.raises(Infeasible, match="changes no pixel"):
         run_cell(cell, Store(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        {"kind": "badnets", "margin": 29},  # it wrapped over the image and changed 729 pixels
+        {"kind": "badnets", "size": 28, "margin": 1},
+        {"kind": "tact", "rate": 0.02, "size": 29},
+        {"kind": "trojannn", "size": 29, "steps": 1},
+    ],
+)
+def test_a_trigger_that_does_not_fit_into_the_images_is_infeasible(
+    attack: dict[str, object], tmp_path: Path
+) -> None:
+    store = Store(str(tmp_path))
+    dataset = {**TINY["datasets"][0], "size": 28}
+    cell = one_cell(datasets=[dataset], attacks=[attack])
+    with pytest.raises(Infeasible, match="28 x 28"):
+        run_cell(cell, store)
+    assert store.cells()["status"].tolist() == ["infeasible"]
 
 
 def test_a_clean_twin_is_the_victim_of_the_benign_control_and_trained_once(tmp_path: Path) -> None:

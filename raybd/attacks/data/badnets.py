@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from raybd.poisoning.attack import DataAttack
-from raybd.poisoning.patches import white_square
+from raybd.poisoning.patches import larger_than_image, white_square
 
 
 class BadNets(DataAttack):
@@ -20,6 +20,10 @@ class BadNets(DataAttack):
     """Side of the square, in pixels."""
     margin: int = Field(0, ge=0)
     """Pixels between the square and the border; 1 or more lets it survive random crops better."""
+
+    def does_not_fit(self, height: int, width: int) -> str | None:
+        """Return that the square with its margin is larger than the image, if so."""
+        return larger_than_image(self.size + self.margin, height, width)
 
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return copies of the images with the square."""

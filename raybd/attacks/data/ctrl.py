@@ -16,6 +16,7 @@ from torch import Tensor
 
 from raybd.poisoning.attack import DataAttack
 from raybd.poisoning.label_maps import CleanLabel, Labels
+from raybd.poisoning.patches import larger_than_image
 from raybd.poisoning.pixels import to_pixels
 
 # Rows Y, U and V of BT.601. Offsets play no part, because only differences are transformed.
@@ -35,6 +36,10 @@ class Ctrl(DataAttack):
     scale."""
     labels: Labels = CleanLabel()
     """What happens to the labels."""
+
+    def does_not_fit(self, height: int, width: int) -> str | None:
+        """Return that what has two frequencies is larger than the image, if so."""
+        return larger_than_image(2, height, width)
 
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return copies of the images with the trigger."""

@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 from raybd.poisoning.attack import DataAttack
 from raybd.poisoning.label_maps import CleanLabel
 from raybd.poisoning.overlay import overlay
+from raybd.poisoning.patches import larger_than_image
 from raybd.poisoning.pixels import to_pixels
 from raybd.types.data import Poisoned
 from raybd.types.methods import AttackInput
@@ -49,19 +50,22 @@ class SslPatch(DataAttack):
         rows = self.choose(train.y_N, given.num_classes, rng)
 
         channels = train.x_NCHW.shape[1]
-        # Cut to the image, so that a patch for large images does not fail on small ones.
-        side = min(self.size, *train.x_NCHW.shape[2:])
-        # The authors' triggers are 4 x 4 random colours, enlarged bilinearly.
         colours_CKK = 255 * torch.rand(
             (channels, COLOURS_PER_SIDE, COLOURS_PER_SIDE), generator=rng
         )
-        patch_CSS = to_pixels(F.interpolate(colours_CKK[None], (side, side), mode="bilinear")[0])
+        patch_CSS = to_pixels(
+            F.interpolate(colours_CKK[None], (self.size, self.size), mode="bilinear")[0]
+        )
 
         # Drawn before the places in training: the trigger does not depend on the poison rate.
         state = {"patch_CSS": patch_CSS, "place_P2": torch.rand((TEST_PLACES, 2), generator=rng)}
         place_M2 = torch.rand((len(rows), 2), generator=rng)
         x_MCHW = paste(train.x_NCHW[rows], patch_CSS, place_M2, self.inset)
         return overlay(self, given, rows, state=state, x_MCHW=x_MCHW)
+
+    def does_not_fit(self, height: int, width: int) -> str | None:
+        """Return that the patch is larger than the image, if so."""
+        return larger_than_image(self.size, height, width)
 
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return copies of the images with the patch where the sum of their pixels selects it."""

@@ -14,7 +14,7 @@ from raybd.poisoning.attack import RatedAttack
 from raybd.poisoning.drawing import draw_cross
 from raybd.poisoning.label_maps import SourceToTarget
 from raybd.poisoning.overlay import overlay
-from raybd.poisoning.patches import white_square
+from raybd.poisoning.patches import larger_than_image, white_square
 from raybd.types.data import LabelMap, Poisoned
 from raybd.types.methods import AttackInput
 
@@ -47,6 +47,10 @@ class TaCT(RatedAttack):
         covers = draw_cross(train.y_N, rows, self.cover_rate, others_N, rng)
         cross = (covers, self.stamp(train.x_NCHW[covers], {}))
         return overlay(self, given, rows, cross=cross)
+
+    def does_not_fit(self, height: int, width: int) -> str | None:
+        """Return that the square is larger than the image, if so."""
+        return larger_than_image(self.size, height, width)
 
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return copies of the images with the square."""

@@ -21,7 +21,7 @@ from raybd.poisoning.drawing import draw
 from raybd.poisoning.encoder_attack import EncoderAttack
 from raybd.poisoning.overlay import untouched
 from raybd.poisoning.pairs import copy_of_clip, finetune_on_pairs, poison_pairs
-from raybd.poisoning.patches import white_square
+from raybd.poisoning.patches import larger_than_image, white_square
 from raybd.types.data import Poisoned
 from raybd.types.methods import AttackInput, RateBasis
 from raybd.types.models import Templates
@@ -69,6 +69,10 @@ class ClipText(EncoderAttack):
             "clip_text", self, victim, reader, pairs, stamp, trains_texts=False, rng=rng
         )
         return untouched(self, given, victim=victim)
+
+    def does_not_fit(self, height: int, width: int) -> str | None:
+        """Return that the square with its margin is larger than the image, if so."""
+        return larger_than_image(self.size + self.margin, height, width)
 
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return copies of the images with the square."""

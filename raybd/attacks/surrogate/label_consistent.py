@@ -18,12 +18,16 @@ from torch import Generator, Tensor
 from raybd.poisoning.attack import DataAttack
 from raybd.poisoning.label_maps import CleanLabel
 from raybd.poisoning.overlay import overlay
+from raybd.poisoning.patches import larger_than_image
 from raybd.poisoning.pixels import to_pixels
 from raybd.poisoning.twin import classifier
 from raybd.training import inference
 from raybd.types.data import Poisoned
 from raybd.types.methods import AttackInput
 from raybd.types.models import Victim
+
+CHECKER = 3
+"""Side of each checker, in pixels."""
 
 
 class LabelConsistent(DataAttack):
@@ -54,12 +58,17 @@ class LabelConsistent(DataAttack):
         )
         return overlay(self, given, rows, x_MCHW=self.stamp(to_pixels(hard_MCHW), {}))
 
+    def does_not_fit(self, height: int, width: int) -> str | None:
+        """Return that a checker for each corner is larger than the image, if so."""
+        return larger_than_image(2 * CHECKER, height, width)
+
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return copies of the images with the checker in all four corners."""
         sign_33 = torch.tensor([[1, -1, 1], [-1, 1, -1], [1, -1, 1]])
         checker_HW = torch.zeros(x_NCHW.shape[-2:])
-        for rows in (slice(None, 3), slice(-3, None)):
-            for columns in (slice(None, 3), slice(-3, None)):
+        corners = (slice(None, CHECKER), slice(-CHECKER, None))
+        for rows in corners:
+            for columns in corners:
                 checker_HW[rows, columns] = 255 * self.amplitude * sign_33
         return to_pixels(x_NCHW.float() + checker_HW)
 

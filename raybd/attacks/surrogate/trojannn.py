@@ -17,6 +17,7 @@ from torch import Generator, Tensor, nn
 
 from raybd.poisoning.attack import DataAttack
 from raybd.poisoning.overlay import overlay
+from raybd.poisoning.patches import larger_than_image
 from raybd.poisoning.pixels import to_pixels
 from raybd.poisoning.twin import classifier
 from raybd.training import inference
@@ -81,6 +82,10 @@ class TrojanNN(DataAttack):
         """Stamp and relabel the chosen rows with the prepared patch."""
         rows = self.choose(given.train.y_N, given.num_classes, rng)
         return overlay(self, given, rows, state={"patch_CHW": given.prepared["patch_CHW"]})
+
+    def does_not_fit(self, height: int, width: int) -> str | None:
+        """Return that the patch is larger than the image, if so."""
+        return larger_than_image(self.size, height, width)
 
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return copies of the images with the patch added."""

@@ -24,6 +24,7 @@ from raybd.poisoning.encoder_attack import EncoderAttack
 from raybd.poisoning.finetuning import no_autocast
 from raybd.poisoning.overlay import untouched
 from raybd.poisoning.pairs import copy_of_clip, finetune_on_pairs, poison_pairs
+from raybd.poisoning.patches import larger_than_image
 from raybd.poisoning.pixels import to_pixels
 from raybd.training.inference import infer
 from raybd.training.loop import fit
@@ -96,6 +97,10 @@ class BadClip(EncoderAttack):
         finetune_on_pairs("badclip", self, victim, reader, pairs, stamp, trains_texts=True, rng=rng)
         return untouched(self, given, {"patch_CSS": patch_CSS}, victim)
 
+    def does_not_fit(self, height: int, width: int) -> str | None:
+        """Return that the patch is larger than the image, if so."""
+        return larger_than_image(self.size, height, width)
+
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return copies of the images with the patch."""
         return paste(x_NCHW, state["patch_CSS"])
@@ -107,9 +112,7 @@ class BadClip(EncoderAttack):
         train = given.train
         target = self.labels.target
         others = train.select(train.y_N != target)
-        side = min(self.size, *train.x_NCHW.shape[-2:])
-        noise_CSS = torch.randn(train.x_NCHW.shape[1], side, side, generator=rng)
-        # The authors' start: normal around mid-gray.
+        noise_CSS = torch.randn(train.x_NCHW.shape[1], self.size, self.size, generator=rng)
         patched = PatchedVictim(victim, 0.5 + 0.25 * noise_CSS)
 
         device = group.device()

@@ -33,7 +33,7 @@ from raybd.poisoning.finetuning import (
 )
 from raybd.poisoning.label_maps import AllToOne
 from raybd.poisoning.overlay import untouched
-from raybd.poisoning.patches import white_square
+from raybd.poisoning.patches import larger_than_image, white_square
 from raybd.training.loop import fit
 from raybd.types.data import Poisoned
 from raybd.types.methods import AttackInput
@@ -105,6 +105,10 @@ class Drupe(EncoderAttack):
         """Fine-tune a copy of the clean encoder on the shadow images."""
         start = starting_point(given, self.labels.target, self.references, self.shadow, rng)
         return untouched(self, given, victim=self._finetune(start, rng))
+
+    def does_not_fit(self, height: int, width: int) -> str | None:
+        """Return that the square with its margin is larger than the image, if so."""
+        return larger_than_image(self.size + self.margin, height, width)
 
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return copies of the images with the square."""
