@@ -127,13 +127,6 @@ def check_that_trigger_fits(attack: Attack, dataset: Dataset) -> None:
         raise Infeasible(reason)
 
 
-def side_images(method: Method) -> Split | None:
-    """Return the images of the data set that an attack's entry names as its side data."""
-    if method.side_data is None:
-        return None
-    return cast(DatasetMethod, method.side_data.config).load().train
-
-
 def _prepared(stage: Stage | None, store: Store) -> Mapping[str, Tensor]:
     return store.load(stage.name, stage.key).tensors if stage is not None else {}
 
