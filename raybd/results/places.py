@@ -44,7 +44,7 @@ def fingerprints_of(folder: str) -> tuple[dict[str, str], list[str]]:
     try:
         with os.scandir(folder) as found:
             entries = list(found)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}, []
 
     fingerprints = {}

@@ -34,10 +34,8 @@ def test_an_infeasible_attack_is_infeasible_in_one_process_too(tmp_path: Path) -
         run_cell(cell, store)
     row = store.cell(cell.id)
     assert row is not None
-    assert (row["status"], row["error"]) == (
-        "infeasible",
-        "the trigger changes no pixel of the test images",
-    )
+    assert row["status"] == "infeasible"
+    assert "the images have 32 x 32" in str(row["error"])
 
 
 def test_the_row_of_a_user_error_says_what_to_do(tmp_path: Path) -> None:

@@ -34,7 +34,13 @@ def test_cells_are_distinct_and_a_dry_run_succeeds(
         for training in asked.trainings
         if training.source and training.source.dataset
     ]
-    needed = {dataset.kind for dataset in (*asked.datasets, *sources)} - {"digits"}
+    # The content of a detector's own trusted images is a part of its key, so that a plan reads it.
+    trusted = [
+        defense.trusted.dataset
+        for defense in asked.defenses
+        if defense.trusted and defense.trusted.dataset
+    ]
+    needed = {dataset.kind for dataset in (*asked.datasets, *sources, *trusted)} - {"digits"}
     missing = {kind for kind in needed if not (data_root / kind / "train.parquet").exists()}
     if missing:
         pytest.skip(f"{path.name} needs {', '.join(sorted(missing))} under RAYBD_DATA")
