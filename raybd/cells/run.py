@@ -54,6 +54,7 @@ def run_stage(
         report=heard,
         save=lambda name, data: store.write(f"{checkpoints}/{name}", data),
         load=lambda name: store.read_if_there(f"{checkpoints}/{name}"),
+        set_aside=lambda name, why: store.quarantine(f"{checkpoints}/{name}", why),
         every_seconds=resources.checkpoint_seconds,
         watched=watched,
         compile=resources.compile,

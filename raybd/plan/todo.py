@@ -8,7 +8,7 @@ from typing import Any
 from raybd.cells.cell import Cell
 from raybd.cells.stage import Stage
 from raybd.plan.experiment import Experiment
-from raybd.results.artifacts import Damaged
+from raybd.results.artifacts import Damaged, NewerSchema
 from raybd.results.store import Store
 
 TIMED_ARTEFACTS_PER_STAGE = 500
@@ -105,9 +105,8 @@ def _estimated_seconds(stages: Collection[Stage], store: Store) -> float | None:
         for key in keys[:: 1 + len(keys) // TIMED_ARTEFACTS_PER_STAGE]:
             try:
                 manifest = store.manifest(name, key)
-            except (Damaged, FileNotFoundError):
-                continue  # it counts as not seen
-            # Older artefacts, and stages without a network, have none.
+            except (Damaged, NewerSchema, FileNotFoundError):
+                continue  # it counts as not seen, whatever experiment it is of
             network = (manifest.get("network") or {}).get("kind", "")
             kind = (name, manifest["method"]["kind"], network, manifest["data"])
             seen.setdefault(kind, []).append(manifest["seconds"])

@@ -4,13 +4,15 @@ The manifest is written last, so an artefact without a manifest does not exist.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from raybd.results.files import FileStorage
+from raybd.results.manifests import manifest_text, sound_manifest
+from raybd.results.parquet import Unsound
+from raybd.results.places import Misplaced
 from raybd.results.schemas import SCHEMA_VERSION
 from raybd.results.threads import map_in_threads
 from raybd.types.errors import UserError
@@ -32,6 +34,17 @@ class Damaged(Exception):
             f"{path} failed its check and was set aside; "
             "run the same command again to compute it again"
         )
+
+
+class NewerSchema(UserError):
+    """A newer version of raybd wrote a file, which this one can't read. It stays where it is."""
+
+    def __init__(self, path: str, schema: int) -> None:
+        super().__init__(f"{path}: written by a newer raybd (schema {schema})", "Upgrade raybd.")
+        self.path, self.schema = path, schema
+
+    def __reduce__(self) -> tuple[type["NewerSchema"], tuple[str, int]]:  # type: ignore[override]
+        return type(self), (self.path, self.schema)
 
 
 @dataclass(frozen=True)
@@ -70,29 +83,23 @@ class ArtifactStorage(FileStorage):
         }
 
         folder = _folder(stage, key)
-        text = json.dumps(manifest, indent=1, sort_keys=True)
-        # The manifest last: a process that dies in between leaves no artefact.
         self.write(f"{folder}/tensors.safetensors", data)
-        self.write(f"{folder}/manifest.json", text.encode())
+        self.write(f"{folder}/manifest.json", manifest_text(manifest))
 
     def manifest(self, stage: str, key: str) -> dict[str, Any]:
         """Return the facts of an artefact.
 
-        Raises FileNotFoundError if there is none, Damaged if the manifest cannot be parsed (it is
-        set aside), and UserError if a newer version of raybd wrote it.
+        Raises FileNotFoundError if there is none, Damaged if the manifest fails its check (it is
+        set aside), and NewerSchema if a newer version of raybd wrote it.
         """
         path = f"{_folder(stage, key)}/manifest.json"
         try:
-            manifest: dict[str, Any] = json.loads(self.read(path))
-            # Only a newer one: artefacts of older versions are read.
-            if manifest["schema"] > SCHEMA_VERSION:
-                raise UserError(
-                    f"{self.url}/{path}: written by a newer raybd (schema {manifest['schema']})",
-                    "Upgrade raybd.",
-                )
-        except (ValueError, KeyError) as error:
-            self.quarantine(_folder(stage, key), f"manifest.json is not readable ({error})")
+            manifest = sound_manifest(self.read(path), stage, key)
+        except Unsound as error:
+            self.quarantine(_folder(stage, key), f"manifest.json {error}")
             raise Damaged(path) from error
+        if manifest["schema"] > SCHEMA_VERSION:
+            raise NewerSchema(f"{self.url}/{path}", manifest["schema"])
         return manifest
 
     def load(self, stage: str, key: str) -> Artifact:
@@ -105,10 +112,9 @@ class ArtifactStorage(FileStorage):
 
         manifest = self.manifest(stage, key)
         folder = _folder(stage, key)
-        data = self.read(f"{folder}/tensors.safetensors")
-        # Before the tensors are parsed, which fails on damage in ways of its own.
-        if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
-            self.quarantine(folder, "tensors.safetensors does not match the sha256 in its manifest")
+        data = self.read_if_there(f"{folder}/tensors.safetensors")
+        if data is None or hashlib.sha256(data).hexdigest() != manifest["sha256"]:
+            self.quarantine(folder, "tensors.safetensors is missing or does not match its manifest")
             raise Damaged(folder)
         return Artifact(load(data), manifest)
 
@@ -119,19 +125,21 @@ class ArtifactStorage(FileStorage):
         try:
             manifest = self.manifest(stage, key)
             if self.local:
-                sound = _file_hash(self.at(path)) == manifest["sha256"]
+                sound = self._hash(path) == manifest["sha256"]
             else:
                 # A remote file would have to be downloaded to be hashed; `load` does that.
                 sound = self.filesystem.size(self.at(path)) == manifest["bytes"]
         except Damaged:
             return "damaged"
+        except Misplaced:
+            sound = False
         except FileNotFoundError:
             # Which of the two files is missing? Tensors without a manifest are not an artefact yet.
             if not self.exists(f"{folder}/manifest.json"):
                 return "missing"
             sound = False
 
-        if not sound:
+        if not sound and self.exists(folder):
             self.quarantine(folder, "tensors.safetensors is missing or does not match its manifest")
         return "ok" if sound else "damaged"
 
@@ -151,12 +159,12 @@ class ArtifactStorage(FileStorage):
         """Return the keys of the artefacts of a stage, complete or not, sorted."""
         return sorted(self.fingerprints(f"artifacts/{stage}"))
 
+    def _hash(self, path: str) -> str:
+        """Return the SHA-256 of a local file."""
+        self.check_place(path, "file")
+        with Path(self.at(path)).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
 
 def _folder(stage: str, key: str) -> str:
     return f"artifacts/{stage}/{key}"
-
-
-def _file_hash(path: str) -> str:
-    with Path(path).open("rb") as file:
-        # Block by block, so that a large file takes no memory.
-        return hashlib.file_digest(file, "sha256").hexdigest()

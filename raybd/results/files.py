@@ -103,7 +103,7 @@ class FileStorage:
             data: bytes = _retried(lambda: self.filesystem.cat_file(self.at(path)))
             return data
 
-        self._check_place(path, "file")
+        self.check_place(path, "file")
         try:
             return _retried(Path(self.at(path)).read_bytes)
         except (NotADirectoryError, IsADirectoryError) as error:
@@ -263,7 +263,7 @@ class FileStorage:
             # Writing all the same might follow a link out of the store.
             raise PermissionError(f"{self.at(found[0])}: {found[1]}, and can't be set aside")
 
-    def _check_place(self, path: str, kind: Kind | None) -> None:
+    def check_place(self, path: str, kind: Kind | None) -> None:
         """Set aside what stands in the place of a file or folder, and raise Misplaced if so."""
         found = misplaced(self.root, path, kind)
         if found is not None:
@@ -274,7 +274,7 @@ class FileStorage:
     def _is_in_place(self, path: str, kind: Kind | None) -> bool:
         """Return whether nothing stands in the place of a file or folder; else it is set aside."""
         try:
-            self._check_place(path, kind)
+            self.check_place(path, kind)
         except Misplaced:
             return False
         return True

@@ -1,13 +1,17 @@
 """Parquet folders of a store as pandas frames."""
 
-from collections.abc import Sequence
+import glob
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from raybd.results.files import FileStorage
-from raybd.results.tables import unreadable
+from raybd.results.parquet import Unsound
+from raybd.results.threads import map_in_threads
+from raybd.results.validation import Rules, read_sound
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,50 +20,46 @@ if TYPE_CHECKING:
 def read_frame(
     storage: FileStorage,
     folder: str,
-    schema: pa.Schema,
-    partitions: pa.Schema,
-    rows: Any = None,
-    columns: Sequence[str] | None = None,
+    rules: Rules,
+    partitions: Sequence[str],
+    equal: Mapping[str, Any],
+    columns: Sequence[str],
 ) -> "pd.DataFrame":
-    """Return the Parquet files below a folder as one frame.
+    """Return columns of the Parquet files below a folder as one frame.
 
-    `partitions` are the columns that the folder names hold (`attack=badnets`). `rows` is a filter
-    expression: only the files that it may match are read. Damaged files are set aside.
+    `partitions` are the columns that the folder names hold (`attack=badnets`). `equal` selects rows
+    by the values of columns: where these are partitions, only their files are read. Each file is
+    checked; damaged ones are set aside.
     """
     # Here, not above: they take long to import, and a run needs no frame.
     import pandas as pd
-    import pyarrow.dataset as pads
 
-    # An empty frame has the columns, so that callers need no special case.
-    if not storage.exists(folder):
-        return pd.DataFrame(schema.empty_table().to_pandas())
+    values = [glob.escape(str(equal[name])) if name in equal else "*" for name in partitions]
+    folders = "/".join(f"{name}={value}" for name, value in zip(partitions, values, strict=True))
+    inner = {name: value for name, value in equal.items() if name not in partitions}
+    wanted = [name for name in columns if name not in partitions]
+    # The name of a file is checked by a column, and rows are selected by columns.
+    read = list(dict.fromkeys([*wanted, *inner, rules.name]))
 
-    def read() -> pa.Table:
-        # With the schema: pyarrow would take that of the first file, and hide columns that only
-        # others have. With the types of the partitions: it would guess them.
-        dataset = pads.dataset(
-            storage.at(folder),
-            schema,
-            "parquet",
-            filesystem=storage.filesystem,
-            partitioning=pads.partitioning(partitions, flavor="hive"),
-        )
-        return dataset.to_table(columns=columns, filter=rows)
-
-    try:
-        table = read()
-    except pa.ArrowInvalid:
-        # Files are checked one by one only after an error: that takes long for a large folder.
-        _quarantine_unreadable(storage, folder)
-        table = read()
-    return pd.DataFrame(table.to_pandas())
-
-
-def _quarantine_unreadable(storage: FileStorage, folder: str) -> None:
-    """Set aside the files of a folder that are not Parquet."""
-    for path in storage.filesystem.find(storage.at(folder)):
+    def rows_of(path: str) -> pa.Table | None:
         try:
-            with storage.filesystem.open(path, "rb") as file:
-                pq.ParquetFile(file)
-        except pa.ArrowInvalid as error:
-            storage.quarantine(storage.relative(path), unreadable(error))
+            table = read_sound(storage.read(path), rules, PurePosixPath(path).stem, read)
+        except FileNotFoundError:
+            return None
+        except Unsound as error:
+            storage.quarantine(path, str(error))
+            return None
+        for name, value in inner.items():
+            table = table.filter(pc.field(name) == value)
+        # scores/dataset=D/attack=A/defense=F/<cell>.parquet
+        values = dict(part.split("=", 1) for part in path.split("/")[1:-1])
+        for name in partitions:
+            table = table.append_column(name, pa.array([values[name]] * len(table), pa.string()))
+        return table.select(columns)
+
+    paths = storage.files(f"{folder}/{folders}/*.parquet")
+    found = map_in_threads(rows_of, paths)
+    fields = {field.name: field for field in rules.schema}
+    schema = pa.schema([fields.get(name, pa.field(name, pa.string())) for name in columns])
+    tables = [table for path in paths if (table := found[path]) is not None]
+    return pd.DataFrame(pa.concat_tables([schema.empty_table(), *tables]).to_pandas())

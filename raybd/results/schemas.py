@@ -1,18 +1,19 @@
 """The columns of the store's tables, a public contract, and how their files are encoded."""
 
-from typing import Any
-
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raybd.metrics.catalogue import MEASURES
 from raybd.metrics.measure import GROUPS, Group
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+FIRST_SCHEMA_WITH_CHECKSUM = 2
+"""Files of schema 1 have no checksum, and are read without."""
+SCHEMA_KEY = b"raybd.schema"
+"""Key of the version in the metadata of a file."""
 
 # A word that repeats in every row is stored once.
 _word = pa.dictionary(pa.int32(), pa.string())
-_metadata = {b"raybd.schema": str(SCHEMA_VERSION).encode()}
+_metadata = {SCHEMA_KEY: str(SCHEMA_VERSION).encode()}
 
 SCORES = pa.schema(
     [
@@ -94,6 +95,9 @@ CELLS = pa.schema(
 A number that does not apply is null.
 """
 
+ADDED_COLUMNS = frozenset(["rate_basis", "threat_model", *dict(_columns_of(*_ADDED))])
+"""Columns that files of schema 1 may lack; they become null."""
+
 MAX_OBJECTIVES = 4
 TRIALS = pa.schema(
     [(name, pa.string()) for name in ("trial", "state", "params", "objectives")]
@@ -118,30 +122,3 @@ state: complete, pruned (stopped early, `error` says why), failed or infeasible.
 has the values of the sweep's own file. params and objectives are JSON. auroc is the mean over the
 cells, whatever the objectives are.
 """
-
-
-def as_parquet(table: pa.Table, **encoding: Any) -> bytes:
-    """Return a Parquet file of many rows; `encoding` is passed to pyarrow."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", **encoding)
-    return bytes(sink.getvalue())
-
-
-def as_small_parquet(table: pa.Table) -> bytes:
-    """Return a Parquet file of a few rows.
-
-    Compression, dictionaries and statistics help with many rows. One row they make larger, and
-    slower to read.
-    """
-    sink = pa.BufferOutputStream()
-    lean = {
-        "compression": "none",
-        "use_dictionary": False,
-        "write_statistics": False,
-        "store_schema": False,
-    }
-    with pq.ParquetWriter(sink, table.schema, **lean) as writer:
-        writer.write_table(table)
-        # `store_schema` leaves out the metadata, too, and with it the version of the schema.
-        writer.add_key_value_metadata(table.schema.metadata)
-    return bytes(sink.getvalue())

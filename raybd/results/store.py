@@ -16,9 +16,11 @@ Its layout is the public contract of raybd:
     STORE/errors/<cell>.txt                                     tracebacks of failed cells
     STORE/damaged/...                                           files that failed a check
 
-A file appears whole or not at all. Nothing is unpickled.
+A file appears whole or not at all. One that carries numbers has a checksum, which is checked when
+it is used. Links are not followed, and nothing is unpickled.
 """
 
+import glob
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,9 +32,11 @@ import pyarrow.compute as pc
 
 from raybd.results.artifacts import ArtifactStorage
 from raybd.results.frames import read_frame
+from raybd.results.parquet import Unsound, read_parquet
 from raybd.results.row_cache import read_folder
-from raybd.results.schemas import CELLS, SCORES, TRIALS
+from raybd.results.schemas import SCORES, TRIALS
 from raybd.results.tables import TableStorage
+from raybd.results.validation import CELL_RULES, SCORE_RULES, TRIAL_RULES
 from raybd.types.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,7 +55,7 @@ class Store(ArtifactStorage, TableStorage):
 
     def cells(self, experiment: str | None = None) -> "pd.DataFrame":
         """Return all cells, or those of one experiment, as a pandas frame."""
-        table = read_folder(self, "cells", CELLS)
+        table = read_folder(self, "cells", CELL_RULES)
         if experiment is not None:
             table = table.filter(pc.field("experiment") == experiment)
         frame: pd.DataFrame = table.to_pandas()
@@ -66,29 +70,26 @@ class Store(ArtifactStorage, TableStorage):
         `equal` selects rows by the values of columns; where these are data set, attack or defense,
         only their files are read. Raises UserError for a column that does not exist.
         """
-        import pyarrow.dataset as pads
-
-        # All three are in the names of the folders, not in the files.
-        partitions = pa.schema([(name, pa.string()) for name in ("dataset", "attack", "defense")])
-        schema = pa.schema([*SCORES, *partitions])
-        rows = None
-        for name, value in equal.items():
-            if name not in schema.names:
-                raise UserError(
-                    f"scores have no column {name!r}", f"Columns: {', '.join(schema.names)}."
-                )
-            equals = pads.field(name) == value
-            rows = equals if rows is None else rows & equals
-        return read_frame(self, "scores", schema, partitions, rows, columns)
+        partitions = ("dataset", "attack", "defense")
+        names = [*SCORES.names, *partitions]
+        for name in [*equal, *(columns or ())]:
+            if name not in names:
+                raise UserError(f"scores have no column {name!r}", f"Columns: {', '.join(names)}.")
+        return read_frame(self, "scores", SCORE_RULES, partitions, equal, columns or names)
 
     def analysis(self, tool: str) -> "pd.DataFrame":
         """Return the rows of an analysis tool as a pandas frame; empty if there are none."""
         import pandas as pd
-        import pyarrow.parquet as pq
 
         # Each tool has columns of its own, so that there is no schema to read by.
-        paths = self.files(f"analysis/tool={tool}/*.parquet")
-        tables = [pq.read_table(pa.BufferReader(self.read(path))) for path in paths]
+        tables = []
+        for path in self.files(f"analysis/tool={glob.escape(tool)}/*.parquet"):
+            try:
+                tables.append(read_parquet(self.read(path)).table)
+            except FileNotFoundError:
+                continue
+            except Unsound as error:
+                self.quarantine(path, str(error))
         if not tables:
             return pd.DataFrame()
         frame: pd.DataFrame = pa.concat_tables(tables, promote_options="default").to_pandas()
@@ -96,12 +97,9 @@ class Store(ArtifactStorage, TableStorage):
 
     def trials(self, sweep: str | None = None) -> "pd.DataFrame":
         """Return all trials, or those of one sweep, as a pandas frame."""
-        import pyarrow.dataset as pads
-
-        partitions = pa.schema([("sweep", pa.string())])
-        schema = pa.schema([*partitions, *TRIALS])
-        rows = None if sweep is None else pads.field("sweep") == sweep
-        frame = read_frame(self, "trials", schema, partitions, rows)
+        equal = {} if sweep is None else {"sweep": sweep}
+        names = ["sweep", *TRIALS.names]
+        frame = read_frame(self, "trials", TRIAL_RULES, ("sweep",), equal, names)
         return frame.sort_values(["sweep", "trial"], ignore_index=True)
 
 

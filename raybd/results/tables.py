@@ -1,25 +1,27 @@
 """The rows of cells, scores and trials: one Parquet file for each cell or trial."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import yaml
 
 from raybd.results.files import FileStorage
-from raybd.results.row_cache import read_folder
-from raybd.results.schemas import (
-    CELLS,
-    SCORES,
-    SCORES_ENCODING,
-    TRIALS,
+from raybd.results.parquet import (
+    Unsound,
     as_parquet,
     as_small_parquet,
+    count_rows,
+    is_sealed,
+    read_parquet,
 )
+from raybd.results.row_cache import read_folder
+from raybd.results.schemas import CELLS, SCORES, SCORES_ENCODING, TRIALS
 from raybd.results.threads import map_in_threads
+from raybd.results.validation import CELL_RULES, SCORE_RULES, TRIAL_RULES, Rules, read_sound
 
 
 @dataclass(frozen=True)
@@ -38,17 +40,8 @@ class TableStorage(FileStorage):
 
         Damaged files are set aside.
         """
-        path = f"cells/{cell}.parquet"
-        try:
-            row = self._single_row(path)
-        except FileNotFoundError:
-            return None
-        # IndexError: a sound Parquet file without a row.
-        except (pa.ArrowInvalid, OSError, IndexError) as error:
-            self.quarantine(path, unreadable(error))
-            return None
-        # Both, because a cell without its scores is to be run again.
-        if row["n_scores"] and not self._scores_are_sound(row):
+        row = self._single_row(f"cells/{cell}.parquet", CELL_RULES)
+        if row is None or (row["n_scores"] and not self._scores_are_sound(row)):
             return None
         return row
 
@@ -58,7 +51,7 @@ class TableStorage(FileStorage):
         if not self.exists("cells"):
             return {}
 
-        table = read_folder(self, "cells", CELLS)
+        table = read_folder(self, "cells", CELL_RULES)
         asked = pc.is_in(table["cell"], pa.array(list(cells), pa.string()))
         rows = {row["cell"]: row for row in table.filter(asked).to_pylist()}
 
@@ -74,20 +67,18 @@ class TableStorage(FileStorage):
     ) -> None:
         """Write the score rows of a cell, or replace them."""
         table = pa.table({name: columns[name] for name in SCORES.names}, schema=SCORES)
-        path = _scores_path(cell, dataset, attack, defense)
-        self.write(path, as_parquet(table, **SCORES_ENCODING))
+        names = {"cell": cell, "dataset": dataset, "attack": attack, "defense": defense}
+        self.write(scores_path(names), as_parquet(table, **SCORES_ENCODING))
 
     def _scores_are_sound(self, row: Mapping[str, Any]) -> bool:
-        """Return whether the score file of a cell has as many rows as the cell's row says."""
-        path = _scores_path(row["cell"], row["dataset"], row["attack"], row["defense"])
+        """Return whether the score file of a cell is sound, and has as many rows as it should."""
+        path = scores_path(row)
         try:
-            with self.filesystem.open(self.at(path), "rb") as file:
-                # The footer tells the number: no score is read.
-                found = pq.ParquetFile(file).metadata.num_rows
+            found = self._count_scores(path, row["cell"])
         except FileNotFoundError:
             return False
-        except (pa.ArrowInvalid, OSError) as error:
-            self.quarantine(path, unreadable(error))
+        except Unsound as error:
+            self.quarantine(path, str(error))
             return False
 
         if found != row["n_scores"]:
@@ -95,11 +86,49 @@ class TableStorage(FileStorage):
             return False
         return True
 
+    def _count_scores(self, path: str, cell: str) -> int:
+        if not self.local:
+            # To be checked, a remote file would have to be downloaded; `scores` does that.
+            with self.filesystem.open(self.at(path), "rb") as file:
+                return count_rows(file)
+        data = self.read(path)
+        if is_sealed(data):
+            return count_rows(pa.BufferReader(data))
+        return len(read_sound(data, SCORE_RULES, cell))
+
+    def score_columns(self, row: Mapping[str, Any], columns: Sequence[str]) -> pa.Table:
+        """Return columns of the score file of a cell.
+
+        Raises FileNotFoundError if there is none, and Unsound if it is damaged; it is set aside.
+        """
+        path = scores_path(row)
+        try:
+            return read_sound(self.read(path), SCORE_RULES, row["cell"], columns)
+        except Unsound as error:
+            self.quarantine(path, str(error))
+            raise
+
     # --- analyses ----------------------------------------------------------------------------
 
     def write_analysis(self, tool: str, key: str, table: pa.Table) -> None:
         """Write what a tool says of a victim, or replace it."""
         self.write(f"analysis/tool={tool}/{key}.parquet", as_parquet(table))
+
+    def table_is_sound(self, path: str) -> bool:
+        """Return whether a file of trials, scores or an analysis is sound; else it is set aside."""
+        if path.startswith("trials/"):
+            return self._single_row(path, TRIAL_RULES) is not None
+        try:
+            if path.startswith("scores/"):
+                self._count_scores(path, PurePosixPath(path).stem)
+            else:
+                read_parquet(self.read(path))
+        except FileNotFoundError:
+            return False
+        except Unsound as error:
+            self.quarantine(path, str(error))
+            return False
+        return True
 
     # --- trials and experiments --------------------------------------------------------------
 
@@ -110,10 +139,7 @@ class TableStorage(FileStorage):
 
     def trial(self, sweep: str, trial: str) -> dict[str, Any] | None:
         """Return the row of a trial; None if there is none."""
-        try:
-            return self._single_row(_trial_path(sweep, trial))
-        except FileNotFoundError:
-            return None
+        return self._single_row(_trial_path(sweep, trial), TRIAL_RULES)
 
     def write_experiment(self, name: str, resolved: Mapping[str, Any]) -> None:
         """Write an experiment as a file with every default filled in."""
@@ -121,21 +147,27 @@ class TableStorage(FileStorage):
         text = yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True)
         self.write(f"experiments/{name}.yaml", text.encode())
 
-    def _single_row(self, path: str) -> dict[str, Any]:
-        """Return the row of a file that has one row."""
-        table = pq.read_table(pa.BufferReader(self.read(path)))
-        row: dict[str, Any] = table.to_pylist()[0]
-        return row
+    def _single_row(self, path: str, rules: Rules) -> dict[str, Any] | None:
+        """Return the row of a file that has one row; None if it is missing or damaged.
+
+        A damaged file is set aside.
+        """
+        try:
+            rows = read_sound(self.read(path), rules, PurePosixPath(path).stem).to_pylist()
+            if len(rows) != 1:
+                raise Unsound(f"has {len(rows)} rows instead of 1")
+        except FileNotFoundError:
+            return None
+        except Unsound as error:
+            self.quarantine(path, str(error))
+            return None
+        return dict(rows[0])
 
 
-def unreadable(error: BaseException) -> str:
-    """Return why a Parquet file is set aside, in one line."""
-    first_line = str(error).split("\n")[0]
-    return f"not a readable Parquet file ({first_line})"
-
-
-def _scores_path(cell: str, dataset: str, attack: str, defense: str) -> str:
-    return f"scores/dataset={dataset}/attack={attack}/defense={defense}/{cell}.parquet"
+def scores_path(row: Mapping[str, Any]) -> str:
+    """Return the path of the score file of a cell, from its row."""
+    path = "scores/dataset={dataset}/attack={attack}/defense={defense}/{cell}.parquet"
+    return path.format_map(row)
 
 
 def _trial_path(sweep: str, trial: str) -> str:

@@ -1,6 +1,5 @@
 """The progress of a training: its report after each epoch, and the checkpoints of it."""
 
-import io
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -9,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from raybd.distributed import group
+from raybd.training.checkpoint_file import DamagedCheckpoint, decode, encode
 from raybd.training.runtime import Facts, current, report
 
 
@@ -70,30 +70,32 @@ class TrainingRun:
             self._saved_at = time.monotonic()
 
     def _state(self) -> bytes:
-        state = {
-            "history": self._history,
-            "start": self._start,
-            "rng": self.rng.get_state(),
-            "parts": {name: part.state_dict() for name, part in self.parts.items()},
-        }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        return buffer.getvalue()
+        return encode(
+            {
+                "history": self._history,
+                "start": self._start,
+                "rng": self.rng.get_state(),
+                "parts": {name: part.state_dict() for name, part in self.parts.items()},
+            }
+        )
 
     def _resume(self) -> None:
-        # One worker reads: if two disagreed on whether to resume, the group would wait forever.
-        load = current().load
+        runtime = current()
+        load = runtime.load
         saved = group.broadcast(lambda: load(self.name)) if load is not None else None
         if saved is None:
             return
-        # On the CPU, since the machine that resumes may lack the device that saved. `weights_only`:
-        # a checkpoint must not be able to run code.
-        state: dict[str, Any] = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
+        try:
+            state: dict[str, Any] = decode(saved)
+        except DamagedCheckpoint as error:
+            # Every worker of a group reads the same bytes, and begins from the start.
+            if runtime.set_aside is not None and group.rank() == 0:
+                runtime.set_aside(self.name, f"{error}; the training begins from the start")
+            return
 
         # A stage may run a method several times, each time from another random stream. The
-        # checkpoint of another run is not ours. (Those of earlier versions name no start.)
-        start = state.get("start")
-        if start is None or not torch.equal(start, self._start):
+        # checkpoint of another run is not ours.
+        if not torch.equal(state["start"], self._start):
             return
 
         for name, part in self.parts.items():

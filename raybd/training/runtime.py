@@ -29,6 +29,8 @@ class Runtime:
     """Keeps a checkpoint under a name."""
     load: Callable[[str], bytes | None] | None = None
     """Returns the checkpoint of a name, or None."""
+    set_aside: Callable[[str, str], object] | None = None
+    """Puts a damaged checkpoint out of the way, given its name and what is wrong."""
     every_seconds: float = 30.0
     """Time between checkpoints: the most work that a dead worker loses, plus its current epoch."""
     watched: bool = False

@@ -108,7 +108,8 @@ def test_glob_characters_in_the_path_of_a_store_hide_nothing(tmp_path: Path, nam
     path = Path(store.at("artifacts/victim/k/tensors.safetensors"))
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
     found = {finding.check: finding.found for finding in store_findings(store.url)}
-    assert found["integrity"].startswith("1 artefacts and 1 cells checked, 1 damaged")
+    assert found["integrity"].endswith("checked, 1 damaged")
+    assert found["integrity"].startswith("1 artefacts, 1 cells")
 
 
 def test_a_damaged_file_that_can_not_be_moved_is_not_used_all_the_same(

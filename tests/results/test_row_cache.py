@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from raybd.results.row_cache import read_folder
+from raybd.results.parquet import as_parquet
 from raybd.results.schemas import CELLS, SCORES
 from raybd.results.store import Store
 
@@ -49,7 +49,7 @@ def test_the_copy_is_what_is_read(store: Store) -> None:
     path = Path(store.at("gathered/cells.parquet"))
     table = pq.read_table(path)
     forged = table.set_column(table.schema.get_field_index("seed"), "seed", [[7] * len(table)])
-    pq.write_table(forged, path)
+    path.write_bytes(as_parquet(forged))
     assert {found["seed"] for found in store.rows(["c0", "c1"]).values()} == {7}
 
 
@@ -107,7 +107,7 @@ def test_a_copy_that_can_not_be_used_is_made_anew(store: Store, fault: str) -> N
     if fault == "truncated":
         path.write_bytes(path.read_bytes()[:-20])
     else:
-        pq.write_table(pq.read_table(path).drop_columns(["auroc"]), path)
+        path.write_bytes(as_parquet(pq.read_table(path).drop_columns(["auroc"])))
     assert len(store.cells()) == CELLS_IN_STORE
     assert "auroc" in pq.read_schema(path).names
 
@@ -115,12 +115,14 @@ def test_a_copy_that_can_not_be_used_is_made_anew(store: Store, fault: str) -> N
 def test_a_file_of_an_older_raybd_lacks_a_column(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     for cell in ("c1", "c2"):
-        store.write_cell(row(cell, auroc=0.5))
+        store.write_cell(row(cell, auroc_within_class=0.5))
     old = tmp_path / "cells/c1.parquet"
-    pq.write_table(pq.read_table(old).drop_columns(["auroc"]), old)
-    assert read_folder(store, "cells", CELLS)["auroc"].to_pylist() == [None, 0.5]
+    table = pq.read_table(old).drop_columns(["auroc_within_class"])
+    pq.write_table(table.replace_schema_metadata({"raybd.schema": "1"}), old)
+    assert store.cells()["auroc_within_class"].isna().tolist() == [True, False]
     store.remove("cells/c2.parquet")
-    assert store.rows(["c1"])["c1"]["auroc"] is None
+    assert store.rows(["c1"])["c1"]["auroc_within_class"] is None
+    assert store.cell("c1") == store.rows(["c1"])["c1"]
 
 
 def test_object_storage_has_fingerprints_too(s3_url: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from raybd.results.artifacts import Damaged
+from raybd.results.manifests import manifest_text
 from raybd.results.schemas import CELLS, SCHEMA_VERSION
 from raybd.results.store import Store
 from raybd.types.errors import UserError
@@ -119,9 +120,9 @@ def test_without_a_manifest_there_is_no_artefact(store: Store) -> None:
 def test_a_newer_schema_is_refused_and_kept(store: Store) -> None:
     store.save("victim", "k", {"a": torch.zeros(1)}, {})
     path = "artifacts/victim/k/manifest.json"
-    store.write(
-        path, json.dumps(json.loads(store.read(path)) | {"schema": SCHEMA_VERSION + 1}).encode()
-    )
+    newer = json.loads(store.read(path)) | {"schema": SCHEMA_VERSION + 1}
+    del newer["checksum"]
+    store.write(path, manifest_text(newer))
     with pytest.raises(UserError, match="newer raybd"):
         store.load("victim", "k")
     assert store.exists(path)

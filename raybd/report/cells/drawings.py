@@ -3,19 +3,18 @@
 Each drawing has `missing`: sentences about what can't be shown, and why.
 """
 
-from io import BytesIO
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raybd.report.cells.cell import Cell, defense_action, scored_stage, stage_key
 from raybd.report.cells.curves import histogram, roc, threshold
 from raybd.report.cells.gallery import data_uris, difference
 from raybd.report.cells.tables import Table
-from raybd.results.artifacts import Artifact, Damaged
+from raybd.results.artifacts import Artifact, Damaged, NewerSchema
+from raybd.results.parquet import Unsound
 from raybd.results.store import Store
+from raybd.results.tables import scores_path
 from raybd.types.data import SAMPLE_ROLES
 
 COMPARED = ("clean_accuracy", "attack_success")
@@ -150,19 +149,15 @@ def _score_columns(store: Store, cell: Cell, missing: list[str]) -> dict[str, An
 
     Reads the file of this cell alone, so that memory holds one cell at a time.
     """
-    path = "scores/dataset={dataset}/attack={attack}/defense={defense}/{cell}.parquet"
-    path = path.format_map(cell)
+    path = scores_path(cell)
     lost = "no histogram and no ROC curve. Run the experiment again to get them."
     try:
-        data = store.read(path)
+        frame = store.score_columns(cell, ["role", "score", "threshold"]).to_pandas()
     except FileNotFoundError:
         missing.append(f"{path} is missing: {lost}")
         return None
-    try:
-        frame = pq.ParquetFile(BytesIO(data)).read(["role", "score", "threshold"]).to_pandas()
-    except (pa.ArrowInvalid, OSError):
-        # pyarrow raises ArrowInvalid for a broken footer, and OSError for a broken page.
-        missing.append(f"{path} is damaged: {lost}")
+    except Unsound:
+        missing.append(f"{path} is damaged and was set aside: {lost}")
         return None
     # The file has roles as words, for its readers; plots compare the numbers of data.py.
     numbers = {name: number for number, name in enumerate(SAMPLE_ROLES)}
@@ -188,6 +183,8 @@ def _artifact(
             f"{path} is damaged and was set aside: {what} can't be shown. "
             "Run the experiment again to get it."
         )
+    except NewerSchema:
+        missing.append(f"{path} was written by a newer raybd: {what} can't be shown.")
     except FileNotFoundError:
         missing.append(
             f"{path} is missing: {what} can't be shown. Run the experiment again to get it."

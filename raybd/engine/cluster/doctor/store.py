@@ -11,7 +11,9 @@ import ray
 
 from raybd.engine.cluster.doctor.finding import GIB, MIN_DISK_BYTES, Finding, error_text
 from raybd.engine.cluster.doctor.node import on_every_node
+from raybd.results.artifacts import NewerSchema
 from raybd.results.store import Store, open_store
+from raybd.results.threads import map_in_threads
 from raybd.types.errors import UserError
 
 
@@ -92,17 +94,41 @@ def _shared_by_node(node: str, answer: Any, store: Store) -> Finding:
 
 
 def _integrity(store: Store) -> Finding:
-    """Check every artefact and every row of the store. Damaged files are set aside."""
-    # By the manifests: an artefact without one does not exist.
-    manifests = [path.split("/") for path in store.files("artifacts/*/*/manifest.json")]
-    states = store.states([(stage, key) for _, stage, key, _ in manifests])
+    """Check every file of the store that has a checksum. Damaged files are set aside."""
+    artifacts = [
+        (stage, key)
+        for _, stage, key, _ in (
+            path.split("/") for path in store.files("artifacts/*/*/manifest.json")
+        )
+    ]
+    states = map_in_threads(lambda artifact: _state(store, *artifact), artifacts)
     damaged = sum(state == "damaged" for state in states.values())
+    newer = sum(state == "newer" for state in states.values())
 
     cells = [Path(path).stem for path in store.files("cells/*.parquet")]
-    damaged += sum(store.cell(cell) is None for cell in cells)
+    checked = {cell for cell in cells if store.cell(cell) is not None}
+    damaged += len(cells) - len(checked)
+    tables = store.files("trials/*/*.parquet") + store.files("analysis/*/*.parquet")
+    # Those of cells were checked with their cells; others belong to trials.
+    scores = store.files("scores/*/*/*/*.parquet")
+    tables += [path for path in scores if Path(path).stem not in checked]
+    damaged += sum(not store.table_is_sound(path) for path in tables)
 
-    found = f"{len(manifests)} artefacts and {len(cells)} cells checked, {damaged} damaged"
-    hint = ""
+    found = (
+        f"{len(artifacts)} artefacts, {len(cells)} cells and {len(tables)} other tables "
+        f"checked, {damaged} damaged"
+    )
+    hints = []
     if damaged:
-        hint = "They were set aside; run the experiment again to compute them again."
-    return Finding("integrity", not hint, found, hint)
+        hints.append("They were set aside; run the experiment again to compute them again.")
+    if newer:
+        found += f"; {newer} of a newer raybd were not checked"
+        hints.append("Upgrade raybd.")
+    return Finding("integrity", not hints, found, " ".join(hints))
+
+
+def _state(store: Store, stage: str, key: str) -> str:
+    try:
+        return store.state(stage, key)
+    except NewerSchema:
+        return "newer"

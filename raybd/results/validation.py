@@ -1,0 +1,175 @@
+"""What the values of a table can be. A file that holds others is damaged, or is not ours."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raybd.metrics.catalogue import MEASURES
+from raybd.metrics.measure import Group
+from raybd.results.parquet import ParquetContent, Unsound, read_parquet
+from raybd.results.schemas import ADDED_COLUMNS, CELLS, SCORES, TRIALS
+
+ROUNDING = 1e-6
+"""How far a share may exceed 1: a sum of rounded numbers is not exact."""
+_SHARES: tuple[Group, ...] = (
+    "victim",
+    "clean twin",
+    "defended",
+    "detection",
+    "within class",
+    "same on clean twin",
+    "outside trigger",
+)
+"""Groups whose measures are shares in [0, 1], but for `_DIFFERENCES`."""
+SCORED_ROLES = ("clean", "poison", "cross")
+"""The roles of samples as words; types/data.py has them too, but takes long to import."""
+_DIFFERENCES = ("auroc_over_control",)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The columns of a table, and what their values can be."""
+
+    schema: pa.Schema
+    name: str
+    """Column that holds the name of the file."""
+    known: Sequence[str] = ()
+    """Columns without nulls."""
+    shares: Sequence[str] = ()
+    """Columns of numbers in [0, 1]."""
+    counts: Sequence[str] = ()
+    """Columns of numbers that are not negative."""
+    words: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """All values of a column."""
+    objects: Sequence[str] = ()
+    """Columns of JSON objects."""
+
+
+CELL_RULES = Rules(
+    CELLS,
+    name="cell",
+    known=("cell", "experiment", "dataset", "attack", "trainer", "defense", "status"),
+    shares=(
+        "rate",
+        *(m.name for m in MEASURES if m.group in _SHARES and m.name not in _DIFFERENCES),
+    ),
+    counts=tuple(m.name for m in MEASURES if m.group in ("counts", "cost", "test set")),
+    words={"status": ("ok", "failed", "infeasible")},
+    objects=("config", "versions"),
+)
+SCORE_RULES = Rules(
+    SCORES,
+    name="cell",
+    known=("cell", "index", "score", "role", "flagged"),
+    counts=("index",),
+    words={"role": SCORED_ROLES, "pool": ("train", "test")},
+)
+TRIAL_RULES = Rules(
+    TRIALS,
+    name="trial",
+    known=("trial", "state", "params"),
+    shares=("auroc",),
+    counts=("seconds", "gpu_seconds"),
+    words={"state": ("complete", "pruned", "failed", "infeasible")},
+    objects=("params", "objectives", "versions"),
+)
+
+
+def read_sound(
+    data: bytes, rules: Rules, name: str, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Return the rows of a Parquet file of this name, with the columns of its table.
+
+    Raises Unsound if the file is damaged, or holds what it can't.
+    """
+    content = read_parquet(data, columns)
+    table = in_columns(content, rules, columns)
+    check_values(table, rules, [name] * len(table))
+    return table
+
+
+def in_columns(
+    content: ParquetContent, rules: Rules, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Return what was read with the columns of its table; those of a later raybd are null.
+
+    Raises Unsound for a column that lacks, is unknown, or is of another type.
+    """
+    table = content.table
+    if columns is None and table.schema.equals(rules.schema):
+        return table
+
+    missing = set(rules.schema.names) - set(content.schema.names)
+    unknown = set(content.schema.names) - set(rules.schema.names)
+    # A file with a checksum has the columns that it was written with, by whatever version. Of one
+    # without, a damaged name is a column too few and a column too many.
+    if not content.sealed and (missing - ADDED_COLUMNS or unknown):
+        lacking = sorted(missing - ADDED_COLUMNS)
+        raise Unsound(f"lacks the columns {lacking}, and has {sorted(unknown)} instead")
+
+    wanted = [rules.schema.field(name) for name in columns or rules.schema.names]
+    arrays = [
+        pa.nulls(len(table), column.type)
+        if column.name in missing
+        else _of_type(table[column.name], column)
+        for column in wanted
+    ]
+    return pa.Table.from_arrays(arrays, schema=pa.schema(wanted))
+
+
+def check_values(table: pa.Table, rules: Rules, names: Sequence[str]) -> None:
+    """Raise Unsound if a row has a value that it can't have; `names` are those of the files."""
+    have = set(table.column_names)
+    if rules.name in have and table[rules.name].to_pylist() != list(names):
+        raise Unsound(f"holds rows of another file, by its column {rules.name}")
+    for column in have.intersection(rules.known):
+        if table[column].null_count:
+            raise Unsound(f"{column} is missing in a row")
+    for column in have.intersection((*rules.shares, *rules.counts)):
+        found = pc.min_max(table[column]).as_py()
+        most = 1 + ROUNDING if column in rules.shares else float("inf")
+        if found["min"] is not None and not (found["min"] >= -ROUNDING and found["max"] <= most):
+            raise Unsound(f"{column} can't be {found['min']} or {found['max']}")
+    for column in have.intersection(rules.words):
+        values = pc.unique(table[column]).to_pylist()
+        if odd := [value for value in values if value not in (None, *rules.words[column])]:
+            raise Unsound(f"{column} can't be {odd[0]!r}")
+    for column in have.intersection(rules.objects):
+        for text in set(table[column].to_pylist()) - {None}:
+            _check_object(column, text)
+    if {"score", "threshold", "flagged"} <= have:
+        _check_flags(table)
+
+
+def _check_flags(table: pa.Table) -> None:
+    if not pc.all(pc.is_finite(table["score"])).as_py() and len(table):
+        raise Unsound("a score is not finite")
+    above = pc.greater(table["score"], table["threshold"])
+    if pc.any(pc.not_equal(above, table["flagged"])).as_py():
+        raise Unsound("flagged does not fit score and threshold")
+
+
+def _check_object(column: str, text: Any) -> None:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise Unsound(f"{column} is not JSON") from error
+    if not isinstance(found, dict):
+        raise Unsound(f"{column} is no JSON object")
+
+
+def _of_type(column: pa.ChunkedArray, wanted: pa.Field) -> pa.ChunkedArray:
+    """Return a column as its table has it; only the encoding of words may differ."""
+    if column.type == wanted.type:
+        return column
+    plain = [
+        kind.value_type if pa.types.is_dictionary(kind) else kind
+        for kind in (column.type, wanted.type)
+    ]
+    if plain[0] == plain[1] or column.type == pa.null():
+        return column.cast(wanted.type) if plain[0] == column.type else column.cast(plain[0])
+    raise Unsound(f"{wanted.name} is {column.type} instead of {wanted.type}")
