@@ -42,9 +42,9 @@ class Transfer(Recipe, TransferTrainer):
                 victim.encoder.load_state_dict(start.encoder.state_dict())
             except RuntimeError as error:
                 why = str(error).splitlines()[-1].strip()
-                side = split.x_NCHW.shape[-1]
+                height, width = split.x_NCHW.shape[-2:]
                 raise UserError(
-                    f"transfer: the encoder does not fit images of {side} pixels: {why}",
+                    f"transfer: the encoder does not fit images of {width} x {height} pixels: {why}",
                     "Give both data sets the same `size`, or take a network that works at any"
                     " size, like resnet18.",
                     exit_code=1,
