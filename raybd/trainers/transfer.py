@@ -44,7 +44,8 @@ class Transfer(Recipe, TransferTrainer):
                 why = str(error).splitlines()[-1].strip()
                 height, width = split.x_NCHW.shape[-2:]
                 raise UserError(
-                    f"transfer: the encoder does not fit images of {width} x {height} pixels: {why}",
+                    f"transfer: the encoder does not fit images of {width} x {height} pixels: "
+                    f"{why}",
                     "Give both data sets the same `size`, or take a network that works at any"
                     " size, like resnet18.",
                     exit_code=1,

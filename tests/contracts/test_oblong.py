@@ -15,7 +15,7 @@ from raybd.types.data import POISON, Split
 from raybd.types.errors import UserError
 from raybd.types.methods import Detector, Repair, Scanner
 from raybd.types.models import Victim
-from tests.attacks.making import encoder, make, poison_with, triggered
+from tests.attacks.making import make, poison_with, triggered
 from tests.contracts.test_detectors import SMALL as SMALL_DETECTORS
 from tests.contracts.test_repairs import SMALL as SMALL_REPAIRS
 from tests.contracts.test_scanners import SMALL as SMALL_SCANNERS
