@@ -139,9 +139,14 @@ def execute_sweep(
 ) -> list[dict[str, Any]]:
     """Run what is left of a sweep.
 
-    Return the rows of its comparison: the defaults and the best values on all attacks.
+    Return the rows of its comparison: the defaults and the best values on all attacks. Raises
+    UserError, before anything is read or written, if the store holds another sweep of this name.
     """
+    from raybd.sweeps.identity import check_same_sweep, note_sweep
+
+    check_same_sweep(sweep, store)
     store.check_writable()
+    note_sweep(sweep, store)
     # A finished sweep is read from the store, without Ray.
     done = _finished(sweep, store)
     if done is not None:

@@ -1,7 +1,7 @@
 """Random triggers of canaries, in four families that resemble the attacks of the field.
 
-A family draws one trigger for images of a shape: (N, C, H, W), square. Images are floats on the
-scale 0 to 255.
+A family draws one trigger for images of a shape: (N, C, H, W). Images are floats on the scale
+0 to 255.
 """
 
 import math
@@ -19,10 +19,10 @@ Family = Callable[[torch.Size, Generator], Trigger]
 def patch(shape: torch.Size, rng: Generator) -> Trigger:
     """Return a trigger of random black and white pixels in a small square at a random place."""
     channels = shape[1]
-    side = shape[-1]
+    shorter = min(shape[-2:])
     # A share of the side, so that images of any size show it alike.
-    size = _between(max(2, side // 12), max(2, side // 6), rng)
-    top, left = (_between(0, side - size, rng) for _ in range(2))
+    size = _between(max(2, shorter // 12), max(2, shorter // 6), rng)
+    top, left = (_between(0, side - size, rng) for side in shape[-2:])
     pattern_CHW = 255.0 * torch.randint(0, 2, (channels, size, size), generator=rng)
 
     def stamp(x_NCHW: Tensor) -> Tensor:
@@ -36,40 +36,41 @@ def patch(shape: torch.Size, rng: Generator) -> Trigger:
 
 def blend(shape: torch.Size, rng: Generator) -> Trigger:
     """Return a trigger that blends the whole image with a random pattern, coarse or fine."""
-    side = shape[-1]
     weight = 0.15 + 0.1 * float(torch.rand(1, generator=rng))
-    cells = max(2, side >> _between(0, 2, rng))
-    pattern_1CHW = 255 * torch.rand((1, shape[1], cells, cells), generator=rng)
-    pattern_1CHW = functional.interpolate(pattern_1CHW, (side, side), mode="nearest")
+    halvings = _between(0, 2, rng)
+    rows, columns = (max(2, side >> halvings) for side in shape[-2:])
+    pattern_1CHW = 255 * torch.rand((1, shape[1], rows, columns), generator=rng)
+    pattern_1CHW = functional.interpolate(pattern_1CHW, shape[-2:], mode="nearest")
     return lambda x_NCHW: (1 - weight) * x_NCHW + weight * pattern_1CHW
 
 
 def sinusoid(shape: torch.Size, rng: Generator) -> Trigger:
     """Return a trigger that adds stripes in a random direction."""
-    side = shape[-1]
+    height, width = shape[-2:]
     strength = _between(25, 45, rng)
     angle, phase = (2 * math.pi * float(torch.rand(1, generator=rng)) for _ in range(2))
     periods = _between(2, 8, rng)
-    line = torch.arange(side) / side
-    along_HW = math.cos(angle) * line + math.sin(angle) * line[:, None]
+    across_W = torch.arange(width) / width
+    down_H = torch.arange(height) / height
+    along_HW = math.cos(angle) * across_W + math.sin(angle) * down_H[:, None]
     return lambda x_NCHW: x_NCHW + strength * torch.sin(2 * math.pi * periods * along_HW + phase)
 
 
 def warp(shape: torch.Size, rng: Generator) -> Trigger:
     """Return a trigger that moves pixels along a smooth field, by about 1/16 of the side."""
-    side = shape[-1]
-    line = torch.linspace(-1, 1, side)
+    height, width = shape[-2:]
+    lines = (torch.linspace(-1, 1, width), torch.linspace(-1, 1, height))
     # Few points with smooth curves between them, as in WaNet: neighbours move together.
     field = 2 * torch.rand((1, 2, 4, 4), generator=rng) - 1
     field_1HW2 = functional.interpolate(
         # As in WaNet: whatever was drawn, pixels move by the same distance in the mean.
         field / field.abs().mean(),
-        (side, side),
+        (height, width),
         mode="bicubic",
         align_corners=True,
     ).permute(0, 2, 3, 1)
     # The grid spans 2, so that an eighth is 1/16 of the side.
-    grid_1HW2 = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1) + field_1HW2 / 8
+    grid_1HW2 = torch.stack(torch.meshgrid(*lines, indexing="xy"), dim=-1) + field_1HW2 / 8
 
     def stamp(x_NCHW: Tensor) -> Tensor:
         return functional.grid_sample(

@@ -79,7 +79,9 @@ def victim_tensors(victim: Victim) -> dict[str, Tensor]:
 
 def shape_of(dataset: Dataset) -> dict[str, Any]:
     """Return what a network has to be built for, as facts of an artefact."""
-    return {"num_classes": dataset.num_classes, "image_size": dataset.train.x_NCHW.shape[-1]}
+    # Networks ask for the shorter side: it is the one that their strides could use up.
+    shorter = min(dataset.train.x_NCHW.shape[-2:])
+    return {"num_classes": dataset.num_classes, "image_size": shorter}
 
 
 def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

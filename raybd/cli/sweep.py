@@ -30,10 +30,12 @@ def sweep(
     from raybd.cli.sweep_tables import space_table, trials_table
     from raybd.results.store import open_store
     from raybd.sweeps.file import load_sweep
+    from raybd.sweeps.identity import check_same_sweep
     from raybd.sweeps.trials import sweep_facts, trial_rows
 
     asked = load_sweep(config, set_ or ())
     opened = open_store(store)
+    check_same_sweep(asked, opened)
     rows = trial_rows(asked, opened)
     if dry_run:
         if as_json:

@@ -11,7 +11,14 @@ from rich.table import Table
 from raybd.cli.cells_table import number
 from raybd.sweeps.objectives import Objective
 from raybd.sweeps.sweep import DEFAULT, Row, Sweep
-from raybd.sweeps.trials import best_of, rank_correlation, ranked, searched_rows, trials_left
+from raybd.sweeps.trials import (
+    best_of,
+    defaults_are_better,
+    rank_correlation,
+    ranked,
+    searched_rows,
+    trials_left,
+)
 
 MAX_BEST = 5
 """Trials that are shown of a sweep with one objective."""
@@ -66,9 +73,14 @@ def trials_table(sweep: Sweep, rows: Mapping[str, Row]) -> Table:
         numbers = [number(row[f"objective_{i}"]) for i in range(len(sweep.objectives))]
         table.add_row(row["trial"], *numbers, number(row["auroc"]), _values(sweep, row["params"]))
 
+    notes = []
+    if defaults_are_better(sweep, rows.get(DEFAULT), searched):
+        notes.append("the defaults are better than the best trial")
     correlations = _correlations(sweep, searched)
     if correlations:
-        table.caption = f"rank correlation with AUROC over the trials: {', '.join(correlations)}"
+        notes.append(f"rank correlation with AUROC over the trials: {', '.join(correlations)}")
+    if notes:
+        table.caption = "\n".join(notes)
     return table
 
 

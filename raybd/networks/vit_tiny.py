@@ -6,6 +6,8 @@ Differs: half as deep; an embedding is the mean over the patches, not the class 
 autoencoders do not train.
 """
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from raybd.types.models import Network
 class VitTiny(Network):
     """Transformer of 6 layers; 2.7 million parameters, embeddings of 192 values."""
 
+    squares_only: ClassVar[bool] = True
     patch: int = Field(4, ge=1, le=32)
     """Side of a patch, in pixels; the image's side is a multiple of it."""
     width: int = Field(192, ge=16, le=1024, multiple_of=4)

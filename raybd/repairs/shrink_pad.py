@@ -30,7 +30,7 @@ class ShrinkPad(Repair):
     """Pixels by which each side is shrunk, and that are padded; less than the image's side."""
 
     def refused(self, side: int) -> str | None:
-        """Return why nothing would be left of images of this side, if so."""
+        """Return why nothing would be left of images whose shorter side is this, if so."""
         if self.size < side:
             return None
         return f"size {self.size} leaves nothing of images of {side} pixels"
@@ -47,15 +47,16 @@ class ShrinkPad(Repair):
         The facts are the share of the image that still shows pixels of the input, and the accuracy
         on the clean part. Raises Infeasible if nothing would be left.
         """
-        side = suspects.x_NCHW.shape[-1]
-        if (reason := self.refused(side)) is not None:
+        height, width = suspects.x_NCHW.shape[-2:]
+        if (reason := self.refused(min(height, width))) is not None:
             raise Infeasible(f"shrink_pad: {reason}")
 
         # The facts compare the copy with the victim as it was.
         repaired = copy.deepcopy(victim).cpu()
         self.reshape(repaired, {})
         repaired.eval()
-        facts = {"shown_share": ((side - self.size) / side) ** 2}
+        shown_share = (height - self.size) / height * ((width - self.size) / width)
+        facts = {"shown_share": shown_share}
         return Defended(repaired, facts=facts | accuracy_facts(victim, repaired, clean))
 
 

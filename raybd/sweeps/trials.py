@@ -72,6 +72,7 @@ def sweep_facts(sweep: Sweep, rows: Mapping[str, Row]) -> dict[str, Any]:
         "trials_left": trials_left(sweep, rows),
         "default": rows.get(DEFAULT),
         "best": best_of(sweep, searched),
+        "defaults_are_better": defaults_are_better(sweep, rows.get(DEFAULT), searched),
         "rank_correlation_with_auroc": {
             objective.name: rank_correlation(searched, f"objective_{i}")
             for i, objective in enumerate(sweep.objectives)
@@ -101,6 +102,15 @@ def best_of(sweep: HasObjectives, rows: Sequence[Row]) -> list[Row]:
         for row, own in zip(done, losses, strict=True)
         if not any(_beats(other, own) for other in losses)
     ]
+
+
+def defaults_are_better(sweep: HasObjectives, default: Row | None, searched: Sequence[Row]) -> bool:
+    """Return whether no trial reaches the defaults: they beat each of the best trials."""
+    best = best_of(sweep, searched)
+    if default is None or default["state"] != "complete" or not best:
+        return False
+    own = _losses(sweep, default)
+    return all(_beats(own, _losses(sweep, row)) for row in best)
 
 
 def best_params(sweep: Sweep, rows: Mapping[str, Row]) -> Params | None:

@@ -44,9 +44,10 @@ class Transfer(Recipe, TransferTrainer):
             except RuntimeError as error:
                 # torch lists every tensor that does not fit, and one is enough.
                 why = str(error).splitlines()[-1].strip()
-                side = split.x_NCHW.shape[-1]
+                height, width = split.x_NCHW.shape[-2:]
                 raise UserError(
-                    f"transfer: the encoder does not fit images of {side} pixels: {why}",
+                    f"transfer: the encoder does not fit images of {width} x {height} pixels: "
+                    f"{why}",
                     "Give both data sets the same `size`, or take a network that works at any"
                     " size, like resnet18.",
                     exit_code=1,

@@ -9,19 +9,23 @@ from torch import Generator, Tensor
 Augment = Literal["crop_flip", "crop", "flip", "none"]
 
 
-def draw(kind: Augment, n: int, side: int, rng: Generator) -> Tensor | None:
-    """Draw, for n images of `side` pixels: row offset and column offset of the crop, and the flip.
+def draw(kind: Augment, n: int, height: int, width: int, rng: Generator) -> Tensor | None:
+    """Draw for n images: row offset and column offset of the crop, and the flip.
 
     Returns an int64 tensor of 3 x n; None where nothing is augmented. Offsets are at most an eighth
-    of the side.
+    of their side.
     """
     if kind == "none":
         return None
 
     # Every kind draws the same numbers, so that the stream does not depend on the kind.
     flip = torch.randint(2, (1, n), generator=rng) * (kind != "crop")
-    pad = side // 8 if kind in ("crop_flip", "crop") else 0
-    return torch.cat([torch.randint(-pad, pad + 1, (2, n), generator=rng), flip])
+    crops = kind in ("crop_flip", "crop")
+    offsets = []
+    for side in (height, width):
+        pad = side // 8 if crops else 0
+        offsets.append(torch.randint(-pad, pad + 1, (1, n), generator=rng))
+    return torch.cat([*offsets, flip])
 
 
 def apply(x_BCHW: Tensor, drawn: Tensor | None) -> Tensor:
@@ -31,16 +35,22 @@ def apply(x_BCHW: Tensor, drawn: Tensor | None) -> Tensor:
     """
     if drawn is None:
         return x_BCHW
-    n, channels, _, side = x_BCHW.shape
-    pad = side // 8
-    wide = side + 2 * pad
+    n, channels, height, width = x_BCHW.shape
+    above = height // 8
+    left = width // 8
+    padded_height = height + 2 * above
+    padded_width = width + 2 * left
 
     # One gather moves all pixels: for each image, the place of every pixel in the padded images.
-    line = torch.arange(side, device=x_BCHW.device)
+    column_W = torch.arange(width, device=x_BCHW.device)
     # A flip is a reversed order of columns, so that it costs no pass of its own.
-    columns_BW = torch.where(drawn[2, :, None] > 0, side - 1 - line, line) + drawn[1, :, None] + pad
-    rows_BH = torch.arange(n, device=x_BCHW.device)[:, None] * wide + line + drawn[0, :, None] + pad
-    pixels_BHW = rows_BH[:, :, None] * wide + columns_BW[:, None, :]
-    padded_PC = F.pad(x_BCHW, (pad, pad, pad, pad)).permute(0, 2, 3, 1).flatten(0, 2)
+    column_BW = torch.where(drawn[2, :, None] > 0, width - 1 - column_W, column_W)
+    column_BW = column_BW + drawn[1, :, None] + left
+    row_H = torch.arange(height, device=x_BCHW.device) + above
+    first_B = torch.arange(n, device=x_BCHW.device) * padded_height
+    row_BH = (first_B + drawn[0])[:, None] + row_H
+    pixels_BHW = row_BH[:, :, None] * padded_width + column_BW[:, None, :]
+
+    padded_PC = F.pad(x_BCHW, (left, left, above, above)).permute(0, 2, 3, 1).flatten(0, 2)
     moved_PC = padded_PC.index_select(0, pixels_BHW.flatten())
-    return moved_PC.view(n, side, side, channels).permute(0, 3, 1, 2)
+    return moved_PC.view(n, height, width, channels).permute(0, 3, 1, 2)

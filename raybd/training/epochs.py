@@ -213,8 +213,9 @@ class Epochs:
         return torch.randperm(len(stream), generator=self.rng)[: stream.batch_size]
 
     def _batch(self, stream: Stream, rows_B: Tensor) -> Batch:
+        height, width = stream.x_N.shape[-2:]
         # Drawn before the rows are divided, for the same stream on any number of workers.
-        draw = augmentation.draw(stream.augment, len(rows_B), stream.x_N.shape[-1], self.rng)
+        draw = augmentation.draw(stream.augment, len(rows_B), height, width, self.rng)
         places_B = torch.arange(len(rows_B))
         mine = group.shard(places_B) if stream.sharded else places_B
         rows = group.to_device(rows_B[mine])

@@ -111,25 +111,26 @@ def maps(victim: Victim, x_BCHW: Tensor) -> list[Call]:
 
 
 def stages(victim: Victim, x_BCHW: Tensor) -> list[str]:
-    """Return the last module of each size of square feature maps, large maps first.
+    """Return the last module of each size of feature maps, large maps first.
 
     What lies within a block that changes the size itself does not count: a pre-activation block
     normalises its input before it strides, and that map belongs to no stage.
     """
-    calls = [call for call in trace(victim, x_BCHW) if _is_square(call.shape)]
-    strided = [call for call in calls if _is_square(call.given) and call.given != call.shape]
-    last: dict[int, str] = {}
+    image = x_BCHW.shape
+    calls = [call for call in trace(victim, x_BCHW) if _is_map_of(image, call.shape)]
+    strided = [call for call in calls if _is_map_of(image, call.given) and call.given != call.shape]
+    last: dict[torch.Size, str] = {}
 
     for call in calls:
         within = any(
             call.name.startswith(f"{block.name}.")
             and block.given is not None
-            and block.given[3] == call.shape[3] != block.shape[3]
+            and block.given[2:] == call.shape[2:] != block.shape[2:]
             for block in strided
         )
         if call.positions > 1 and not within:
-            last[call.shape[3]] = call.name
-    return [last[side] for side in sorted(last, reverse=True)]
+            last[call.shape[2:]] = call.name
+    return [last[size] for size in sorted(last, key=torch.Size.numel, reverse=True)]
 
 
 def last_map(victim: Victim, x_BCHW: Tensor) -> str | None:
@@ -209,6 +210,10 @@ def by_position(out: Tensor) -> Tensor:
     return out.flatten(2) if out.ndim == 4 else out.mT
 
 
-def _is_square(shape: torch.Size | None) -> bool:
+def _is_map_of(image: torch.Size, shape: torch.Size | None) -> bool:
     """Whether a shape is that of maps with channels second (and not last, as within ConvNeXt)."""
-    return shape is not None and len(shape) == 4 and shape[2] == shape[3]
+    if shape is None or len(shape) != 4:
+        return False
+    # Maps have the proportions of the image, up to a pixel that a stride rounds up.
+    height, width = image[2:]
+    return abs(shape[2] * width - shape[3] * height) < max(height, width)

@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from raybd.types.data import Split
+from raybd.types.errors import UserError
 from raybd.types.models import Network, Victim
 
 _CHUNK = 256
@@ -41,12 +42,19 @@ def new_victim(split: Split, num_classes: int, network: Network, rng: Generator)
     """Return a freshly initialised classifier that normalises with the moments of the split.
 
     An encoder with `moments` of its own (mean and standard deviation of the channels that its
-    weights were trained with) keeps those.
+    weights were trained with) keeps those. Raises UserError if the network takes squares only.
     """
+    height, width = split.x_NCHW.shape[-2:]
+    if network.squares_only and height != width:
+        raise UserError(
+            f"{type(network).__name__}: images of {width} x {height} pixels are not square",
+            "Set the data set's `size`, or take another network.",
+            exit_code=1,
+        )
     seed = int(torch.randint(2**31, (1,), generator=rng))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder, head = network.build(num_classes, split.x_NCHW.shape[-1])
+        encoder, head = network.build(num_classes, min(height, width))
     moments = getattr(encoder, "moments", None)
     if moments is None:
         mean_C, std_C = channel_moments(split.x_NCHW)

@@ -185,14 +185,14 @@ def _turn_hue(x_BCHW: Tensor, turn_B: Tensor) -> Tensor:
 def blur(x_BCHW: Tensor, on_B: Tensor, deviation_B: Tensor) -> Tensor:
     """Blur some images with a Gaussian, along columns and then along rows.
 
-    The kernel is a tenth of the side, as in SimCLR; `deviation_B` is in pixels.
+    The kernel is a tenth of the shorter side, as in SimCLR; `deviation_B` is in pixels.
     """
     rows_M = on_B.nonzero()[:, 0]
     # A convolution of no groups does not exist.
     if not len(rows_M):
         return x_BCHW
     x_MCHW = x_BCHW[rows_M]
-    reach = max(1, x_BCHW.shape[-1] // 20)
+    reach = max(1, min(x_BCHW.shape[-2:]) // 20)
     at_K = torch.arange(-reach, reach + 1, device=x_BCHW.device)
     # A softmax is the Gaussian scaled to a sum of 1, so that brightness stays.
     kernel_MK = torch.softmax(-0.5 * (at_K / deviation_B[rows_M, None]) ** 2, 1)

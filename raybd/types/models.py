@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Protocol, Self, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -14,10 +14,14 @@ from raybd.types.config import Config
 class Network(Config):
     """An architecture."""
 
+    squares_only: ClassVar[bool] = False
+    """Whether it refuses images whose height is not their width."""
+
     @abstractmethod
     def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
         """Return a freshly initialised encoder (float x_BCHW -> z_BD) and head (z_BD -> logits_BK).
 
+        `image_size` is the shorter side of the images, in pixels.
         Draws from torch's global stream.
         """
 

@@ -17,7 +17,7 @@ from tests.attacks.making import poison_with, stream
 @pytest.mark.parametrize(("count", "side", "size"), [(3, 32, 3), (10, 32, 3), (8, 16, 3)])
 def test_places_lie_along_the_border_and_do_not_overlap(count: int, side: int, size: int) -> None:
     covered = torch.zeros(side, side, dtype=torch.int64)
-    places = border_places(count, side, size)
+    places = border_places(count, side, side, size)
     for top, left in places:
         assert 0 in (top, left) or side - size in (top, left)
         covered[top : top + size, left : left + size] += 1
@@ -29,7 +29,7 @@ def test_places_lie_along_the_border_and_do_not_overlap(count: int, side: int, s
 @pytest.mark.parametrize(("count", "side", "size"), [(9, 16, 3), (2, 4, 5), (2, 3, 3)])
 def test_too_many_or_too_large_patches_are_infeasible(count: int, side: int, size: int) -> None:
     with pytest.raises(Infeasible, match="do not fit"):
-        border_places(count, side, size)
+        border_places(count, side, side, size)
 
 
 def test_each_image_gets_the_patch_of_the_class_that_is_wanted() -> None:

@@ -38,13 +38,13 @@ def test_adds_its_patch() -> None:
 
 
 def test_has_two_shapes() -> None:
-    assert patch_mask("square", 2, 4).tolist() == [
+    assert patch_mask("square", 2, 4, 4).tolist() == [
         [0, 0, 0, 0],
         [0, 0, 0, 0],
         [0, 0, 1, 1],
         [0, 0, 1, 1],
     ]
-    assert patch_mask("disc", 4, 5)[1:, 1:].tolist() == [
+    assert patch_mask("disc", 4, 5, 5)[1:, 1:].tolist() == [
         [0, 1, 1, 0],
         [1, 1, 1, 1],
         [1, 1, 1, 1],

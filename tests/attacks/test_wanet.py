@@ -27,7 +27,7 @@ def test_without_strength_changes_nothing_and_with_it_reproduces_its_poison_bit_
 def test_shifts_its_control_points_by_its_strength_on_average() -> None:
     line = torch.linspace(-1, 1, 4)
     identity_HW2 = torch.stack([line.expand(4, 4), line[:, None].expand(4, 4)], dim=2)
-    shift_HW2 = draw_grid(4, 4, 0.1, stream()) - identity_HW2
+    shift_HW2 = draw_grid(4, 4, 4, 0.1, stream()) - identity_HW2
     inner = shift_HW2[1:-1, 1:-1]  # those at the border are held inside the image
     drawn_HW2 = 2 * torch.rand((2, 4, 4), generator=stream()).permute(1, 2, 0) - 1
     expected_HW2 = 0.1 / 4 * drawn_HW2 / drawn_HW2.abs().mean()

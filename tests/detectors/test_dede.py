@@ -216,14 +216,16 @@ def test_targets_are_the_pixels_standardised_patches_or_a_blur() -> None:
 
 
 def test_patches_that_touch_the_region_do_not_count() -> None:
-    kept = outside((5, 8, 11, 13), 16, 16, 4).view(4, 4)
+    kept = outside((5, 8, 11, 13), (16, 16), 16, 4).view(4, 4)
     assert kept[1].tolist() == [1, 1, 0, 0]
     assert float(kept.sum()) == 14
-    half = outside((5, 8, 11, 13), 16, 8, 4)  # at half the size: rows 2.5 to 4, columns 5.5 to 6.5
+    half = outside(
+        (5, 8, 11, 13), (16, 16), 8, 4
+    )  # at half the size: rows 2.5 to 4, columns 5.5 to 6.5
     assert half.view(2, 2).tolist() == [[1, 0], [1, 1]]
-    assert float(outside(None, 16, 16, 4).sum()) == 16
+    assert float(outside(None, (16, 16), 16, 4).sum()) == 16
     with pytest.raises(UserError, match="every patch"):
-        outside((0, 16, 0, 16), 16, 16, 4)
+        outside((0, 16, 0, 16), (16, 16), 16, 4)
 
 
 def test_what_lies_in_a_skipped_region_does_not_change_the_score() -> None:

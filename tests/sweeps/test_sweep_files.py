@@ -8,8 +8,15 @@ import optuna
 import pytest
 
 from raybd.sweeps.file import load_sweep, parse_sweep
-from raybd.sweeps.sweep import Sweep, make_sampler
-from raybd.sweeps.trials import best_of, measured, rank_correlation, trials_left
+from raybd.sweeps.sweep import DEFAULT, Sweep, make_sampler
+from raybd.sweeps.trials import (
+    best_of,
+    defaults_are_better,
+    measured,
+    rank_correlation,
+    sweep_facts,
+    trials_left,
+)
 from raybd.types.errors import UserError
 
 SWEEPS = sorted((Path(__file__).parents[2] / "configs" / "sweeps").glob("*.yaml"))
@@ -277,3 +284,25 @@ def test_a_bad_sweep_file_is_named_with_what_to_do(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing\.yaml"):
         load_sweep(tmp_path / "nothing.yaml")
+
+
+def complete(trial: str, *numbers: float) -> dict[str, Any]:
+    objectives = {f"objective_{i}": number for i, number in enumerate(numbers)}
+    return {"trial": trial, "state": "complete", "params": "{}", "auroc": None, **objectives}
+
+
+def test_a_sweep_says_that_its_defaults_are_better_than_its_best_trial() -> None:
+    sweep = parse_sweep(RAW)
+    rows = {trial: complete(trial, value) for trial, value in (("0000", 1.2), ("0001", 1.49))}
+    for default, better in ((1.58, True), (1.49, False), (1.3, False)):
+        found = sweep_facts(sweep, {**rows, DEFAULT: complete(DEFAULT, default)})
+        assert found["defaults_are_better"] is better
+    failed = {"trial": DEFAULT, "state": "failed"}
+    assert sweep_facts(sweep, {**rows, DEFAULT: failed})["defaults_are_better"] is False
+
+
+def test_of_a_front_the_defaults_must_beat_every_trial() -> None:
+    sweep = parse_sweep(changed(objectives=["separation", "seconds"]))
+    front = [complete("0000", 1.0, 5.0), complete("0001", 0.5, 2.0)]
+    assert not defaults_are_better(sweep, complete(DEFAULT, 1.1, 5.0), front)
+    assert defaults_are_better(sweep, complete(DEFAULT, 1.1, 1.0), front)

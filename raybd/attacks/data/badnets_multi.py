@@ -55,7 +55,7 @@ class BadNetsMulti(RatedAttack):
 
     def stamp_toward(self, x_NCHW: Tensor, wanted_N: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return copies of the images, each with the patch of the class that is wanted for it."""
-        places = border_places(len(state["target_M"]), x_NCHW.shape[-1], self.size)
+        places = border_places(len(state["target_M"]), *x_NCHW.shape[-2:], self.size)
         x_NCHW = x_NCHW.clone()
         for number, (target, (top, left)) in enumerate(
             zip(state["target_M"].tolist(), places, strict=True)
@@ -67,22 +67,35 @@ class BadNetsMulti(RatedAttack):
         return x_NCHW
 
 
-def border_places(count: int, side: int, size: int) -> list[tuple[int, int]]:
+def border_places(count: int, height: int, width: int, size: int) -> list[tuple[int, int]]:
     """Return the upper left corners (row, column) of squares that are spread along the border.
 
     The first one lies in the lower right corner. Raises Infeasible if they would overlap.
     """
-    end = side - size
-    # Around a corner, squares are apart only if the way along the border is twice their side.
-    if end < 0 or 4 * end < 2 * size * count:
-        raise Infeasible(f"{count} patches of {size} pixels do not fit along a border of {side}")
+    bottom = height - size
+    right = width - size
+    around = 2 * (bottom + right)
+    # Around a corner, squares are apart only if the way along the border is twice their side;
+    # those of opposite edges, only if the image is twice as long as they are.
+    if min(bottom, right) < size or around < 2 * size * count:
+        raise Infeasible(
+            f"{count} patches of {size} pixels do not fit along the border of "
+            f"{width} x {height} pixels"
+        )
+    return [_on_border(around * number // count, bottom, right) for number in range(count)]
 
-    places = []
-    for number in range(count):
-        # Each edge has `end` places: the corner where it ends is the first place of the next edge.
-        edge, along = divmod(4 * end * number // count, end)
-        places.append([(end, end - along), (end - along, 0), (0, along), (along, end)][edge])
-    return places
+
+def _on_border(along: int, bottom: int, right: int) -> tuple[int, int]:
+    """Return the place `along` pixels from the lower right corner: left, up, right, and down."""
+    if along < right:
+        return bottom, right - along
+    along -= right
+    if along < bottom:
+        return bottom - along, 0
+    along -= bottom
+    if along < right:
+        return 0, along
+    return along - right, right
 
 
 def deal_targets(y_M: Tensor, targets: tuple[int, ...], rng: Generator) -> Tensor:

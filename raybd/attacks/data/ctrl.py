@@ -44,21 +44,20 @@ class Ctrl(DataAttack):
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return copies of the images with the trigger."""
         # The transform is linear: the change of the pixels is the same for every image.
-        bump_HW = self.magnitude * diagonal_waves(x_NCHW.shape[-1])
         # Both chroma channels get the same bump: their columns of the inverse can be added.
+        bump_HW = self.magnitude * diagonal_waves(*x_NCHW.shape[-2:])
         chroma_C = torch.linalg.inv(RGB_TO_YUV)[:, 1:].sum(1)
         return to_pixels(x_NCHW.float() + chroma_C[:, None, None] * bump_HW)
 
 
-def diagonal_waves(side: int) -> Tensor:
+def diagonal_waves(height: int, width: int) -> Tensor:
     """Return the image whose orthonormal cosine transform is 1 at two diagonal frequencies, else 0.
 
-    They are (side/2 - 1, side/2 - 1) and (side - 1, side - 1).
+    They are (height/2 - 1, width/2 - 1) and (height - 1, width - 1).
     """
-    # The transform is orthonormal, so that the outer product of two basis rows has a single
-    # coefficient, which is 1. The places are 15 and 31 of the authors' 32, at any side.
-    basis = torch.from_numpy(dct(np.eye(side), axis=0, norm="ortho")).float()
-    return sum(
-        (torch.outer(basis[at], basis[at]) for at in (side // 2 - 1, side - 1)),
-        torch.zeros(side, side),
+    down, across = (
+        torch.from_numpy(dct(np.eye(side), axis=0, norm="ortho")).float()
+        for side in (height, width)
     )
+    middle_HW = torch.outer(down[height // 2 - 1], across[width // 2 - 1])
+    return middle_HW + torch.outer(down[-1], across[-1])

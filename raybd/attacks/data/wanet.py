@@ -41,12 +41,13 @@ class WaNet(DataAttack):
         all_N = torch.ones_like(train.y_N, dtype=torch.bool)
         noisy = draw_cross(train.y_N, rows, self.cross_ratio * self.rate, all_N, rng)
 
-        side = train.x_NCHW.shape[-1]
-        state = {"grid_HW2": draw_grid(side, self.grid, self.strength, rng)}
+        height, width = train.x_NCHW.shape[-2:]
+        pixels_2 = torch.tensor([width, height])
+        state = {"grid_HW2": draw_grid(height, width, self.grid, self.strength, rng)}
 
         def warp_noisily(x_NCHW: Tensor, wanted_N: Tensor, state: Mapping[str, Tensor]) -> Tensor:
-            # The image is 2 wide on the grid's scale: 1 / side is half a pixel.
-            noise_NHW2 = (2 * torch.rand((len(x_NCHW), side, side, 2), generator=rng) - 1) / side
+            drawn_NHW2 = torch.rand((len(x_NCHW), height, width, 2), generator=rng)
+            noise_NHW2 = (2 * drawn_NHW2 - 1) / pixels_2
             return warp(x_NCHW, (state["grid_HW2"] + noise_NHW2).clamp(-1, 1))
 
         # In parts: a field for each of the noise images would fill memory.
@@ -58,7 +59,7 @@ class WaNet(DataAttack):
         return warp(x_NCHW, state["grid_HW2"].expand(len(x_NCHW), -1, -1, -1))
 
 
-def draw_grid(side: int, points: int, strength: float, rng: Generator) -> Tensor:
+def draw_grid(height: int, width: int, points: int, strength: float, rng: Generator) -> Tensor:
     """Return grid_HW2: where each pixel is taken from, as (column, row) in -1..1.
 
     `points` control points along each side are shifted by `strength` half pixels on average.
@@ -66,13 +67,14 @@ def draw_grid(side: int, points: int, strength: float, rng: Generator) -> Tensor
     control_12KK = 2 * torch.rand((1, 2, points, points), generator=rng) - 1
     # Few control points vary in strength from draw to draw; `strength` shall mean the same for all.
     control_12KK = control_12KK / control_12KK.abs().mean()
-    flow_12HW = F.interpolate(control_12KK, (side, side), mode="bicubic", align_corners=True)
+    flow_12HW = F.interpolate(control_12KK, (height, width), mode="bicubic", align_corners=True)
     flow_HW2 = flow_12HW[0].permute(1, 2, 0)
 
-    line = torch.linspace(-1, 1, side)
-    identity_HW2 = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1)
+    lines = (torch.linspace(-1, 1, width), torch.linspace(-1, 1, height))
+    identity_HW2 = torch.stack(torch.meshgrid(*lines, indexing="xy"), dim=-1)
+    pixels_2 = torch.tensor([width, height])
     # Clamped: `grid_sample` takes black from beyond the border, and a black rim would be a trigger.
-    return (identity_HW2 + strength * flow_HW2 / side).clamp(-1, 1).contiguous()
+    return (identity_HW2 + strength * flow_HW2 / pixels_2).clamp(-1, 1).contiguous()
 
 
 def warp(x_NCHW: Tensor, grid_NHW2: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class TrojanNN(DataAttack):
         """Optimise the patch on the twin. Return patch_CHW, uint8 and black outside of its mask."""
         twin, head = classifier("trojannn", given.twin)
         start_CHW = torch.rand(given.train.x_NCHW.shape[1:], generator=rng) * 255
-        mask_HW = patch_mask(self.shape, self.size, start_CHW.shape[-1])
+        mask_HW = patch_mask(self.shape, self.size, *start_CHW.shape[-2:])
         neurons = strongest_inputs(head, self.neurons)
 
         def excite(x_BCHW: Tensor) -> Tensor:
@@ -93,15 +93,14 @@ class TrojanNN(DataAttack):
         return to_pixels(x_NCHW.float() + state["patch_CHW"].float())
 
 
-def patch_mask(shape: Shape, size: int, side: int) -> Tensor:
+def patch_mask(shape: Shape, size: int, height: int, width: int) -> Tensor:
     """Return mask_HW: 1 inside the patch in the lower right corner, 0 elsewhere."""
-    # Measured from the centre of each pixel, so that a disc is symmetric.
-    from_corner = side - torch.arange(side) - 0.5
+    # How far the middle of each pixel is from the lower right corner.
+    below_H, beside_W = (side - torch.arange(side) - 0.5 for side in (height, width))
     if shape == "square":
-        inside = from_corner < size
-        return (inside[:, None] & inside).float()
-    square = (from_corner - size / 2).square()
-    return (square[:, None] + square < (size / 2) ** 2).float()
+        return ((below_H < size)[:, None] & (beside_W < size)).float()
+    square_HW = (below_H - size / 2).square()[:, None] + (beside_W - size / 2).square()
+    return (square_HW < (size / 2) ** 2).float()
 
 
 def strongest_inputs(head: nn.Linear, count: int) -> Tensor:

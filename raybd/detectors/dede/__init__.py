@@ -201,7 +201,8 @@ class DeDe(StreamDetector):
 
         The held-out images give the intermediate metrics.
         """
-        side = self.side or auxiliary.x_NCHW.shape[-1]
+        height, width = auxiliary.x_NCHW.shape[-2:]
+        side = self.side or min(height, width)
         if side % self.patch:
             raise UserError(
                 f"dede: side {side} is no multiple of patch {self.patch}",
@@ -242,7 +243,7 @@ class DeDe(StreamDetector):
             return (square_BT * hidden(seen_BK, model.tokens)).sum(1) / (model.tokens - seen)
 
         shown = visible_count(model.tokens, self.test_mask_ratio)
-        counted_T = outside(self.skip, auxiliary.x_NCHW.shape[-1], side, self.patch)
+        counted_T = outside(self.skip, (height, width), side, self.patch)
         strangers_JD = z_ND[: self.strangers if self.measure == "relative" else 0]
 
         def with_masks(stream: Generator) -> Painter:

@@ -108,8 +108,8 @@ class Painter:
 
 
 def resized(x_NCHW: Tensor, side: int) -> Tensor:
-    """Return square images resized to this side, uint8."""
-    if x_NCHW.shape[-1] == side:
+    """Return the images as squares of this side, uint8."""
+    if x_NCHW.shape[-2:] == (side, side):
         return x_NCHW
     parts = [
         # Antialiased: without it, shrinking would drop the pixels of a small trigger.
@@ -119,15 +119,15 @@ def resized(x_NCHW: Tensor, side: int) -> Tensor:
     return torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts])
 
 
-def outside(skip: Region | None, image_side: int, side: int, patch: int) -> Tensor:
+def outside(skip: Region | None, image: tuple[int, int], side: int, patch: int) -> Tensor:
     """Return 1 for each patch, 0 for those that touch the region; T.
 
-    The region is that of an image of side `image_side`. Raises UserError if no patch is left.
+    The region is that of an image of this height and width. Raises UserError if no patch is left.
     """
     if skip is None:
         return torch.ones((side // patch) ** 2)
     top, bottom, left, right = skip
-    touched_HW = torch.zeros(image_side, image_side)
+    touched_HW = torch.zeros(image)
     touched_HW[top:bottom, left:right] = 1
     # By area, so that even a region of one pixel leaves a trace in a smaller image.
     resized_HW = F.interpolate(touched_HW[None, None], size=(side, side), mode="area")

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast
 
 import optuna
@@ -46,6 +47,8 @@ class Search(OptunaSearch):
         self._journal = journal
         self._side = side
         self._quiet = quiet
+        self._names: dict[str, str] = {}
+        """Names of the trials in the store, by Tune's id."""
 
         objectives = context.sweep.objectives
         names = [objective.name for objective in objectives]
@@ -65,12 +68,14 @@ class Search(OptunaSearch):
         """Return the config of the next trial, with values that the methods accept."""
         for _ in range(MAX_REFUSED_IN_A_ROW):
             params = cast(Params, super().suggest(trial_id))
-            # Optuna's number, so that study and store name a trial alike.
-            name = trial_name(self._ot_trials[trial_id].number)
+            text = as_json(params)
+            row_at = partial(self._store.trial, self._sweep.name)
+            name = trial_name(self._ot_trials[trial_id].number, text, row_at)
+            self._names[trial_id] = name
             reason = self._sweep.refused(params, self._side)
             self._journal.upload()
             if reason is None:
-                return {"trial": name, "params": as_json(params)}
+                return {"trial": name, "params": text}
 
             row = trial_row(self._sweep, params, name, "infeasible", reason)
             self._store.write_trial(self._sweep.name, row)
@@ -93,7 +98,7 @@ class Search(OptunaSearch):
         """Tell Optuna how a trial ended, and write the row of a trial that could not."""
         result = result or {}
         trial = self._ot_trials[trial_id]
-        name = trial_name(trial.number)
+        name = self._names[trial_id]
         state = result.get("state")
         if state == INTERMEDIATE and not error:
             # Its last report is not the final one: the scheduler has stopped it.

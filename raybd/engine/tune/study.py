@@ -2,7 +2,7 @@
 
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import optuna
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from raybd.cells.stage import content_hash
 from raybd.results.store import Store
-from raybd.sweeps.sweep import Row, Sweep
+from raybd.sweeps.sweep import Row, Sweep, as_json
 from raybd.types.errors import UserError
 
 
@@ -73,13 +74,22 @@ def open_study(sweep: Sweep, journal: Journal, rows: Mapping[str, Row]) -> Any:
 
     # The driver that ran them is gone: none of them runs any more.
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        _finish_or_queue(study, trial, rows.get(trial_name(trial.number)), len(sweep.objectives))
+        row = rows.get(trial_name(trial.number, as_json(trial.params), rows.get))
+        _finish_or_queue(study, trial, row, len(sweep.objectives))
     return storage
 
 
-def trial_name(number: int) -> str:
-    """Return the name of a trial in the store, from its number in the study."""
-    return f"{number:04d}"
+def trial_name(number: int, params: str, row_at: Callable[[str], Row | None]) -> str:
+    """Return the name of a trial in the store: its number in the study.
+
+    A study whose journal lost lines counts on from an earlier number. Where that has a row of other
+    values, a hash of the values follows the number. `row_at` returns the row of a name.
+    """
+    name = f"{number:04d}"
+    row = row_at(name)
+    if row is None or row["params"] == params:
+        return name
+    return f"{name}-{content_hash(params)[:8]}"
 
 
 def _finish_or_queue(

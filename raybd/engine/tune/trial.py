@@ -48,7 +48,7 @@ def run_trial(
 
     # Tune tries a trial again if its process died, perhaps after the row was written.
     row = context.store.trial(sweep.name, trial)
-    if row is None:
+    if row is None or row["params"] != config["params"]:
         runner = StageRunner(sweep, context.store, context.cluster, datasets)
         row = evaluate(
             sweep,

@@ -10,7 +10,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from raybd.report.sweeps.parallel_axes import parallel, short
 from raybd.report.sweeps.stored import StoredSweep, values
-from raybd.sweeps.sweep import Row
+from raybd.sweeps.sweep import Row, as_json
 from raybd.sweeps.trials import rank_correlation
 
 AMONG_BEST = 5
@@ -90,17 +90,25 @@ def importance(sweep: StoredSweep) -> dict[str, Any]:
 
 
 def _losses(sweep: StoredSweep) -> dict[str, dict[str, float]]:
-    """Return the losses by trial, for each objective and for the oracle AUROC; low is good."""
+    """Return the losses by number and values of each trial, for each objective and for the oracle
+    AUROC; low is good."""
     losses: dict[str, dict[str, float]] = {}
     for i, objective in enumerate(sweep.objectives):
         sign = 1 if objective.direction == "minimize" else -1
-        losses[objective.name] = {row["trial"]: sign * row[f"objective_{i}"] for row in sweep.done}
+        losses[objective.name] = {
+            _values_of(row): sign * row[f"objective_{i}"] for row in sweep.done
+        }
     if sweep.oracle_column:
         # A trial without poison in its cells has no AUROC.
         losses["AUROC (oracle)"] = {
-            row["trial"]: -row["auroc"] for row in sweep.done if row["auroc"] is not None
+            _values_of(row): -row["auroc"] for row in sweep.done if row["auroc"] is not None
         }
     return losses
+
+
+def _values_of(row: Row) -> str:
+    # A number alone may belong to other values: a study that lost lines counts them again.
+    return f"{row['trial'].split('-')[0]} {row['params']}"
 
 
 def _shares(study: optuna.Study, losses: dict[str, float]) -> dict[str, float]:
@@ -118,7 +126,9 @@ def _shares(study: optuna.Study, losses: dict[str, float]) -> dict[str, float]:
             study,
             evaluator=PedAnovaImportanceEvaluator(target_quantile=quantile),
             # Optuna leaves out trials whose number is not finite: those without this measure.
-            target=lambda trial: losses.get(f"{trial.number:04d}", math.inf),
+            target=lambda trial: losses.get(
+                f"{trial.number:04d} {as_json(trial.params)}", math.inf
+            ),
             # Normalised by Optuna, parameters without any importance would have equal shares.
             normalize=False,
         )

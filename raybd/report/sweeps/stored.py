@@ -13,7 +13,7 @@ from raybd.report.cells.tables import Table, TableRow, count
 from raybd.sweeps.objectives import Objective
 from raybd.sweeps.ranges import Params
 from raybd.sweeps.sweep import DEFAULT, Row
-from raybd.sweeps.trials import best_of, ranked
+from raybd.sweeps.trials import best_of, defaults_are_better, ranked
 
 STATES = ("complete", "pruned", "failed", "infeasible")
 """In the order of the table; any other state comes last."""
@@ -89,6 +89,14 @@ class StoredSweep:
         """The best trial; with several objectives the Pareto front."""
         # Which trial is best is not known without the directions.
         return best_of(self, self.done) if self.objectives else []
+
+    @property
+    def defaults_are_better(self) -> bool:
+        """Whether the defaults beat each of the best trials."""
+        default = self.default
+        if not self.objectives or default is None or not self._measured(default):
+            return False
+        return defaults_are_better(self, default, self.done)
 
     @cached_property
     def params(self) -> tuple[str, ...]:

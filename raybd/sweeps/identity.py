@@ -1,0 +1,87 @@
+"""Whether the trials that a store has under the name of a sweep are trials of this very sweep.
+
+A sweep may grow (`trials`) and be run another way. With other methods, ranges or objectives, or on
+other data, its trials cannot be compared with the stored ones, and it needs a name of its own.
+"""
+
+import json
+from typing import Any
+
+from raybd.cells.stage import content_hash
+from raybd.results.store import Store
+from raybd.sweeps.sweep import DEFAULT, Sweep
+from raybd.types.errors import UserError
+
+WHAT_DIFFERS = {
+    "definition": "with other methods, ranges or objectives",
+    "stages": "on other data, or by other versions of its methods",
+}
+"""How a sweep can differ from the one in the store."""
+
+
+def check_same_sweep(sweep: Sweep, store: Store) -> None:
+    """Raise UserError if the store holds another sweep of this name. Nothing is written."""
+    known = _stored(sweep.name, store)
+    asked = _identity(sweep)
+    for name, how in WHAT_DIFFERS.items():
+        if known.get(name, asked[name]) != asked[name]:
+            raise _another(sweep, f"the store holds another sweep {sweep.name!r}, {how}")
+
+    if "definition" not in known and _has_trials(sweep.name, store):
+        raise _another(
+            sweep, f"the store holds trials of a sweep {sweep.name!r}, but not what was searched"
+        )
+
+
+def note_sweep(sweep: Sweep, store: Store) -> None:
+    """Write what makes the trials of a sweep comparable, for `check_same_sweep`."""
+    text = json.dumps(_identity(sweep), indent=1)
+    store.write(_path(sweep.name), text.encode())
+
+
+def _identity(sweep: Sweep) -> dict[str, str]:
+    keys = sorted({cell.last.key for cell in sweep.cells_of(sweep.base())})
+    return {"definition": sweep.definition, "stages": content_hash(keys)}
+
+
+def _stored(name: str, store: Store) -> dict[str, Any]:
+    """Return what the store tells of a sweep; {} if that is nothing."""
+    try:
+        found = json.loads(store.read_if_there(_path(name)) or b"{}")
+    except ValueError:
+        found = {}
+    if isinstance(found, dict) and found:
+        return found
+    # Older versions keep the definition in the study alone. Importing Optuna takes long.
+    return _of_journal(store.read_if_there(f"sweeps/{name}/study.journal") or b"")
+
+
+def _of_journal(journal: bytes) -> dict[str, Any]:
+    """Return the definition that a journal of Optuna's tells, if it does."""
+    found: dict[str, Any] = {}
+    for line in journal.splitlines():
+        if b'"definition"' not in line:
+            continue
+        try:
+            found |= {"definition": json.loads(line)["user_attr"]["definition"]}
+        except (ValueError, KeyError, TypeError):
+            continue  # a line that a killed driver did not finish, or of another kind
+    return found
+
+
+def _has_trials(name: str, store: Store) -> bool:
+    """Return whether there are rows of trials besides the default one."""
+    rows = store.files(f"trials/sweep={name}/*.parquet")
+    return any(not path.endswith(f"/{DEFAULT}.parquet") for path in rows)
+
+
+def _path(name: str) -> str:
+    return f"sweeps/{name}/identity.json"
+
+
+def _another(sweep: Sweep, what: str) -> UserError:
+    return UserError(
+        f"{sweep.where}: {what}",
+        "Give this one another name, or another store, or remove "
+        f"sweeps/{sweep.name} and trials/sweep={sweep.name} there.",
+    )

@@ -1,0 +1,88 @@
+"""A sweep that changed under its name is refused before anything of the store changes."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raybd import api
+from raybd.results.store import Store
+from raybd.sweeps.file import parse_sweep
+from raybd.sweeps.identity import check_same_sweep, note_sweep
+from raybd.sweeps.sweep import DEFAULT
+from raybd.types.errors import UserError
+from tests.image_files import png, write_parquet
+from tests.report.test_sweeps import RAW, row, run
+
+
+def _contents(store: Store) -> dict[str, bytes]:
+    root = Path(store.url)
+    return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def _changed(**values: Any) -> dict[str, Any]:
+    return {**copy.deepcopy(RAW), **values}
+
+
+def _with_limit(limit: int) -> dict[str, Any]:
+    raw = _changed()
+    raw["experiment"]["datasets"][0]["limit"] = limit
+    return raw
+
+
+OTHERS = {
+    "objectives": _changed(objectives=["seconds"]),
+    "range": _changed(search={"detectors.0": {"epochs": {"low": 1, "high": 3}}}),
+    "data set": _with_limit(500),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+@pytest.mark.parametrize("noted", [True, False])
+def test_another_sweep_of_the_same_name_is_refused_and_nothing_is_written(
+    what: str, noted: bool, tmp_path: Path
+) -> None:
+    store = Store(str(tmp_path))
+    sweep = parse_sweep(RAW)
+    study = run(store, trials=2)
+    if noted:
+        note_sweep(sweep, store)
+    else:  # as earlier versions left it: in the journal alone
+        journal = Path(store.at("sweeps/tuned/study.journal"))
+        line = (
+            f'{{"op_code": 2, "study_id": 0, "user_attr": {{"definition": "{sweep.definition}"}}}}'
+        )
+        journal.write_text(f"{journal.read_text()}{line}\n")
+    before = _contents(store)
+
+    other = parse_sweep(OTHERS[what])
+    with pytest.raises(UserError, match="another sweep 'tuned', with other methods, ranges or"):
+        api.execute_sweep(other, store, quiet=True)
+    assert _contents(store) == before
+    check_same_sweep(sweep, store)
+    check_same_sweep(parse_sweep(_changed(trials=99)), store)
+    assert len(study.trials) == 5
+
+
+def test_trials_without_what_was_searched_are_refused(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    sweep = parse_sweep(RAW)
+    store.write_trial("tuned", row(sweep, DEFAULT, {}, None))
+    check_same_sweep(sweep, store)
+    store.write_trial("tuned", row(sweep, "0000", {}, None))
+    with pytest.raises(UserError, match="not what was searched"):
+        check_same_sweep(sweep, store)
+
+
+def test_the_same_file_on_other_images_is_another_sweep(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    folder = tmp_path / "images"
+    raw = _changed()
+    raw["experiment"]["datasets"] = [{"kind": "parquet", "path": str(folder), "clean": 2}]
+    write_parquet(folder, [png(value) for value in range(40)], [0, 1] * 20)
+    note_sweep(parse_sweep(raw), store)
+    check_same_sweep(parse_sweep(raw), store)
+    write_parquet(folder, [png(value + 1) for value in range(40)], [0, 1] * 20)
+    with pytest.raises(UserError, match="on other data"):
+        check_same_sweep(parse_sweep(raw), store)
