@@ -55,7 +55,8 @@ class BadNetsMulti(RatedAttack):
 
     def stamp_toward(self, x_NCHW: Tensor, wanted_N: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return copies of the images, each with the patch of the class that is wanted for it."""
-        places = border_places(len(state["target_M"]), *x_NCHW.shape[-2:], self.size)
+        height, width = x_NCHW.shape[-2:]
+        places = border_places(len(state["target_M"]), height, width, self.size)
         x_NCHW = x_NCHW.clone()
         for number, (target, (top, left)) in enumerate(
             zip(state["target_M"].tolist(), places, strict=True)
