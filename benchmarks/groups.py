@@ -133,7 +133,7 @@ def starts(cluster: Cluster, store: Store, groups: int, tasks: int) -> None:
     poison, victim, *moments = stages("small_cnn", 1, max(groups, tasks + 1))
     for stage in (poison, victim):
         run_stage(stage, store, digits(victim))
-    data = load_dataset.remote(victim.dataset)
+    data = load_dataset.remote(victim.dataset, victim.data)
     # Loading the data is no part of a start.
     ray.wait([data])
 

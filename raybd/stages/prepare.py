@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from raybd.cells.loading import load_victim
 from raybd.cells.stage import Result, Stage, VictimStage, random_stream
+from raybd.registry import SOURCE_FIELD
 from raybd.results.store import Store
 from raybd.types.data import Dataset
 from raybd.types.methods import Attack, AttackInput
@@ -27,8 +28,8 @@ class Prepare(Stage):
         """The attack without its poison rate and labels."""
         attack = cast(Attack, self.method.config)
         described = self.method.describe()
-        names = ("kind", "version", *attack.prepared_from)
-        return {name: described[name] for name in names}
+        names = ("kind", "version", SOURCE_FIELD, *attack.prepared_from)
+        return {name: described[name] for name in names if name in described}
 
     def run(self, store: Store, dataset: Dataset) -> Result:
         """Let the attack prepare."""
