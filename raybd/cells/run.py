@@ -22,6 +22,7 @@ from raybd.results.provenance import (
     versions,
 )
 from raybd.results.store import Store
+from raybd.training.precision import precision
 from raybd.training.runtime import Report, Runtime, running
 from raybd.types.data import Dataset
 from raybd.types.errors import UserError
@@ -76,6 +77,7 @@ def run_stage(
             **_description(stage),
             **_cost(seconds, resources),
             "versions": versions(),
+            "precision": precision(),
             "commit": commit(),
             "history": history,
         }
