@@ -1,6 +1,7 @@
 """The Python API: what the commands do, as functions."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
@@ -74,8 +75,18 @@ def load_analysis(tool: str, store: str | Path = DEFAULT_STORE) -> "pd.DataFrame
 
 
 def load_cells(store: str | Path = DEFAULT_STORE, experiment: str | None = None) -> "pd.DataFrame":
-    """Return the cells of a store, one row each; of one experiment, if it is given."""
-    return open_store(str(store)).cells(experiment)
+    """Return the cells of a store, one row each; of one experiment, if it is given.
+
+    Warns if an experiment has rows of several minor versions of torch, or precisions.
+    """
+    from raybd.results.provenance import mixed_versions
+
+    cells = open_store(str(store)).cells(experiment)
+    for name, rows in cells.groupby("experiment"):
+        mixed = mixed_versions(rows["versions"])
+        if mixed is not None:
+            warnings.warn(f"{name}: {mixed}", stacklevel=2)
+    return cells
 
 
 def load_scores(

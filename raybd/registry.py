@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
+from raybd.source_hash import source_hash
 from raybd.types.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ METHOD_ROLES: tuple[Role, ...] = (
     "repairs",
     "analyses",
 )
+SOURCE_FIELD = "source_sha256"
+"""The hash of its source in the description of a method of the user's own."""
 _ROOT = Path(__file__).parent
 
 
@@ -68,6 +71,10 @@ class Method:
         # The version is no field, but a new one must change the keys of stages.
         described: dict[str, Any] = {"kind": self.kind, "version": type(self.config).version}
         described |= self.config.model_dump(mode="json")
+        # A method of the user's own has no version that counts its changes.
+        source = source_hash(self.kind) if "." in self.kind else None
+        if source is not None:
+            described[SOURCE_FIELD] = source
         if self.trusted is not None:
             described["trusted"] = self.trusted.describe()
         if self.side_data is not None:

@@ -8,7 +8,7 @@ from typing import Any, cast
 from raybd.cells.cell import Cell
 from raybd.cells.judging import joined
 from raybd.cells.stage import Facts, Stage, VictimStage
-from raybd.results.provenance import commit, versions
+from raybd.results.provenance import commit, merged_versions, versions
 from raybd.results.store import Store
 from raybd.types.data import SAMPLE_ROLES
 from raybd.types.methods import Attack
@@ -83,8 +83,15 @@ def row_of(cell: Cell, store: Store) -> Facts:
         "peak_memory_bytes": max(cost["peak_memory_bytes"] for cost in costs),
         "device": costs[-1]["device"],
         "workers": costs[-1]["workers"],
+        "versions": json.dumps(merged_versions(map(_versions, manifests.values()))),
     }
     return row
+
+
+def _versions(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """What computed a stage. An artefact of an older version does not tell its precision."""
+    precision = {"precision": manifest["precision"]} if "precision" in manifest else {}
+    return {**manifest["versions"], **precision}
 
 
 def _own_stages(cell: Cell) -> list[Stage]:

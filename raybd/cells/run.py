@@ -1,7 +1,9 @@
 """Running a stage, and a whole cell, in the calling process. No Ray."""
 
+import platform
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -20,8 +22,10 @@ from raybd.results.provenance import (
     versions,
 )
 from raybd.results.store import Store
+from raybd.training.precision import precision
 from raybd.training.runtime import Report, Runtime, running
 from raybd.types.data import Dataset
+from raybd.types.errors import UserError
 
 
 def run_stage(
@@ -41,6 +45,7 @@ def run_stage(
     # One worker looks for all: if two disagreed, the group would wait for each other forever.
     if group.broadcast(lambda: store.state(stage.name, stage.key)) == "ok":
         return
+    _check_code(stage)
     resources = resources or Resources()
     history: list[Facts] = []
 
@@ -76,6 +81,7 @@ def run_stage(
             **_description(stage),
             **_cost(seconds, resources),
             "versions": versions(),
+            "precision": precision(),
             "commit": commit(),
             "history": history,
         }
@@ -105,6 +111,18 @@ def run_cell(cell: Cell, store: Store, report: Report | None = None) -> dict[str
         record_failure(cell, store, outcome.status, outcome.text)
         raise
     return record(cell, store)
+
+
+def _check_code(stage: Stage) -> None:
+    """Raise UserError if this process has other methods than the plan, whose key is kept."""
+    # The copy computes its key anew: with the source of the user's own methods as it is here.
+    if replace(stage).key != stage.key:
+        raise UserError(
+            f"{stage.title}: the code of its methods on {platform.node()} is not that of the plan",
+            "It was edited since the plan was made, or this node has another version. Put the same "
+            "code on all nodes, and run the same command again (in a notebook: restart it).",
+            exit_code=1,
+        )
 
 
 def _description(stage: Stage) -> Facts:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from rich.console import Console
 
 WIDTH_OF_A_FILE = 180
@@ -16,6 +18,15 @@ def say(*lines: str) -> None:
     """Print lines to stderr."""
     for line in lines:
         typer.echo(line, err=True)
+
+
+def warn_if_mixed(rows: "Sequence[Mapping[str, Any]]") -> None:
+    """Print a line to stderr if rows of the cells table differ in what computed them."""
+    from raybd.results.provenance import mixed_versions
+
+    mixed = mixed_versions(row["versions"] for row in rows)
+    if mixed is not None:
+        say(f"warning: {mixed}")
 
 
 def print_json(value: Any) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from raybd.cli import options
 from raybd.cli.interrupt import INTERRUPTION
-from raybd.cli.output import print_json, say, table_console
+from raybd.cli.output import print_json, say, table_console, warn_if_mixed
 
 
 def run(
@@ -57,6 +57,7 @@ def run(
         print_json(rows)
     else:
         table_console().print(cells_table(rows))
+    warn_if_mixed(rows)
     if not quiet:
         _say_how_to_go_on(opened.url, page)
     failed = sum(row["status"] == "failed" for row in rows)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from raybd.cli import options
-from raybd.cli.output import print_json, say, table_console
+from raybd.cli.output import print_json, say, table_console, warn_if_mixed
 
 if TYPE_CHECKING:
     from raybd.results.store import Store
@@ -54,6 +54,7 @@ def sweep(
     else:
         table_console().print(trials_table(asked, rows))
         table_console().print(cells_table(compared))
+    warn_if_mixed(compared)
     if not quiet:
         _say_how_to_go_on(asked, opened)
     # At the end, so that the tables are there all the same.

@@ -18,7 +18,7 @@ from raybd.report.cells.tables import Table, count, tables, tint
 from raybd.report.sweeps.drawing import drawing as sweep_drawing
 from raybd.report.sweeps.find import find_sweeps
 from raybd.report.sweeps.stored import BEST, StoredSweep
-from raybd.results.provenance import versions
+from raybd.results.provenance import mixed_versions, versions
 from raybd.results.store import Store
 from raybd.types.errors import UserError
 
@@ -101,6 +101,7 @@ def _render(
         statuses=count(cell["status"] for cell in cells),
         n_cells=len(cells),
         unreadable=unreadable,
+        mixed=_mixed(found),
         tables=found,
         numbers={table.experiment: number for number, table in enumerate(found)},
         sweeps=sweeps,
@@ -185,6 +186,15 @@ def _cells(store: Store) -> tuple[list[Cell], int]:
     cells = [{str(name): value for name, value in row.items()} for row in known.to_dict("records")]
     # A new list: to the type checker a list of dicts is no list of mappings.
     return [*cells], unreadable
+
+
+def _mixed(found: Sequence[Table]) -> dict[str, str]:
+    """Return a line for each experiment whose rows differ in what computed them."""
+    lines = {
+        table.experiment: mixed_versions(cell["versions"] for cell in table.cells)
+        for table in found
+    }
+    return {name: line for name, line in lines.items() if line is not None}
 
 
 def _requested(store: Store, table: Table) -> str | None:

@@ -1,10 +1,12 @@
 """Provenance of a number: versions, commit, device, peak memory."""
 
+import json
 import logging
 import os
 import platform
 import resource
 import subprocess
+from collections.abc import Iterable, Mapping
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +15,7 @@ import torch
 
 from raybd.distributed import group
 
+_SEPARATOR = ", "
 log = logging.getLogger("raybd.provenance")
 
 
@@ -26,6 +29,45 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def merged_versions(found: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Return the versions that computed the stages of a row; different ones stand side by side."""
+    merged: dict[str, list[str]] = {}
+    for one in found:
+        for name, value in one.items():
+            known = merged.setdefault(name, [])
+            if value not in known:
+                known.append(value)
+    return {name: _SEPARATOR.join(values) for name, values in merged.items()}
+
+
+def mixed_versions(texts: Iterable[str | None]) -> str | None:
+    """Return one line if rows differ in the arithmetic that computed them; else None.
+
+    `texts` are their columns `versions`. What is not recorded, as in older rows, does not count.
+    """
+    torches: set[str] = set()
+    precisions: set[str] = set()
+    for text in set(texts):
+        # A frame holds None or NaN where a value is missing.
+        row = json.loads(text) if isinstance(text, str) else {}
+        torches |= {".".join(one.split(".")[:2]) for one in _listed(row, "torch")}
+        precisions |= set(_listed(row, "precision"))
+
+    mixes = []
+    if len(torches) > 1:
+        by_number = sorted(torches, key=lambda one: [int(part) for part in one.split(".")])
+        mixes.append(f"by torch {' and '.join(by_number)}")
+    if len(precisions) > 1:
+        mixes.append(f"in {' and '.join(sorted(precisions))}")
+    if not mixes:
+        return None
+    return f"these rows were computed {', '.join(mixes)}: small differences may come from that"
+
+
+def _listed(row: Mapping[str, str], name: str) -> list[str]:
+    return row[name].split(_SEPARATOR) if name in row else []
 
 
 @cache

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from raybd.cells.loading import load_victim
 from raybd.cells.stage import Result, Stage, VictimStage, random_stream
+from raybd.registry import SOURCE_FIELD
 from raybd.results.store import Store
 from raybd.stages.poison import check_that_trigger_fits
 from raybd.types.data import Dataset
@@ -29,8 +30,8 @@ class Prepare(Stage):
         attack = cast(Attack, self.method.config)
         described = self.method.describe()
         # One artefact then serves all rates and label maps.
-        names = ("kind", "version", *attack.prepared_from)
-        return {name: described[name] for name in names}
+        names = ("kind", "version", SOURCE_FIELD, *attack.prepared_from)
+        return {name: described[name] for name in names if name in described}
 
     def run(self, store: Store, dataset: Dataset) -> Result:
         """Let the attack prepare. Raises Infeasible if its trigger does not fit into the images."""

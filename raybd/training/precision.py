@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
@@ -13,6 +14,16 @@ def has_bf16() -> bool:
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return any(cpu_has(feature) for feature in ("avx512_bf16", "amx_bf16"))
+
+
+@cache
+def precision() -> str:
+    """Return the arithmetic of this process, unless a recipe asks for fp32: it changes numbers."""
+    if not has_bf16():
+        return "fp32"
+    if not torch.cuda.is_available() and cpu_has("amx_bf16"):
+        return "bf16 with matrix products"
+    return "bf16"
 
 
 @contextmanager

@@ -599,3 +599,12 @@ def test_a_missing_extra_is_a_user_error(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=r"pip install raybd\[report\]"):
         write_report(store)
+
+
+def test_a_table_of_several_torch_versions_is_named(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    for seed, torch_version in enumerate(("2.5.1", "2.6.0")):
+        found = json.dumps({"torch": torch_version})
+        store.write_cell(row(f"cell{seed}", "none", "none", "none", seed, versions=found))
+    html = Path(write_report(store)).read_text()
+    assert "quick: these rows were computed by torch 2.5 and 2.6" in html

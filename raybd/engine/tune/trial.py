@@ -16,7 +16,7 @@ from raybd.engine.tune.runner import NO_PROGRESS, PROGRESS, StageRunner
 from raybd.plan.experiment import Experiment
 from raybd.plan.graph import OpenData, Opened, known_or_opened, open_labels
 from raybd.registry import Method
-from raybd.results.provenance import commit, versions
+from raybd.results.provenance import commit, merged_versions, versions
 from raybd.results.store import Store
 from raybd.sweeps.ranges import Params
 from raybd.sweeps.sweep import Row, Sweep, as_json
@@ -119,6 +119,9 @@ def _measured_columns(
         "seconds": sum(cell_row["seconds"] for cell_row in cell_rows),
         "gpu_seconds": sum(cell_row["gpu_seconds"] for cell_row in cell_rows),
         "state": "complete",
+        "versions": as_json(
+            merged_versions(json.loads(cell_row["versions"]) for cell_row in cell_rows)
+        ),
         "cells": [cell.id for cell in cells],
     }
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from raybd.cells.row import WEAK_ATTACK
+from raybd.registry import SOURCE_FIELD
 
 Cell = Mapping[str, Any]
 """One row of the cells table; a missing value is None."""
@@ -18,8 +19,9 @@ def config(cell: Cell) -> dict[str, Any]:
 def hyperparameters(cell: Cell, role: str) -> str:
     """Return the fields of the method that has a role, as one line."""
     fields = config(cell).get(role) or {}
-    # `version` is raybd's own count of a method's changes. No user sets it.
-    return ", ".join(f"{name}={value}" for name, value in fields.items() if name != "version")
+    # `version` is raybd's own count of a method's changes, and the hash of a source is no field.
+    unset = ("version", SOURCE_FIELD)
+    return ", ".join(f"{name}={value}" for name, value in fields.items() if name not in unset)
 
 
 def benign(cell: Cell) -> bool:
