@@ -73,7 +73,7 @@ class Stage(ABC):
 
     # --- where it stands among the stages of a cell ----------------------------------------------
 
-    @property
+    @cached_property
     def inputs(self) -> dict[str, "Stage"]:
         """The stages that it reads, by name."""
         values = ((found.name, getattr(self, found.name)) for found in fields(self))
@@ -159,6 +159,17 @@ class Stage(ABC):
     def control_columns(self, facts: Mapping[str, Any], row: Mapping[str, Any]) -> Facts:
         """Return the columns that come from it where it is the control of a cell."""
         return {}
+
+    @classmethod
+    def can_be(cls, place: Literal["for_cell", "control_for_cell", "after_cell"]) -> bool:
+        """Return whether stages of this kind may have this place in a cell."""
+        hooks = {
+            "for_cell": (cls.for_cell, Stage.for_cell),
+            "control_for_cell": (cls.control_for_cell, Stage.control_for_cell),
+            "after_cell": (cls.after_cell, Stage.after_cell),
+        }
+        own, default = hooks[place]
+        return own.__func__ is not default.__func__  # type: ignore[attr-defined]
 
     @classmethod
     def for_cell(cls, wanted: "Wanted") -> "Stage | None":

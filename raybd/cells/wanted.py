@@ -1,9 +1,12 @@
 """What an experiment wants of a cell; each kind of stage says whether it is a part of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeVar, cast
 
-from raybd.cells.stage import VictimStage
+from raybd.cells.stage import Stage, VictimStage
 from raybd.registry import Method
+
+Kind = TypeVar("Kind", bound=Stage)
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,14 @@ class Wanted:
     canaries: Method | None = None
     """How verdicts are repeated, if that was asked for."""
     analyses: tuple[Method, ...] = ()
+    _stages: dict[type[Stage], Stage | None] = field(default_factory=dict, repr=False)
+    """Each kind is asked once, so that a stage which several others read is one object."""
+
+    def stage(self, kind: type[Kind]) -> Kind | None:
+        """Return the stage of this kind at the end of the cell's path, if the cell has one."""
+        if kind not in self._stages:
+            self._stages[kind] = kind.for_cell(self)
+        return cast(Kind | None, self._stages[kind])
 
     @property
     def has_control(self) -> bool:

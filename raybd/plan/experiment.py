@@ -25,6 +25,10 @@ from raybd.plan.graph import (
 from raybd.registry import Method
 from raybd.stages import kinds
 
+LAST = tuple(kind for kind in kinds() if kind.can_be("for_cell"))
+CONTROLS = tuple(kind for kind in kinds() if kind.can_be("control_for_cell"))
+EXTRAS = tuple(kind for kind in kinds() if kind.can_be("after_cell"))
+"""The kinds of stages that may stand at the end of a cell's path, beside it, or behind it."""
 FILE_ROLES = ("training_defenses", "detectors", "scanners", "repairs")
 """The lists of defenses of an experiment file."""
 
@@ -97,9 +101,9 @@ class Experiment:
                     victim=victim,
                     last=last,
                     infeasible=reason,
-                    control=_only(kind.control_for_cell(wanted) for kind in kinds()),
+                    control=_only(kind.control_for_cell(wanted) for kind in CONTROLS),
                     extras=tuple(
-                        stage for kind in kinds() for stage in kind.after_cell(wanted, last)
+                        stage for kind in EXTRAS for stage in kind.after_cell(wanted, last)
                     ),
                 )
 
@@ -143,9 +147,10 @@ class Experiment:
 
 def last_stage(wanted: Wanted) -> Stage:
     """Return the end of a cell's path: of its stages, the one that no other one reads."""
-    stages = [stage for kind in kinds() if (stage := kind.for_cell(wanted)) is not None]
-    read = {upstream.key for stage in stages for upstream in stage.path() if upstream is not stage}
-    return _only(stage for stage in stages if stage.key not in read) or wanted.victim
+    stages = [stage for kind in LAST if (stage := wanted.stage(kind)) is not None]
+    # By identity: to compare keys takes long in a plan of thousands of cells.
+    read = {id(upstream) for stage in stages for upstream in stage.inputs.values()}
+    return _only(stage for stage in stages if id(stage) not in read) or wanted.victim
 
 
 def _only(stages: Iterator[Stage | None]) -> Stage | None:

@@ -29,7 +29,7 @@ class Purification(VictimStage):
     @classmethod
     def for_cell(cls, wanted: Wanted) -> "Purification | None":
         """Every detector of a stream has one, if the experiment wants removal."""
-        score = Score.for_cell(wanted)
+        score = wanted.stage(Score)
         if score is None or not wanted.removal:
             return None
         detector = cast(Detector, score.method.config)

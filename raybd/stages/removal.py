@@ -29,7 +29,7 @@ class Removal(VictimStage):
 
         A probe has none: what is flagged was in the training set of its encoder.
         """
-        score = Score.for_cell(wanted)
+        score = wanted.stage(Score)
         if score is None or not wanted.removal or wanted.victim.encoder_stage is not None:
             return None
         # What it flags are inputs, which no training used.
