@@ -39,7 +39,7 @@ def run_stage(
     In a process group every member calls this; the first one writes. `watched`: detectors that
     report intermediate scores are evaluated after each epoch.
     """
-    if group.broadcast(lambda: store.state(stage.name, stage.key)) == "ok":
+    if group.broadcast(lambda: _is_done(stage, store)):
         return
     resources = resources or Resources()
     history: list[Facts] = []
@@ -103,6 +103,10 @@ def run_cell(cell: Cell, store: Store, report: Report | None = None) -> dict[str
         record_failure(cell, store, outcome.status, outcome.text)
         raise
     return record(cell, store)
+
+
+def _is_done(stage: Stage, store: Store) -> bool:
+    return store.state(stage.name, stage.key) == "ok" and stage.has_tables(store)
 
 
 def _description(stage: Stage) -> Facts:

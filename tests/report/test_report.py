@@ -599,3 +599,15 @@ def test_a_missing_extra_is_a_user_error(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=r"pip install raybd\[report\]"):
         write_report(store)
+
+
+def test_a_linked_experiment_file_is_not_shown(store: Store, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("what only the user may read")
+    name = str(store.cells()["experiment"].iloc[0])
+    path = Path(store.at(f"experiments/{name}.yaml"))
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.symlink_to(secret)
+    write_report(store)
+    assert b"what only the user may read" not in store.read(PAGE)
