@@ -43,7 +43,7 @@ def run_stage(
     report intermediate scores are evaluated after each epoch.
     """
     # One worker looks for all: if two disagreed, the group would wait for each other forever.
-    if group.broadcast(lambda: store.state(stage.name, stage.key)) == "ok":
+    if group.broadcast(lambda: _is_done(stage, store)):
         return
     _check_code(stage)
     resources = resources or Resources()
@@ -123,6 +123,10 @@ def _check_code(stage: Stage) -> None:
             "code on all nodes, and run the same command again (in a notebook: restart it).",
             exit_code=1,
         )
+
+
+def _is_done(stage: Stage, store: Store) -> bool:
+    return store.state(stage.name, stage.key) == "ok" and stage.has_tables(store)
 
 
 def _description(stage: Stage) -> Facts:

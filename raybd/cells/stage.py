@@ -71,6 +71,10 @@ class Stage(ABC):
     def run(self, store: Store, dataset: Dataset) -> Result:
         """Compute it; its inputs are in the store."""
 
+    def has_tables(self, store: Store) -> bool:
+        """Return whether the rows that it wrote for readers, beside its artefact, are there."""
+        return True
+
     # --- where it stands among the stages of a cell ----------------------------------------------
 
     @cached_property

@@ -68,8 +68,13 @@ def make_plan(experiment: Experiment, store: Store) -> Plan:
 
 def _states(stages: Collection[Stage], store: Store) -> dict[str, str]:
     """Return the state of each stage's artefact, by key."""
-    artifacts = list({stage.key: (stage.name, stage.key) for stage in stages}.values())
-    return {key: state for (_, key), state in store.states(artifacts).items()}
+    by_key = {stage.key: stage for stage in stages}
+    found = store.states([(stage.name, key) for key, stage in by_key.items()])
+    states: dict[str, str] = {key: state for (_, key), state in found.items()}
+    for key, stage in by_key.items():
+        if states[key] == "ok" and not stage.has_tables(store):
+            states[key] = "missing"
+    return states
 
 
 def _valid_rows(

@@ -147,6 +147,9 @@ class FileStorage:
         """Return the paths that match a glob, sorted, without names that begin with a dot."""
         if self.local:
             # The path of the store is no part of the pattern: it may hold [ or *.
+            parts = pattern.split("/")
+            for depth in range(1, len(parts)):
+                self._clear_folders("/".join(parts[:depth]))
             found = [str(path.relative_to(self.root)) for path in Path(self.root).glob(pattern)]
             found = [path for path in found if self._is_in_place(path, None)]
         else:
@@ -252,6 +255,12 @@ class FileStorage:
             place.rename(place.with_name(f".{place.name}-{uuid.uuid4().hex[:8]}"))
         target.parent.mkdir(parents=True, exist_ok=True)
         Path(self.at(path)).rename(target)
+
+    def _clear_folders(self, pattern: str) -> None:
+        """Set aside what stands where the folders of a pattern belong, but for hidden files."""
+        for path in Path(self.root).glob(pattern):
+            if not path.name.startswith("."):
+                self._is_in_place(str(path.relative_to(self.root)), "folder")
 
     def _clear(self, path: str) -> None:
         """Set aside all that keeps a file from being written at a path."""

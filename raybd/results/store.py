@@ -33,7 +33,6 @@ import pyarrow.compute as pc
 
 from raybd.results.artifacts import ArtifactStorage
 from raybd.results.frames import read_frame
-from raybd.results.parquet import Unsound, read_parquet
 from raybd.results.row_cache import read_folder
 from raybd.results.schemas import SCORES, TRIALS
 from raybd.results.tables import TableStorage
@@ -83,14 +82,9 @@ class Store(ArtifactStorage, TableStorage):
         import pandas as pd
 
         # Each tool has columns of its own, so that there is no schema to read by.
-        tables = []
-        for path in self.files(f"analysis/tool={glob.escape(tool)}/*.parquet"):
-            try:
-                tables.append(read_parquet(self.read(path)).table)
-            except FileNotFoundError:
-                continue
-            except Unsound as error:
-                self.quarantine(path, str(error))
+        paths = self.files(f"analysis/tool={glob.escape(tool)}/*.parquet")
+        found = [self.analysis_table(path) for path in paths]
+        tables = [table for table in found if table is not None]
         if not tables:
             return pd.DataFrame()
         frame: pd.DataFrame = pa.concat_tables(tables, promote_options="default").to_pandas()

@@ -15,13 +15,22 @@ from raybd.results.parquet import (
     as_parquet,
     as_small_parquet,
     count_rows,
-    is_sealed,
     read_parquet,
 )
 from raybd.results.row_cache import read_folder
 from raybd.results.schemas import CELLS, SCORES, SCORES_ENCODING, TRIALS
 from raybd.results.threads import map_in_threads
-from raybd.results.validation import CELL_RULES, SCORE_RULES, TRIAL_RULES, Rules, read_sound
+from raybd.results.validation import (
+    CELL_RULES,
+    SCORE_RULES,
+    TRIAL_RULES,
+    Rules,
+    check_values,
+    read_sound,
+)
+
+ANALYSIS_KEY = b"raybd.analysis"
+"""Key of an analysis' name in the metadata of its file."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +101,10 @@ class TableStorage(FileStorage):
             with self.filesystem.open(self.at(path), "rb") as file:
                 return count_rows(file)
         data = self.read(path)
-        if is_sealed(data):
-            return count_rows(pa.BufferReader(data))
+        content = read_parquet(data, ["cell"])
+        if content.sealed:
+            check_values(content.table, SCORE_RULES, [cell] * len(content.table))
+            return len(content.table)
         return len(read_sound(data, SCORE_RULES, cell))
 
     def score_columns(self, row: Mapping[str, Any], columns: Sequence[str]) -> pa.Table:
@@ -112,23 +123,46 @@ class TableStorage(FileStorage):
 
     def write_analysis(self, tool: str, key: str, table: pa.Table) -> None:
         """Write what a tool says of a victim, or replace it."""
-        self.write(f"analysis/tool={tool}/{key}.parquet", as_parquet(table))
+        about = {**(table.schema.metadata or {}), ANALYSIS_KEY: key.encode()}
+        self.write(_analysis_path(tool, key), as_parquet(table.replace_schema_metadata(about)))
 
     def table_is_sound(self, path: str) -> bool:
         """Return whether a file of trials, scores or an analysis is sound; else it is set aside."""
         if path.startswith("trials/"):
             return self._single_row(path, TRIAL_RULES) is not None
+        if path.startswith("analysis/"):
+            return self.analysis_table(path) is not None
         try:
-            if path.startswith("scores/"):
-                self._count_scores(path, PurePosixPath(path).stem)
-            else:
-                read_parquet(self.read(path))
+            self._count_scores(path, PurePosixPath(path).stem)
         except FileNotFoundError:
             return False
         except Unsound as error:
             self.quarantine(path, str(error))
             return False
         return True
+
+    def analysis_table(self, path: str) -> pa.Table | None:
+        """Return the rows of an analysis; None if they are missing or damaged.
+
+        Damaged ones are set aside.
+        """
+        name = PurePosixPath(path).stem
+        try:
+            content = read_parquet(self.read(path))
+            # Only its metadata says which one it is. Older files do not.
+            stated = (content.schema.metadata or {}).get(ANALYSIS_KEY, name.encode())
+            if stated != name.encode():
+                raise Unsound("is the file of another analysis")
+            return content.table
+        except FileNotFoundError:
+            return None
+        except Unsound as error:
+            self.quarantine(path, str(error))
+            return None
+
+    def has_analysis(self, tool: str, key: str) -> bool:
+        """Return whether the table of an analysis is there and sound."""
+        return self.analysis_table(_analysis_path(tool, key)) is not None
 
     # --- trials and experiments --------------------------------------------------------------
 
@@ -168,6 +202,10 @@ def scores_path(row: Mapping[str, Any]) -> str:
     """Return the path of the score file of a cell, from its row."""
     path = "scores/dataset={dataset}/attack={attack}/defense={defense}/{cell}.parquet"
     return path.format_map(row)
+
+
+def _analysis_path(tool: str, key: str) -> str:
+    return f"analysis/tool={tool}/{key}.parquet"
 
 
 def _trial_path(sweep: str, trial: str) -> str:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -100,6 +99,8 @@ def in_columns(
     Raises Unsound for a column that lacks, is unknown, or is of another type.
     """
     table = content.table
+    if not content.sealed:
+        _check_objects(table, rules)
     if columns is None and table.schema.equals(rules.schema):
         return table
 
@@ -124,7 +125,7 @@ def in_columns(
 def check_values(table: pa.Table, rules: Rules, names: Sequence[str]) -> None:
     """Raise Unsound if a row has a value that it can't have; `names` are those of the files."""
     have = set(table.column_names)
-    if rules.name in have and table[rules.name].to_pylist() != list(names):
+    if rules.name in have and not _are(table[rules.name], names):
         raise Unsound(f"holds rows of another file, by its column {rules.name}")
     for column in have.intersection(rules.known):
         if table[column].null_count:
@@ -138,11 +139,15 @@ def check_values(table: pa.Table, rules: Rules, names: Sequence[str]) -> None:
         values = pc.unique(table[column]).to_pylist()
         if odd := [value for value in values if value not in (None, *rules.words[column])]:
             raise Unsound(f"{column} can't be {odd[0]!r}")
-    for column in have.intersection(rules.objects):
-        for text in set(table[column].to_pylist()) - {None}:
-            _check_object(column, text)
     if {"score", "threshold", "flagged"} <= have:
         _check_flags(table)
+
+
+def _are(column: pa.ChunkedArray, names: Sequence[str]) -> bool:
+    # The rows of a score file have one name: comparing its words is faster than all rows.
+    if len(names) > 1 and len(set(names)) == 1:
+        return bool(pc.unique(column).to_pylist() == [names[0]])
+    return bool(column.to_pylist() == list(names))
 
 
 def _check_flags(table: pa.Table) -> None:
@@ -153,13 +158,16 @@ def _check_flags(table: pa.Table) -> None:
         raise Unsound("flagged does not fit score and threshold")
 
 
-def _check_object(column: str, text: Any) -> None:
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise Unsound(f"{column} is not JSON") from error
-    if not isinstance(found, dict):
-        raise Unsound(f"{column} is no JSON object")
+def _check_objects(table: pa.Table, rules: Rules) -> None:
+    """Raise Unsound if a column of JSON objects, of a file without a checksum, holds others."""
+    for column in set(table.column_names).intersection(rules.objects):
+        for text in set(table[column].to_pylist()) - {None}:
+            try:
+                sound = isinstance(json.loads(text), dict)
+            except (ValueError, TypeError):
+                sound = False
+            if not sound:
+                raise Unsound(f"{column} is no JSON object")
 
 
 def _of_type(column: pa.ChunkedArray, wanted: pa.Field) -> pa.ChunkedArray:

@@ -61,6 +61,10 @@ class Analysis(Stage):
         """It runs a victim, and trains nothing."""
         return "detectors"
 
+    def has_tables(self, store: Store) -> bool:
+        """Return whether the table of the analysis is there and sound."""
+        return store.has_analysis(self.method.name, self.key)
+
     def run(self, store: Store, dataset: Dataset) -> Result:
         """Let the tool look at the victim."""
         tool = cast(AnalysisMethod, self.method.config)

@@ -608,3 +608,14 @@ def test_a_table_of_several_torch_versions_is_named(tmp_path: Path) -> None:
         store.write_cell(row(f"cell{seed}", "none", "none", "none", seed, versions=found))
     html = Path(write_report(store)).read_text()
     assert "quick: these rows were computed by torch 2.5 and 2.6" in html
+
+
+def test_a_linked_experiment_file_is_not_shown(store: Store, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("what only the user may read")
+    name = str(store.cells()["experiment"].iloc[0])
+    path = Path(store.at(f"experiments/{name}.yaml"))
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.symlink_to(secret)
+    assert "what only the user may read" not in Path(write_report(store)).read_text()

@@ -93,7 +93,7 @@ def test_a_row_is_missing_where_its_scores_are_damaged_although_the_copy_has_it(
         name: ["x"] * 3 if SCORES.field(name).type == SCORES.field("cell").type else [0] * 3
         for name in SCORES.names
     }
-    store.write_scores("c9", "x", "x", "x", columns | {"flagged": [True] * 3})
+    store.write_scores("c9", "x", "x", "x", columns | {"cell": ["c9"] * 3, "flagged": [True] * 3})
     store.write_cell(row("c9", n_scores=3))
     assert store.rows(["c9"])
     path = store.files("scores/*/*/*/c9.parquet")[0]
