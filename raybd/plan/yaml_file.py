@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from raybd.plan.yaml_limits import MAX_BYTES, TooLarge, check_size
 from raybd.types.errors import UserError
 
 
@@ -16,10 +17,17 @@ def read(path: str | Path, overrides: Sequence[str], wanted: str) -> dict[str, A
     """
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # One byte more than is allowed: a device has no end.
+        with path.open("rb") as file:
+            raw = _loaded(file.read(MAX_BYTES + 1).decode("utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}", f"Give the path of {wanted}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except TooLarge as error:
+        raise UserError(
+            f"{path}: {error}", f"No experiment needs that; give the path of {wanted}."
+        ) from error
+    # ValueError: a date like 2026-99-99, or a number of thousands of digits.
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise UserError(
             f"{path}: not YAML: {' '.join(str(error).split())}",
             "Fix the YAML syntax; see configs/ for examples.",
@@ -47,11 +55,16 @@ def set_value(raw: dict[str, Any], override: str) -> None:
         for parent in parents:
             here = here[int(parent)] if isinstance(here, list) else here.setdefault(parent, {})
         if isinstance(here, list):
-            here[int(leaf)] = yaml.safe_load(text)
+            here[int(leaf)] = _loaded(text)
         else:
-            here[leaf] = yaml.safe_load(text)
+            here[leaf] = _loaded(text)
     except (IndexError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise UserError(
             f"--set {override}: {type(error).__name__}: {error}",
             "Name a place of the file, like attacks.0.rate.",
         ) from error
+
+
+def _loaded(text: str) -> Any:
+    check_size(text)
+    return yaml.safe_load(text)
