@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from raybd.cli import options
+from raybd.cli.interrupt import INTERRUPTION, same_command
 from raybd.cli.output import print_json, say, table_console
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def sweep(
     from raybd.sweeps.file import load_sweep
     from raybd.sweeps.trials import sweep_facts, trial_rows
 
+    INTERRUPTION.resume = same_command(store, address)
     asked = load_sweep(config, set_ or ())
     opened = open_store(store)
     rows = trial_rows(asked, opened)
