@@ -7,14 +7,14 @@ config or usage; 3 cluster or store not usable; 130 interrupted.
 import atexit
 import gc
 import logging
-import signal
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from raybd.cli.doctor import doctor
-from raybd.cli.interrupt import INTERRUPTION
+from raybd.cli.interrupt import INTERRUPTION, end_like_interrupted
 from raybd.cli.methods import list_, show
 from raybd.cli.output import say
 from raybd.cli.report import report
@@ -58,8 +58,7 @@ def main() -> None:
 
     _collect_garbage_rarely()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    # A terminated command ends like an interrupted one: with the line that says how to go on.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    end_like_interrupted()
     try:
         # In standalone mode click would catch the exceptions itself, and choose its own codes.
         code = app(standalone_mode=False, prog_name="raybd")
@@ -76,10 +75,12 @@ def main() -> None:
         error.show(file=sys.stderr)
         code = 2
     if code == INTERRUPTED:  # typer also returns this code by itself after Ctrl-C
-        say(
-            "interrupted; nothing that was finished is lost. To go on:",
-            f"  {INTERRUPTION.resuming_command()}",
-        )
+        # After SIGHUP the terminal may be gone.
+        with suppress(OSError):
+            say(
+                "interrupted; nothing that was finished is lost. To go on:",
+                f"  {INTERRUPTION.resuming_command()}",
+            )
     # A command that ends well returns None.
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -1,13 +1,12 @@
 """`raybd run`: run an experiment."""
 
 import shlex
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from raybd.cli import options
-from raybd.cli.interrupt import INTERRUPTION
+from raybd.cli.interrupt import INTERRUPTION, same_command
 from raybd.cli.output import print_json, say, table_console, warn_if_mixed
 
 
@@ -35,6 +34,7 @@ def run(
     from raybd.plan.todo import make_plan
     from raybd.results.store import open_store
 
+    INTERRUPTION.resume = same_command(store, address)
     asked = experiment_file.load(config, set_ or ())
     opened = open_store(store)
     plan = make_plan(asked, opened)
@@ -45,8 +45,6 @@ def run(
             table_console().print(plan_table(asked, plan))
         return
 
-    # The plan is made: what is interrupted from here on can be continued.
-    INTERRUPTION.resume = _same_command(config, store, set_)
     if not quiet:
         counts = f"{len(plan.cells)} cells, {len(plan.todo)} to run ({len(plan.stages)} stages)"
         say(f"{asked.name}: {counts}")
@@ -68,12 +66,6 @@ def run(
         )
         # At the end, so that the table and the report are there all the same.
         raise typer.Exit(1)
-
-
-def _same_command(config: Path, store: str, set_: list[str] | None) -> str:
-    sets = [part for item in set_ or () for part in ("--set", item)]
-    # The store is named in any case: RAYBD_STORE may be unset in the shell that goes on.
-    return shlex.join(["raybd", "run", str(config), "--store", store, *sets])
 
 
 def _say_how_to_go_on(url: str, page: str | None) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from raybd.cli import options
+from raybd.cli.interrupt import INTERRUPTION, same_command
 from raybd.cli.output import print_json, say, table_console, warn_if_mixed
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def sweep(
     from raybd.sweeps.identity import check_same_sweep
     from raybd.sweeps.trials import sweep_facts, trial_rows
 
+    INTERRUPTION.resume = same_command(store, address)
     asked = load_sweep(config, set_ or ())
     opened = open_store(store)
     check_same_sweep(asked, opened)

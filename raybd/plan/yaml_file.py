@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from raybd.plan.yaml_limits import MAX_BYTES, TooLarge, check_size
 from raybd.types.errors import UserError
 
 _MERGE = "tag:yaml.org,2002:merge"
@@ -46,12 +47,19 @@ def read(path: str | Path, overrides: Sequence[str], wanted: str) -> dict[str, A
     """
     path = Path(path)
     try:
-        raw = _loaded(path.read_text(encoding="utf-8"))
+        # One byte more than is allowed: a device has no end.
+        with path.open("rb") as file:
+            raw = _loaded(file.read(MAX_BYTES + 1).decode("utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}", f"Give the path of {wanted}.") from error
     except _RepeatedKey as error:
         raise UserError(f"{path}, line {error.line}: {error}", "Keep one of the two.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except TooLarge as error:
+        raise UserError(
+            f"{path}: {error}", f"No experiment needs that; give the path of {wanted}."
+        ) from error
+    # ValueError: a date like 2026-99-99, or a number of thousands of digits.
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise UserError(
             f"{path}: not YAML: {' '.join(str(error).split())}",
             "Fix the YAML syntax; see configs/ for examples.",
@@ -93,4 +101,5 @@ def set_value(raw: dict[str, Any], override: str) -> None:
 
 
 def _loaded(text: str) -> Any:
+    check_size(text)
     return yaml.load(text, _Loader)

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
@@ -34,10 +36,11 @@ def connected(
     os.environ.update(absolute_places())
     # An empty RAY_ADDRESS means none: then Ray starts here.
     address = address or os.environ.get("RAY_ADDRESS") or None
-    if address is None:
-        _start(verbose, dashboard)
-    else:
-        _join(address, verbose)
+    with _kept_signals():
+        if address is None:
+            _start(verbose, dashboard)
+        else:
+            _join(address, verbose)
 
     # Ray prints messages of its daemons, some of them while it stops; stdout is for data.
     with redirect_stdout(sys.stderr):
@@ -78,6 +81,23 @@ def _join(address: str, verbose: bool) -> None:
         # Ray's messages have many lines; the first says what went wrong.
         reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         raise _unreachable(address, reason) from error
+
+
+@contextmanager
+def _kept_signals() -> Iterator[None]:
+    """Keep what this process does at signals that end it.
+
+    Ray's handlers print a crash dump, and end the process with exit code 1.
+    """
+    before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        # Python allows it in the main thread only.
+        if threading.current_thread() is threading.main_thread():
+            for name, handler in before.items():
+                if handler is not None:
+                    signal.signal(name, handler)
 
 
 def _logging_level(verbose: bool) -> int:
