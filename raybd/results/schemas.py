@@ -85,12 +85,14 @@ CELLS = pa.schema(
         ("rate_basis", pa.string()),
         ("threat_model", pa.string()),
         *(column for group in _ADDED for column in _columns_of(group)),
+        ("config_id", pa.string()),
     ],
     metadata=_metadata,
 )
 """The columns of the cells table: names, measures (metrics/catalogue.py), and where they come from.
 
-A number that does not apply is null.
+A number that does not apply is null. `config_id` is the latest configuration of the experiment that
+the row belongs to, see configurations.py.
 """
 
 MAX_OBJECTIVES = 4

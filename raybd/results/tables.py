@@ -1,5 +1,6 @@
 """The rows of cells, scores and trials: one Parquet file for each cell or trial."""
 
+import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
+from raybd.results.configurations import first_line, without_first_line
 from raybd.results.files import FileStorage
 from raybd.results.row_cache import read_folder
 from raybd.results.schemas import (
@@ -111,10 +113,19 @@ class TableStorage(FileStorage):
         except FileNotFoundError:
             return None
 
-    def write_experiment(self, name: str, resolved: Mapping[str, Any]) -> None:
-        """Write an experiment as a file with every default filled in."""
-        text = yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True)
-        self.write(f"experiments/{name}.yaml", text.encode())
+    def write_experiment(self, name: str, resolved: Mapping[str, Any], config_id: str = "") -> None:
+        """Write an experiment as a file with every default filled in.
+
+        A file of other content is kept beside it, as NAME-HASH.yaml.
+        """
+        path = f"experiments/{name}.yaml"
+        text = yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True).encode()
+        before = without_first_line(self.read_if_there(path) or text)
+        if before != text:
+            kept = hashlib.sha256(before).hexdigest()[:8]
+            self.write(f"experiments/{name}-{kept}.yaml", before)
+        head = first_line(config_id).encode() if config_id else b""
+        self.write(path, head + text)
 
     def _single_row(self, path: str) -> dict[str, Any]:
         """Return the row of a file that has one row."""
