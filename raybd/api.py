@@ -74,14 +74,20 @@ def load_analysis(tool: str, store: str | Path = DEFAULT_STORE) -> "pd.DataFrame
     return open_store(str(store)).analysis(tool)
 
 
-def load_cells(store: str | Path = DEFAULT_STORE, experiment: str | None = None) -> "pd.DataFrame":
+def load_cells(
+    store: str | Path = DEFAULT_STORE,
+    experiment: str | None = None,
+    all_configurations: bool = False,
+) -> "pd.DataFrame":
     """Return the cells of a store, one row each; of one experiment, if it is given.
 
+    Where an experiment was run in several configurations (`--set`, or a changed file), the rows are
+    those of the last one, unless `all_configurations`; the column `config_id` tells them apart.
     Warns if an experiment has rows of several minor versions of torch, or precisions.
     """
     from raybd.results.provenance import mixed_versions
 
-    cells = open_store(str(store)).cells(experiment)
+    cells = open_store(str(store)).cells(experiment, all_configurations)
     for name, rows in cells.groupby("experiment"):
         mixed = mixed_versions(rows["versions"])
         if mixed is not None:
@@ -110,12 +116,12 @@ def execute(
 ) -> list[dict[str, Any]]:
     """Run what is left of an experiment, and return its rows. Ray is not started for nothing."""
     from raybd.cells.row import record_failure
-    from raybd.plan.todo import make_plan
+    from raybd.plan.todo import begin, make_plan
 
     # Before the first stage, whose hours a read-only store would lose.
     store.check_writable()
     plan = plan or make_plan(experiment, store)
-    store.write_experiment(experiment.name, experiment.describe())
+    begin(experiment, plan, store)
     if not plan.todo:
         # A grid writes the rows of infeasible cells, and there is none to run.
         rows = dict(plan.rows)

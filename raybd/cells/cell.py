@@ -28,6 +28,8 @@ class Cell:
     """The same on the clean twin: attack success, a detector or a scan without a backdoor."""
     extras: tuple[Stage, ...] = ()
     """Further stages on the end of its path: repeated verdicts, analyses."""
+    config_id: str = ""
+    """The configuration of the experiment: a hash of all its cells."""
 
     @property
     def defense_name(self) -> str:

@@ -145,6 +145,7 @@ def _names(cell: Cell) -> Facts:
         "versions": json.dumps(versions()),
         "commit": commit(),
         "finished_at": datetime.now(UTC),
+        "config_id": cell.config_id or None,
     }
 
 

@@ -1,8 +1,8 @@
 """Any images in folders: train/CLASS/*.png and test/CLASS/*.png (or jpg, jpeg, bmp, webp).
 
 The layout of `torchvision.datasets.ImageFolder`, once for each part.
-Differs: the classes are those of the training part; only files directly inside a class folder are
-taken.
+Differs: the classes are the folders of the training part that hold images; only files directly
+inside a class folder are taken.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from raybd.reading.classes import source_of_classes
 from raybd.reading.decode import Encoded, decode
 from raybd.reading.images import Images, fingerprint
 from raybd.types.data import Pool, Source
@@ -47,9 +48,8 @@ class ImageFolder(Images):
         content = fingerprint(
             {str(path.relative_to(root)): path for paths in files.values() for path in paths}
         )
-        return Source(
-            names, labels["train"], labels["test"], partial(_read, files, self.size), content
-        )
+        read = partial(_read, files, self.size)
+        return source_of_classes(names, labels["train"], labels["test"], read, content, str(root))
 
 
 def _folders(part: Path) -> list[Path]:

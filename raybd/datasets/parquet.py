@@ -22,7 +22,7 @@ class Parquet(Images):
     image_column: str = Field("img", min_length=1)
     """Column of the images."""
     label_column: str = Field("label", min_length=1)
-    """Column of the labels, integers from 0."""
+    """Column of the labels, integers."""
 
     def source(self) -> Source:
         """Open the two files."""

@@ -4,6 +4,8 @@ Liu et al. 2022, arXiv 2201.03545, section 2 and appendix A.1.
 Differs: images may be enlarged inside the network, see `input_size`.
 """
 
+from typing import ClassVar
+
 from pydantic import Field
 from torch import nn
 
@@ -14,6 +16,7 @@ from raybd.types.models import Network
 class ConvnextTiny(Network):
     """Eighteen blocks of depthwise 7 x 7 convolutions; 28 million parameters."""
 
+    version: ClassVar[int] = 2
     pretrained: bool = False
     """Start from torchvision's ImageNet weights."""
     input_size: int | None = Field(None, ge=32, le=512)

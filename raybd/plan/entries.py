@@ -27,8 +27,9 @@ from raybd.types.models import Network
 
 DEFAULT_NETWORK = "resnet18"
 # Names become folders of the store: no slash, and no dot at the beginning, which would hide them.
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-"""What can be the name of a folder."""
+NAME = re.compile(r"(?![0-9]+$)[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""What can be the name of a folder. One of digits alone would be read as a number: pandas and Arrow
+guess the types of folders like attack=05, and 5 joins no row of the cells table."""
 ENTRY_KEYS = ("kind", "name")
 ROLE_CLASSES: Mapping[Role, type[Config]] = {
     "datasets": DatasetMethod,
@@ -77,7 +78,7 @@ def method(role: Role, entry: Any, where: str) -> Method:
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise UserError(
             f"{where}.name: {name!r} cannot be the name of a folder",
-            "Use letters, digits, dot, dash and underscore.",
+            "Use letters, digits, dot, dash and underscore, and not digits alone.",
         )
 
     try:

@@ -1,7 +1,7 @@
 """An experiment, resolved: its cells, and itself as a file."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from raybd.canaries.canaries import Canaries
 from raybd.cells.cell import Cell
 from raybd.cells.resources import AllResources, Resources
-from raybd.cells.stage import Stage
+from raybd.cells.stage import Stage, content_hash
 from raybd.cells.wanted import Wanted
 from raybd.plan.graph import (
     OpenData,
@@ -66,7 +66,9 @@ class Experiment:
         cells: list[Cell] = []
         for dataset, attack, training in product(self.datasets, self.attacks, self.trainings):
             cells += self._cells_of(opened, dataset, attack, training)
-        return tuple(cells)
+        # Names, hyperparameters, data and versions of all cells; not how and where they run.
+        config_id = content_hash(sorted(cell.id for cell in cells))[:12]
+        return tuple(replace(cell, config_id=config_id) for cell in cells)
 
     def _cells_of(
         self, opened: OpenData, dataset: Method, attack: Method, training: Training

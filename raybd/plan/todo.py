@@ -66,6 +66,19 @@ def make_plan(experiment: Experiment, store: Store) -> Plan:
     )
 
 
+def begin(experiment: Experiment, plan: Plan, store: Store) -> None:
+    """Write the experiment into the store, and let its finished rows belong to it.
+
+    A row may have been computed for an earlier configuration of the experiment.
+    """
+    config_id = plan.cells[0].config_id if plan.cells else ""
+    store.write_experiment(experiment.name, experiment.describe(), config_id)
+    for row in plan.rows.values():
+        if row.get("config_id") != config_id:
+            row["config_id"] = config_id
+            store.write_cell(row)
+
+
 def _states(stages: Collection[Stage], store: Store) -> dict[str, str]:
     """Return the state of each stage's artefact, by key."""
     by_key = {stage.key: stage for stage in stages}

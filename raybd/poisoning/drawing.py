@@ -10,9 +10,15 @@ from raybd.types.errors import Infeasible
 def draw(y_N: Tensor, num_classes: int, rate: float, labels: LabelMap, rng: Generator) -> Tensor:
     """Return round(rate * N) rows, drawn uniformly from those that the label map allows, ascending.
 
-    Raises Infeasible if there are fewer, or if the target is no class of the data set.
+    Raises Infeasible if there are fewer, or if a target is no class of the data set, or a class
+    without training images.
     """
-    labels.relabel(y_N[:1], num_classes)  # raises Infeasible if a class does not exist
+    wanted = labels.relabel(y_N, num_classes)  # raises Infeasible if a class does not exist
+    empty = set(wanted.unique().tolist()) - set(y_N.unique().tolist())
+    if empty:
+        raise Infeasible(
+            f"class {min(empty)} has no training image, so that it would hold poison alone"
+        )
 
     allowed = torch.nonzero(labels.eligible(y_N)).flatten()
     count = round(rate * len(y_N))

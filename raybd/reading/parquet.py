@@ -1,12 +1,15 @@
 """Read the Parquet layout of Hugging Face: a folder with train.parquet and test.parquet.
 
-Images are struct(bytes, path), labels are integers from 0.
+Images are struct(bytes, path), labels are integers. A class without training images is left out,
+and the others are numbered from 0. Where both files name their classes, labels of the test file are
+those of the training file by name.
 """
 
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from raybd.reading.classes import mapped_by_name, source_of_classes
 from raybd.reading.decode import Encoded, decode
 from raybd.reading.images import fingerprint
 from raybd.types.data import Pool, Source
@@ -32,22 +36,27 @@ def parquet_source(
     classes.
     """
     paths: dict[Pool, Path] = {"train": folder / "train.parquet", "test": folder / "test.parquet"}
-    names = None
-    for path in paths.values():
+    named: dict[Pool, tuple[str, ...] | None] = {}
+    for pool, path in paths.items():
         schema = _open(path).schema_arrow
         _check_columns(path, schema, image_column, label_column)
-        # Names may be stored in one of the files only.
-        names = names or _names(schema, label_column)
+        named[pool] = _names(schema, label_column)
 
-    y_N = {pool: _labels(path, label_column, names) for pool, path in paths.items()}
+    names = named["train"] or named["test"]
+    y_N = {pool: _labels(path, label_column, named[pool] or names) for pool, path in paths.items()}
     if names is None:
         # A class may have images in one of the files only.
         highest = max(int(labels_N.max()) for labels_N in y_N.values())
         names = tuple(str(label) for label in range(highest + 1))
 
-    read = partial(_read, paths, image_column, size)
     content = fingerprint({pool: paths[pool] for pool in paths})
-    return Source(names, y_N["train"], y_N["test"], read, content)
+    test_y_N, moved = mapped_by_name(
+        y_N["test"], named["test"] or names, names, f"{paths['test']}: column {label_column!r}"
+    )
+    if moved:
+        content = sha256(f"{content} mapped by name".encode()).hexdigest()
+    read = partial(_read, paths, image_column, size)
+    return source_of_classes(names, y_N["train"], test_y_N, read, content, str(folder))
 
 
 def _open(path: Path) -> pq.ParquetFile:

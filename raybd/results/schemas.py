@@ -87,15 +87,17 @@ CELLS = pa.schema(
         ("rate_basis", pa.string()),
         ("threat_model", pa.string()),
         *(column for group in _ADDED for column in _columns_of(group)),
+        ("config_id", pa.string()),
     ],
     metadata=_metadata,
 )
 """The columns of the cells table: names, measures (metrics/catalogue.py), and where they come from.
 
-A number that does not apply is null.
+A number that does not apply is null. `config_id` is the latest configuration of the experiment that
+the row belongs to, see configurations.py.
 """
 
-ADDED_COLUMNS = frozenset(["rate_basis", "threat_model", *dict(_columns_of(*_ADDED))])
+ADDED_COLUMNS = frozenset(["rate_basis", "threat_model", "config_id", *dict(_columns_of(*_ADDED))])
 """Columns that files of schema 1 may lack; they become null."""
 
 MAX_OBJECTIVES = 4

@@ -13,6 +13,7 @@ Its layout is the public contract of raybd:
     STORE/artifacts/<stage>/<key>/manifest.json                 its facts and its checksum
     STORE/checkpoints/<key>/<name>                              of stages that are running
     STORE/experiments/<name>.yaml                               experiments, with all defaults
+    STORE/experiments/<name>-<hash>.yaml                        what was run before under the name
     STORE/runs/<name>/<time>.jsonl                              log of a run, one event per line
     STORE/errors/<cell>.txt                                     tracebacks of failed cells
     STORE/damaged/...                                           files that failed a check
@@ -32,6 +33,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raybd.results.artifacts import ArtifactStorage
+from raybd.results.configurations import latest_only
 from raybd.results.frames import read_frame
 from raybd.results.row_cache import read_folder
 from raybd.results.schemas import SCORES, TRIALS
@@ -53,12 +55,20 @@ class Store(ArtifactStorage, TableStorage):
     Files: raybd/results/files.py; artefacts: artifacts.py; rows: tables.py; frames: below.
     """
 
-    def cells(self, experiment: str | None = None) -> "pd.DataFrame":
-        """Return all cells, or those of one experiment, as a pandas frame."""
+    def cells(
+        self, experiment: str | None = None, all_configurations: bool = False
+    ) -> "pd.DataFrame":
+        """Return all cells, or those of one experiment, as a pandas frame.
+
+        Of each experiment only the rows of the configuration that was run last, unless
+        `all_configurations`.
+        """
         table = read_folder(self, "cells", CELL_RULES)
         if experiment is not None:
             table = table.filter(pc.field("experiment") == experiment)
         frame: pd.DataFrame = table.to_pandas()
+        if not all_configurations:
+            frame = latest_only(frame, self)
         return frame.sort_values(
             ["experiment", "dataset", "attack", "trainer", "seed", "defense_role", "defense"],
             ignore_index=True,

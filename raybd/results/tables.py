@@ -1,5 +1,6 @@
 """The rows of cells, scores and trials: one Parquet file for each cell or trial."""
 
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
+from raybd.results.configurations import first_line, without_first_line
 from raybd.results.files import FileStorage
 from raybd.results.parquet import (
     Unsound,
@@ -175,11 +177,20 @@ class TableStorage(FileStorage):
         """Return the row of a trial; None if there is none."""
         return self._single_row(_trial_path(sweep, trial), TRIAL_RULES)
 
-    def write_experiment(self, name: str, resolved: Mapping[str, Any]) -> None:
-        """Write an experiment as a file with every default filled in."""
+    def write_experiment(self, name: str, resolved: Mapping[str, Any], config_id: str = "") -> None:
+        """Write an experiment as a file with every default filled in.
+
+        A file of other content is kept beside it, as NAME-HASH.yaml.
+        """
+        path = f"experiments/{name}.yaml"
         # In the order of an experiment file, which a reader knows.
-        text = yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True)
-        self.write(f"experiments/{name}.yaml", text.encode())
+        text = yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True).encode()
+        before = without_first_line(self.read_if_there(path) or text)
+        if before != text:
+            kept = hashlib.sha256(before).hexdigest()[:8]
+            self.write(f"experiments/{name}-{kept}.yaml", before)
+        head = first_line(config_id).encode() if config_id else b""
+        self.write(path, head + text)
 
     def _single_row(self, path: str, rules: Rules) -> dict[str, Any] | None:
         """Return the row of a file that has one row; None if it is missing or damaged.

@@ -48,8 +48,8 @@ class _HeldOut(Config):
 class _SweepFile(Config):
     """A sweep file."""
 
-    # It becomes the name of folders in the store.
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    # It becomes the name of folders in the store. Of digits alone it would be read as a number.
+    name: str = Field(pattern=r"^[0-9]*[A-Za-z][A-Za-z0-9_.-]*$|^[0-9]+[_.-][A-Za-z0-9_.-]*$")
     experiment: dict[str, Any]
     search: dict[str, Any] = Field(min_length=1)
     objectives: tuple[str | dict[str, Direction], ...] = Field(

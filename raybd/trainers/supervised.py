@@ -3,8 +3,9 @@
 Recipe: BackdoorBench (Wu et al. 2022, arXiv 2206.12654), table of training settings for CIFAR-10:
 SGD with momentum 0.9, learning rate 0.01, weight decay 5e-4, batch 128, cosine schedule, 100
 epochs, random crop and flip.
-Differs: the cosine always ends at the last epoch; images are normalised with the moments of the
-training split itself.
+Differs: the cosine always ends at the last epoch; Nesterov momentum; a crop is padded by an eighth
+of the side (4 of 32 pixels, as there); every data set is mirrored, traffic signs and digits, too;
+images are normalised with the moments of the training split itself.
 """
 
 from torch import Generator

@@ -16,7 +16,9 @@ number of workers does not change the experiment. A training of one network with
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -142,7 +144,15 @@ class Epochs:
         return self._run.remaining_epochs()
 
     def batches(self) -> Iterator[Batch]:
-        """Yield the batches of one epoch. Rows that do not fill a batch are left out."""
+        """Yield the batches of one epoch. Rows that do not fill a batch are left out.
+
+        Meanwhile torch's global stream, which stochastic depth and dropout draw from, is one that
+        `rng` decides.
+        """
+        with _global_stream_of(self.rng):
+            yield from self._batches()
+
+    def _batches(self) -> Iterator[Batch]:
         began = time.monotonic()
         # On the device: a float would make the CPU wait for the GPU at every step.
         self._total = torch.zeros((), device=group.device())
@@ -222,6 +232,20 @@ class Epochs:
         if draw is not None:
             draw = group.to_device(draw[:, mine])
         return Batch(stream.x_N[rows], stream.y_N[rows], rows, rows_B, draw)
+
+
+@contextmanager
+def _global_stream_of(rng: Generator) -> Iterator[None]:
+    """Let torch's global stream follow from the state of `rng`, and put it back at the end.
+
+    Nothing is drawn from `rng`. A checkpoint holds its state, so that a resumed epoch has the same
+    global stream. Each worker has one of its own, because it has other images.
+    """
+    digest = sha256(rng.get_state().numpy().tobytes() + bytes([group.rank() % 256])).digest()
+    devices = [torch.cuda.current_device()] if group.device().type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(int.from_bytes(digest[:7], "big"))
+        yield
 
 
 def _on_device(stream: Stream) -> Stream:

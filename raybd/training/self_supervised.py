@@ -38,7 +38,8 @@ class SelfSupervised(Recipe, Trainer):
     batch_size: int = Field(128, ge=2, json_schema_extra=searched(choices=[128, 256, 512]))
     """Images per step over all workers; the last, smaller batch of an epoch is dropped."""
     lr: float = Field(0.06, gt=0, json_schema_extra=searched(low=0.01, high=0.5, log=True))
-    """Highest learning rate; scale it with the batch size, 0.06 for each 128 images."""
+    """Highest learning rate. It stays the same for other batch sizes: raise it yourself for larger
+    ones, in lightly's benchmark by 0.06 for each 128 images."""
     augment: Literal["none"] = "none"
     """The views are the only augmentation."""
     views: Views = Views()

@@ -1,12 +1,18 @@
 """Networks: the contract that every file of the role keeps, and the sizes of the papers."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from raybd import registry
+from raybd.training.loop import fit
+from raybd.training.models import new_victim
+from raybd.training.recipe import Recipe
+from raybd.types.data import Split
+from raybd.types.models import Network
+from tests.small_scene import images as small_images
 
 FIELDS: dict[str, dict[str, Any]] = {
     "clip": {"model": "ViT-S-32-alt"},
@@ -120,3 +126,27 @@ def test_convolutions_keep_the_scale_of_the_signal() -> None:
         with torch.no_grad():
             logits_BK = head(encoder.train()(images(32, batch=16)))
         assert 0.01 < logits_BK.std() < 10, kind
+
+
+SLOW_TO_TRAIN = {"clip", "vit_b_16"}
+
+
+@pytest.mark.parametrize("kind", [k for k in registry.names("networks") if k not in SLOW_TO_TRAIN])
+def test_the_random_stream_of_a_training_decides_it_whatever_the_global_one(kind: str) -> None:
+    split = Split(small_images(8, side=32), torch.arange(8) % 2)
+    network = registry.method_class("networks", kind)(**FIELDS.get(kind, {}))
+    recipe = Recipe(epochs=1, batch_size=4, lr=0.01, augment="none", precision="fp32")
+
+    def trained(global_seed: int) -> dict[str, Tensor]:
+        rng = torch.Generator().manual_seed(0)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(global_seed)
+            victim = new_victim(split, 2, cast(Network, network), rng)
+            before = torch.get_rng_state()
+            state = fit(victim, split, recipe, rng).state_dict()
+            assert torch.equal(torch.get_rng_state(), before), "the global stream is left alone"
+        return state
+
+    first = trained(1)
+    second = trained(2)
+    assert all(torch.equal(second[name], tensor) for name, tensor in first.items())

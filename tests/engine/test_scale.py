@@ -15,13 +15,13 @@ from rich.console import Console
 from benchmarks.grid import experiment
 from benchmarks.scores import _columns
 from raybd.cells import run as stages
+from raybd.cells import stage
 from raybd.cells.cell import Cell
 from raybd.cells.stage import Stage
 from raybd.cli.cells_table import cells_table
 from raybd.engine.grid.dependencies import DependencyTracker
 from raybd.engine.grid.ready_queue import ReadyQueue
 from raybd.engine.grid.tasks import record_all
-from raybd.plan import graph
 from raybd.plan.file import parse
 from raybd.plan.todo import make_plan
 from raybd.results.store import Store
@@ -39,18 +39,17 @@ def test_a_plan_hashes_each_stage_and_each_cell_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed = Counter[str]()
-    content_hash = graph.content_hash
+    content_hash = stage.content_hash
 
     def counted(*parts: object) -> str:
-        hashed["stages and data"] += 1
+        hashed["stages"] += 1
         return content_hash(*parts)
 
-    monkeypatch.setattr(graph, "content_hash", counted)
+    monkeypatch.setattr(stage, "content_hash", counted)
     plan = make_plan(parse(experiment(attacks=10)), Store(str(tmp_path / "none")))
-    twins = (
-        4 * 2
-    )  # for each seed the clean twin, that a victim of this attack does not need, and its poison
-    assert hashed["stages and data"] <= len(plan.stages) + twins + 1
+    # For each seed the clean twin, which a victim of this attack does not need, and its poison.
+    twins = 4 * 2
+    assert hashed["stages"] <= len(plan.stages) + twins
 
 
 def test_a_plan_of_an_empty_store_opens_no_file_for_each_stage(
@@ -154,7 +153,7 @@ def test_a_long_table_shows_what_failed_and_says_how_much_there_is() -> None:
 def test_a_score_takes_few_bytes_and_comes_back_in_every_bit(tmp_path: Path) -> None:
     store, n = Store(str(tmp_path)), 10_000
     columns = _columns(3, n)
-    store.write_scores("c1", "d", "a", "f", columns)
+    store.write_scores(str(columns["cell"][0]), "d", "a", "f", columns)
     (path,) = store.files("scores/*/*/*/*.parquet")
     assert len(store.read(path)) < 6 * n
     back = store.scores()

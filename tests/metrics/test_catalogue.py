@@ -67,6 +67,7 @@ COLUMNS = [
     ("threat_model", "string"),
     ("counted_n", "int64"),
     ("auroc_within_class", "double"),
+    ("config_id", "string"),
 ]
 """The public contract of the cells table. A new measure adds a line here."""
 

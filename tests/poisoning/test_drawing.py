@@ -5,6 +5,7 @@ import torch
 
 from raybd.attacks.data.badnets import BadNets
 from raybd.attacks.data.sig import Sig
+from raybd.poisoning.drawing import draw
 from raybd.poisoning.label_maps import AllToOne
 from raybd.types.errors import Infeasible
 from raybd.types.methods import Attack
@@ -21,3 +22,10 @@ from raybd.types.methods import Attack
 def test_what_cannot_be_drawn_is_infeasible(attack: Attack, why: str) -> None:
     with pytest.raises(Infeasible, match=why):
         attack.choose(torch.arange(400) % 10, 10, torch.Generator())
+
+
+def test_a_target_without_training_images_is_infeasible() -> None:
+    y_N = torch.tensor([0, 0, 2, 2, 0, 2, 0, 2, 2, 0])
+    with pytest.raises(Infeasible, match="class 1 has no training image"):
+        draw(y_N, 3, 0.5, AllToOne(target=1), torch.Generator().manual_seed(0))
+    assert len(draw(y_N, 3, 0.5, AllToOne(target=2), torch.Generator().manual_seed(0))) == 5

@@ -75,7 +75,7 @@ def test_resizing_smooths(data_root: Path) -> None:
 
 def test_class_names_come_from_the_file(tmp_path: Path) -> None:
     folder = write_parquet(
-        tmp_path / "a", [png(row) for row in range(4)], [0, 1, 0, 1], names=["cat", "dog", "owl"]
+        tmp_path / "a", [png(row) for row in range(4)], [0, 1, 2, 1], names=["cat", "dog", "owl"]
     )
     assert Parquet(path=folder).source().class_names == ("cat", "dog", "owl")
 

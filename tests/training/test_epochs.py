@@ -171,3 +171,49 @@ def test_scores_are_not_computed_for_nobody() -> None:
         report({"epoch": 1}, scores)
     with running(Runtime(watched=True)):  # a stage without a judge
         report({"epoch": 1}, scores)
+
+
+class Noisy(nn.Module):
+    """A classifier that draws from torch's global stream, as dropout does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(3 * 8 * 8, 4)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        x_BD = nn.functional.dropout(x_BCHW.flatten(1) / 255, 0.5)
+        out_BK: Tensor = self.linear(x_BD)
+        return out_BK
+
+
+def _noisy(epochs: int, global_seed: int, runtime: Runtime, stop: int | None = None) -> Tensor:
+    with torch.random.fork_rng(devices=[]), running(runtime):
+        model = Noisy()
+        torch.manual_seed(global_seed)
+        rng = torch.Generator().manual_seed(0)
+        images = some_images()
+        x_NCHW = images.x_NCHW[..., :8, :8].contiguous()
+        sgd = torch.optim.SGD(model.parameters(), 0.01)
+        loop = Epochs(
+            "noisy", epochs, Stream(x_NCHW, images.y_N, 25), rng, {"m": model}, optimizers=[sgd]
+        )
+        for epoch in loop.remaining():
+            if epoch == stop:
+                break
+            for batch in loop.batches():
+                loss = nn.functional.cross_entropy(model(batch.x_B.float()), batch.y_B)
+                loop.step(loss)
+                loop.add_loss(loss, 1)
+            loop.end_epoch()
+        return model.linear.weight.detach().clone()
+
+
+def test_a_resumed_training_draws_the_same_dropout() -> None:
+    kept: dict[str, bytes] = {}
+    whole = _noisy(3, 1, Runtime())
+    runtime = Runtime(save=kept.__setitem__, load=kept.get, every_seconds=0)
+    _noisy(3, 2, runtime, stop=2)
+    assert kept
+    assert torch.equal(_noisy(3, 3, runtime), whole)
+    assert torch.equal(_noisy(3, 4, Runtime()), whole)

@@ -29,7 +29,7 @@ from raybd.engine.tune.study import Journal, open_study
 from raybd.engine.tune.trial import TrialContext, evaluate, run_trial
 from raybd.plan.experiment import Experiment
 from raybd.plan.graph import Opened, known_or_opened
-from raybd.plan.todo import make_plan
+from raybd.plan.todo import begin, make_plan
 from raybd.registry import Method
 from raybd.results.store import Store
 from raybd.sweeps.sweep import DEFAULT, Row, Sweep
@@ -93,7 +93,7 @@ def _run_grid(
     plan = make_plan(experiment, store)
     if len(plan.rows) == len(plan.cells):
         return [plan.rows[cell.id] for cell in plan.cells]
-    store.write_experiment(experiment.name, experiment.describe())
+    begin(experiment, plan, store)
     with Progress(plan, console, quiet) as progress:
         return run_grid(experiment, plan, store, cluster, progress)
 
