@@ -15,7 +15,7 @@ from rich.console import Console
 from benchmarks.grid import experiment
 from benchmarks.scores import _columns
 from raybd.cells import run as stages
-from raybd.cells import stage
+from raybd.cells import stage as stage_module
 from raybd.cells.cell import Cell
 from raybd.cells.stage import Stage
 from raybd.cli.cells_table import cells_table
@@ -39,13 +39,13 @@ def test_a_plan_hashes_each_stage_and_each_cell_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed = Counter[str]()
-    content_hash = stage.content_hash
+    content_hash = stage_module.content_hash
 
     def counted(*parts: object) -> str:
         hashed["stages"] += 1
         return content_hash(*parts)
 
-    monkeypatch.setattr(stage, "content_hash", counted)
+    monkeypatch.setattr(stage_module, "content_hash", counted)
     plan = make_plan(parse(experiment(attacks=10)), Store(str(tmp_path / "none")))
     # For each seed the clean twin, which a victim of this attack does not need, and its poison.
     twins = 4 * 2
