@@ -48,10 +48,11 @@ def test_a_package_holds_the_code_the_config_and_the_users_own_methods(config: P
 
 
 def test_a_package_above_the_limit_is_refused_with_its_largest_file(config: Path) -> None:
-    config.write_text(CONFIG + "#" * 3_000_000)
+    # Just below the largest experiment file that is read.
+    config.write_text(CONFIG + "#" * 250_000)
     with (
-        pytest.raises(UserError, match=r"largest files: tiny.yaml \(3.0 MB\)"),
-        job_package(job_request(config, None), 2, print),
+        pytest.raises(UserError, match=r"largest files: tiny.yaml \(0.3 MB\)"),
+        job_package(job_request(config, None), 0.2, print),
     ):
         pass
 
