@@ -14,8 +14,10 @@ Images are random pixels; the victim of 2 and 3 is a small network on handwritte
 """
 
 import statistics
+import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -57,7 +59,9 @@ def main() -> None:
 
     found = versions()
     print(f"{device_name()}; torch {found['torch']}, ray {found['ray']}, commit {commit()}")
-    with tempfile.TemporaryDirectory() as folder, connected() as have:
+    # While connected, stdout is sent to stderr, because Ray prints; the tables are for stdout.
+    tables = redirect_stdout(sys.stdout)
+    with tempfile.TemporaryDirectory() as folder, connected() as have, tables:
         cluster = Cluster(have)
         if asked.starts or asked.tasks:
             starts(cluster, Store(f"{folder}/starts"), asked.starts, asked.tasks)
