@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import json
 import os
 
 # Before torch is loaded: as many processes as cores run, so each computes with one thread.
@@ -78,3 +79,37 @@ def s3_url() -> Iterator[str]:
     yield "s3://raybd-tests"
     patch.undo()
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def small_clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any, Path]:
+    """An architecture in open_clip's registry, a model of it, and the model's weights as a file."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("clip")
+    config = {
+        "embed_dim": 24,
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 1,
+            "width": 32,
+            "head_width": 16,
+            "patch_size": 16,
+        },
+        "text_cfg": {
+            "context_length": 12,
+            "vocab_size": 49408,
+            "width": 16,
+            "heads": 2,
+            "layers": 1,
+        },
+    }
+    (folder / "raybd-test.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder / "raybd-test.json")
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**config).eval()
+    model.logit_scale.data.fill_(3.0)
+    save_file(model.state_dict(), folder / "weights.safetensors")
+    return "raybd-test", model, folder / "weights.safetensors"

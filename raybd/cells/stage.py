@@ -212,6 +212,23 @@ class VictimStage(Stage):
         return None
 
 
+@dataclass(frozen=True, kw_only=True)
+class OnVictim(Stage):
+    """A stage that looks at a victim and hands out none."""
+
+    victim: VictimStage
+
+    @property
+    def poison_stage(self) -> Stage:
+        """That of the victim."""
+        return self.victim.poison_stage
+
+    @property
+    def overlay_stage(self) -> Stage:
+        """That of the victim."""
+        return self.victim.overlay_stage
+
+
 def random_stream(stage: str, seed: int, run: int = 0) -> torch.Generator:
     """Return the random numbers of a stage, which depend on its name and the seed alone.
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 import pyarrow as pa
 
 from raybd.cells.loading import load_poisoned, load_victim
-from raybd.cells.stage import ResourceRole, Result, Stage, VictimStage, random_stream
+from raybd.cells.stage import OnVictim, ResourceRole, Result, Stage, VictimStage, random_stream
 from raybd.cells.wanted import Wanted
 from raybd.registry import Method
 from raybd.results.store import Store
@@ -16,11 +16,10 @@ from raybd.types.methods import Attack, Pairs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Analysis(Stage):
+class Analysis(OnVictim):
     """What a tool says of a victim: an artefact that marks it as done, and rows of a table."""
 
     name = "analysis"
-    victim: VictimStage
 
     @classmethod
     def after_cell(cls, wanted: Wanted, last: Stage) -> tuple[Stage, ...]:
@@ -45,16 +44,6 @@ class Analysis(Stage):
             data=victim.data,
             victim=victim,
         )
-
-    @property
-    def poison_stage(self) -> Stage:
-        """That of the victim."""
-        return self.victim.poison_stage
-
-    @property
-    def overlay_stage(self) -> Stage:
-        """That of the victim."""
-        return self.victim.overlay_stage
 
     @property
     def resource_role(self) -> ResourceRole:

@@ -6,28 +6,17 @@ import torch
 from torch import Tensor
 
 from raybd.cells.loading import load_poisoned, load_victim
-from raybd.cells.stage import ResourceRole, Result, Stage, VictimStage
+from raybd.cells.stage import OnVictim, ResourceRole, Result
 from raybd.results.store import Store
 from raybd.training.inference import infer
 from raybd.types.data import Dataset
 
 
 @dataclass(frozen=True, kw_only=True)
-class Features(Stage):
+class Features(OnVictim):
     """Embeddings of all training images, and logits if the victim has a head, in one pass."""
 
     name = "features"
-    victim: VictimStage
-
-    @property
-    def poison_stage(self) -> Stage:
-        """That of the victim."""
-        return self.victim.poison_stage
-
-    @property
-    def overlay_stage(self) -> Stage:
-        """That of the victim."""
-        return self.victim.overlay_stage
 
     @property
     def resource_role(self) -> ResourceRole:

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from raybd.cells.loading import load_victim
-from raybd.cells.stage import Facts, ResourceRole, Result, Stage, VictimStage, random_stream
+from raybd.cells.stage import (
+    Facts,
+    OnVictim,
+    ResourceRole,
+    Result,
+    Stage,
+    VictimStage,
+    random_stream,
+)
 from raybd.cells.wanted import Wanted
 from raybd.results.store import Store
 from raybd.types.data import Dataset
@@ -17,11 +25,10 @@ SCANNED = ("model_score", "model_threshold", "n_flagged")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scan(Stage):
+class Scan(OnVictim):
     """One score for a victim, and what the scanner found: pictures and tensors."""
 
     name = "scan"
-    victim: VictimStage
 
     @classmethod
     def for_cell(cls, wanted: Wanted) -> "Scan | None":
@@ -45,16 +52,6 @@ class Scan(Stage):
             data=victim.data,
             victim=victim,
         )
-
-    @property
-    def poison_stage(self) -> Stage:
-        """That of the victim."""
-        return self.victim.poison_stage
-
-    @property
-    def overlay_stage(self) -> Stage:
-        """That of the victim."""
-        return self.victim.overlay_stage
 
     @property
     def resource_role(self) -> ResourceRole:

@@ -10,7 +10,15 @@ from torch import Generator
 from raybd.cells.judging import auroc_outside_trigger, intermediate_metrics, judge, shown_pairs
 from raybd.cells.loading import load_poisoned, load_victim
 from raybd.cells.pools import Pool, test_pool, training_pool, trusted_images
-from raybd.cells.stage import Facts, ResourceRole, Result, Stage, VictimStage, random_stream
+from raybd.cells.stage import (
+    Facts,
+    OnVictim,
+    ResourceRole,
+    Result,
+    Stage,
+    VictimStage,
+    random_stream,
+)
 from raybd.cells.wanted import Wanted
 from raybd.metrics.catalogue import DETECTION
 from raybd.metrics.classification import predictions
@@ -28,12 +36,11 @@ SCORED = (*DETECTION, "n_scores", "n_flagged")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score(Stage):
+class Score(OnVictim):
     """The verdict of a detector on the victim's training set, or on a stream of test inputs."""
 
     name = "score"
     version = 2
-    victim: VictimStage
     features: Features | None = None
     """What the detector reads of all training images, computed once for all detectors."""
 
@@ -78,16 +85,6 @@ class Score(Stage):
             victim=victim,
             features=features,
         )
-
-    @property
-    def poison_stage(self) -> Stage:
-        """That of the victim."""
-        return self.victim.poison_stage
-
-    @property
-    def overlay_stage(self) -> Stage:
-        """That of the victim."""
-        return self.victim.overlay_stage
 
     @property
     def resource_role(self) -> ResourceRole:

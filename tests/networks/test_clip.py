@@ -1,7 +1,6 @@
 """CLIP: its loss, its texts, and the weights that it takes."""
 
 import copy
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,39 +107,6 @@ def test_the_factor_is_100_at_most_and_starts_afresh_with_the_rest() -> None:
     assert encoder.factor().item() == pytest.approx(100)
     again = models.fresh_copy(Victim(encoder, None, torch.zeros(3), torch.ones(3)), stream())
     assert towers(again).factor().item() == pytest.approx(1 / 0.07, rel=1e-4)
-
-
-@pytest.fixture(scope="module")
-def small_clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any, Path]:
-    """An architecture in open_clip's registry, a model of it, and the model's weights as a file."""
-    import open_clip
-    from safetensors.torch import save_file
-
-    folder = tmp_path_factory.mktemp("clip")
-    config = {
-        "embed_dim": 24,
-        "vision_cfg": {
-            "image_size": 32,
-            "layers": 1,
-            "width": 32,
-            "head_width": 16,
-            "patch_size": 16,
-        },
-        "text_cfg": {
-            "context_length": 12,
-            "vocab_size": 49408,
-            "width": 16,
-            "heads": 2,
-            "layers": 1,
-        },
-    }
-    (folder / "raybd-test.json").write_text(json.dumps(config))
-    open_clip.add_model_config(folder / "raybd-test.json")
-    torch.manual_seed(0)
-    model = open_clip.CLIP(**config).eval()
-    model.logit_scale.data.fill_(3.0)
-    save_file(model.state_dict(), folder / "weights.safetensors")
-    return "raybd-test", model, folder / "weights.safetensors"
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
 """CLIP through the store: attacks on it, and probes on its weights."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,39 +22,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def small_clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any, Path]:
-    """An architecture in open_clip's registry, a model of it, and the model's weights as a file."""
-    import open_clip
-    from safetensors.torch import save_file
-
-    folder = tmp_path_factory.mktemp("clip")
-    config = {
-        "embed_dim": 24,
-        "vision_cfg": {
-            "image_size": 32,
-            "layers": 1,
-            "width": 32,
-            "head_width": 16,
-            "patch_size": 16,
-        },
-        "text_cfg": {
-            "context_length": 12,
-            "vocab_size": 49408,
-            "width": 16,
-            "heads": 2,
-            "layers": 1,
-        },
-    }
-    (folder / "raybd-test.json").write_text(json.dumps(config))
-    open_clip.add_model_config(folder / "raybd-test.json")
-    torch.manual_seed(0)
-    model = open_clip.CLIP(**config).eval()
-    model.logit_scale.data.fill_(3.0)
-    save_file(model.state_dict(), folder / "weights.safetensors")
-    return "raybd-test", model, folder / "weights.safetensors"
 
 
 ADAM: dict[str, Any] = {
