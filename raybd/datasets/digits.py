@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from raybd.reading.decode import pixels_of
-from raybd.reading.images import Images
+from raybd.reading.images import MAX_SIDE, Images
 from raybd.reading.split import class_sizes, draw, quotas
 from raybd.types.data import Pool, Source
 
@@ -33,7 +33,7 @@ TEST_IMAGES = 360
 class Digits(Images):
     """Handwritten digits, small enough for a first run on a CPU."""
 
-    size: int | None = Field(32, ge=1)
+    size: int | None = Field(32, ge=1, le=MAX_SIDE)
     """Side that the images are resized to, in pixels. None keeps 8 x 8."""
 
     def source(self) -> Source:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from raybd.reading.images import Images
+from raybd.reading.images import MAX_SIDE, Images
 from raybd.reading.named import Folder, known_source
 from raybd.reading.write_parquet import Pairs
 from raybd.types.data import Source
@@ -19,7 +19,7 @@ from raybd.types.data import Source
 class Gtsrb(Images):
     """German traffic signs."""
 
-    size: int | None = Field(32, ge=1)
+    size: int | None = Field(32, ge=1, le=MAX_SIDE)
     """Side that the images are resized to, in pixels."""
     path: Folder = None
     """Folder with train.parquet and test.parquet. None: RAYBD_DATA/gtsrb, else a download."""

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from raybd.reading.classes import source_of_classes
+from raybd.reading.classes import checked_names, source_of_classes
 from raybd.reading.decode import Encoded, decode
 from raybd.reading.images import Images, fingerprint
 from raybd.types.data import Pool, Source
@@ -26,6 +26,8 @@ LAYOUT_HINT = (
 )
 FILES_IN_MEMORY = 1024
 """Files whose encoded bytes are in memory at a time."""
+MAX_FILE_BYTES = 2**28
+"""Size of an encoded image; one without compression has half of that."""
 
 
 class ImageFolder(Images):
@@ -36,9 +38,13 @@ class ImageFolder(Images):
     the place of the folder is not."""
 
     def source(self) -> Source:
-        """List and hash the files, but decode no image."""
+        """List and hash the files, but decode no image.
+
+        Raises UserError for names that can't be those of classes, and for what is no image file.
+        """
         root = self.path.expanduser()
-        names = tuple(folder.name for folder in _folders(root / "train"))
+        folders = _folders(root / "train")
+        names = checked_names([folder.name for folder in folders], str(root / "train"))
         files: dict[Pool, list[Path]] = {
             "train": _files(root / "train"),
             "test": _files(root / "test"),
@@ -46,7 +52,8 @@ class ImageFolder(Images):
         labels = {pool: _labels(paths, names) for pool, paths in files.items()}
         # Names below the root, because the name of a folder is a label.
         content = fingerprint(
-            {str(path.relative_to(root)): path for paths in files.values() for path in paths}
+            {str(path.relative_to(root)): path for paths in files.values() for path in paths},
+            MAX_FILE_BYTES,
         )
         read = partial(_read, files, self.size)
         return source_of_classes(names, labels["train"], labels["test"], read, content, str(root))
@@ -75,12 +82,12 @@ def _files(part: Path) -> list[Path]:
 
 
 def _labels(files: Sequence[Path], names: Sequence[str]) -> Tensor:
+    label = {name: index for index, name in enumerate(names)}
     for path in files:
-        if path.parent.name not in names:
+        if path.parent.name not in label:
             raise UserError(
                 f"{path.parent}: no folder of this name among the training images", LAYOUT_HINT
             )
-    label = {name: index for index, name in enumerate(names)}
     return torch.tensor([label[path.parent.name] for path in files])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from raybd.reading.images import Images
+from raybd.reading.images import MAX_SIDE, Images
 from raybd.reading.named import Folder, known_source
 from raybd.reading.write_parquet import Pairs
 from raybd.types.data import Source
@@ -18,7 +18,7 @@ from raybd.types.data import Source
 class Svhn(Images):
     """Digits cut out of street views."""
 
-    size: int | None = Field(32, ge=1)
+    size: int | None = Field(32, ge=1, le=MAX_SIDE)
     """Side that the images are resized to, in pixels."""
     path: Folder = None
     """Folder with train.parquet and test.parquet. None: RAYBD_DATA/svhn, else a download."""

@@ -9,6 +9,33 @@ from torch import Tensor
 from raybd.types.data import Pool, Source
 from raybd.types.errors import UserError
 
+MAX_CLASSES = 100_000
+"""Classes of a data set; ImageNet-21k has 21,841."""
+MAX_NAME = 1000
+"""Characters of the name of a class."""
+
+
+def checked_names(names: Sequence[str], where: str) -> tuple[str, ...]:
+    """Return the names of classes. Raises UserError for too many, and for what no name can be."""
+    if len(names) > MAX_CLASSES:
+        raise too_many_classes(len(names), where)
+    for name in names:
+        # A line end or an escape sequence would reach the consoles and files of others.
+        if not name.isprintable() or len(name) > MAX_NAME:
+            raise UserError(
+                f"{where}: {name[:40]!r} can't be the name of a class",
+                f"Use at most {MAX_NAME} characters, and none that is not printable.",
+            )
+    return tuple(names)
+
+
+def too_many_classes(count: int, where: str) -> UserError:
+    """Return the error for a data set of so many classes."""
+    return UserError(
+        f"{where}: {count} classes; there can be {MAX_CLASSES}",
+        "Labels are integers from 0 to the number of classes - 1.",
+    )
+
 
 def mapped_by_name(
     y_N: Tensor, own: Sequence[str], wanted: Sequence[str], where: str
@@ -26,7 +53,8 @@ def mapped_by_name(
             f"{_listed(wanted)}",
             "Give both parts the same class names, each once; their order does not matter.",
         )
-    place_K = torch.tensor([list(wanted).index(name) for name in own])
+    places = {name: place for place, name in enumerate(wanted)}
+    place_K = torch.tensor([places[name] for name in own])
     return place_K[y_N], True
 
 

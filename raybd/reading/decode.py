@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from raybd.reading.images import unequal_sizes
@@ -22,6 +22,10 @@ hand-over takes no noticeable time."""
 MIN_MEAN_BYTES_FOR_THREADS = 8192
 """Below this mean size of an encoded image, threads slow each other down (CIFAR-10: by a third)."""
 MAX_THREADS = 8
+MAX_PIXELS = 2**25
+"""Pixels of one encoded image, 8192 x 4096. A few bytes may stand for many more."""
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""What is decoded. Pillow knows kinds that run other programs, such as EPS."""
 
 
 class Encoded(NamedTuple):
@@ -38,7 +42,8 @@ def decode(chunks: Iterable[Sequence[Encoded]], count: int, size: int | None) ->
     """Return x_NCHW of `count` images, RGB.
 
     Takes one chunk at a time, so that only one has to be in memory. Raises UserError for a broken
-    image, and for images that differ in size where `size` is None.
+    image, one of more than MAX_PIXELS, for images that differ in size where `size` is None, and if
+    the result is larger than the memory of this machine.
     """
     # Stays like this where no row is wanted: no image tells a size.
     x_NCHW = torch.empty((0, 3, size or 0, size or 0), dtype=torch.uint8)
@@ -46,30 +51,31 @@ def decode(chunks: Iterable[Sequence[Encoded]], count: int, size: int | None) ->
     # Threads, not processes: Pillow releases the interpreter lock while it decodes.
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
         for chunk in chunks:
-            for image, x_HWC in _pixels(chunk, size, pool):
-                if first:
-                    # The first image tells the size of all others.
-                    x_NCHW = torch.empty((count, 3, *x_HWC.shape[:2]), dtype=torch.uint8)
-                    first = False
-                if x_HWC.shape[:2] != x_NCHW.shape[2:]:
-                    raise unequal_sizes(image.where, tuple(x_NCHW.shape[2:]), x_HWC.shape[:2])
-                x_NCHW[image.position] = torch.from_numpy(x_HWC).permute(2, 0, 1)
+            if first and chunk:
+                # The first image tells the size of all others, before any other is decoded.
+                height, width = _decode_one(chunk[0], size, None).shape[:2]
+                x_NCHW = _room_for(count, height, width, chunk[0].where)
+                first = False
+            _fill(x_NCHW, chunk, size, pool)
     return x_NCHW
 
 
 def pixels_of(image: Image.Image, size: int | None) -> NDArray[np.uint8]:
     """Return x_HWC, RGB; resized with antialiasing where a size is given."""
     # Before resizing: between the numbers of a palette there is nothing to interpolate.
-    image = image.convert("RGB")
+    # Not where it is RGB already: Pillow would make a copy.
+    if image.mode != "RGB":
+        image = image.convert("RGB")
     if size is not None and image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     # A copy: torch wants memory that can be written to, and Pillow's can't.
     return np.array(image)
 
 
-def _pixels(
-    chunk: Sequence[Encoded], size: int | None, pool: ThreadPoolExecutor
-) -> Iterable[tuple[Encoded, NDArray[np.uint8]]]:
+def _fill(
+    x_NCHW: Tensor, chunk: Sequence[Encoded], size: int | None, pool: ThreadPoolExecutor
+) -> None:
+    """Decode a chunk into its rows."""
     blocks = [
         chunk[start : start + IMAGES_PER_TASK] for start in range(0, len(chunk), IMAGES_PER_TASK)
     ]
@@ -77,21 +83,71 @@ def _pixels(
     small = encoded_bytes < MIN_MEAN_BYTES_FOR_THREADS * len(chunk)
     # `map` runs in this thread, where nothing is handed over.
     run = map if small else pool.map
-    for block, pixels in zip(blocks, run(partial(_decode_block, size=size), blocks), strict=True):
-        yield from zip(block, pixels, strict=True)
+    for _ in run(partial(_fill_block, x_NCHW, size), blocks):
+        pass
 
 
-def _decode_block(block: Sequence[Encoded], size: int | None) -> list[NDArray[np.uint8]]:
-    return [_decode_one(image, size) for image in block]
+def _fill_block(x_NCHW: Tensor, size: int | None, block: Sequence[Encoded]) -> None:
+    wanted = (x_NCHW.shape[2], x_NCHW.shape[3])
+    for image in block:
+        # One after the other: in memory a decoded image may have a thousand times its bytes.
+        x_HWC = _decode_one(image, size, wanted)
+        x_NCHW[image.position] = torch.from_numpy(x_HWC).permute(2, 0, 1)
 
 
-def _decode_one(image: Encoded, size: int | None) -> NDArray[np.uint8]:
+def _decode_one(
+    image: Encoded, size: int | None, wanted: tuple[int, int] | None
+) -> NDArray[np.uint8]:
+    """Return x_HWC. `wanted` is the (height, width) that it must have; None: any."""
     try:
         # No bytes at all (a null in the file) fail like broken ones, with the name of the image.
-        return pixels_of(Image.open(io.BytesIO(image.data or b"")), size)
-    # Pillow's decoders raise all of these for broken bytes.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        opened = Image.open(io.BytesIO(image.data or b""), formats=FORMATS)
+        # Only the header is read so far.
+        width, height = opened.size
+        if width * height > MAX_PIXELS:
+            raise _too_large(image.where, f"{width} x {height}")
+        if size is None and wanted not in (None, (height, width)):
+            raise unequal_sizes(image.where, wanted, (height, width))
+        return pixels_of(opened, size)
+    except UserError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_large(image.where, "more than a hundred million") from error
+    # Pillow's decoders raise nearly anything for broken bytes.
+    except Exception as error:
+        known = isinstance(error, UnidentifiedImageError)
+        # Pillow's own text would name an object in memory.
+        why = f"none of {', '.join(FORMATS)}" if known else _reason(error)
         raise UserError(
-            f"{image.where}: not a readable image: {error}",
+            f"{image.where}: not a readable image: {why}",
             "Replace or remove it: it is truncated or of another kind.",
         ) from error
+
+
+def _room_for(count: int, height: int, width: int, where: str) -> Tensor:
+    """Return x_NCHW to be filled. Raises UserError if this machine has no memory for it."""
+    needed = count * 3 * height * width
+    # The system may promise more than it has, and end the process when it is used.
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        if needed > memory:
+            raise MemoryError
+        return torch.empty((count, 3, height, width), dtype=torch.uint8)
+    # torch's own error for memory is a RuntimeError.
+    except (MemoryError, RuntimeError) as error:
+        raise UserError(
+            f"{where}: {count} images of {width} x {height} pixels take {needed / 1e9:.1f} GB; "
+            f"this machine has {memory / 1e9:.1f} GB",
+            "Set `size` to a smaller side, or `limit` and `test_limit` to fewer images.",
+        ) from error
+
+
+def _too_large(where: str, pixels: str) -> UserError:
+    return UserError(
+        f"{where}: {pixels} pixels; an image has at most {MAX_PIXELS}",
+        "Make it smaller, or remove it.",
+    )
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -1,5 +1,6 @@
 """The base class of all data sets: their fields, their three disjoint parts, and how they load."""
 
+import stat
 from abc import abstractmethod
 from collections.abc import Mapping
 from functools import cache
@@ -17,6 +18,8 @@ from raybd.types.methods import DatasetMethod
 
 # In pieces, because a file may be larger than memory.
 BYTES_HASHED_AT_ONCE = 1 << 20
+MAX_SIDE = 4096
+"""Largest side that images are resized to, in pixels."""
 
 
 class Images(DatasetMethod):
@@ -30,7 +33,7 @@ class Images(DatasetMethod):
     `limit`, where it is set)."""
     test_limit: int | None = Field(None, ge=1)
     """Test images that are kept, evenly over the classes."""
-    size: int | None = Field(None, ge=1)
+    size: int | None = Field(None, ge=1, le=MAX_SIDE)
     """Side that the images are resized to, in pixels; none keeps them as they are."""
     split_seed: int = Field(0, ge=0, lt=2**63)
     """Seed that decides which images are kept, and which of them are clean."""
@@ -128,12 +131,19 @@ class Images(DatasetMethod):
         return count
 
 
-def fingerprint(files: Mapping[str, Path]) -> str:
-    """Return a hash of names and contents; where the files lie does not change it."""
+def fingerprint(files: Mapping[str, Path], max_bytes: int | None = None) -> str:
+    """Return a hash of names and contents; where the files lie does not change it.
+
+    Raises UserError for what is not a file, has more bytes than `max_bytes`, or can't be read.
+    """
     digest = sha256()
     # Sorted, so that the order in which files were listed plays no part.
     for name, path in sorted(files.items()):
-        digest.update(f"{name}\0{_file_hash(path, *_stamp(path))}\n".encode())
+        stamp = _stamp(path)
+        if max_bytes is not None and stamp[0] > max_bytes:
+            raise _unreadable(path, f"it has {stamp[0]} bytes; an image has at most {max_bytes}")
+        # A name on disk may be any bytes.
+        digest.update(f"{name}\0{_file_hash(path, *stamp)}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
@@ -147,16 +157,29 @@ def unequal_sizes(where: str, first: tuple[int, ...], other: tuple[int, ...]) ->
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
-    stat = path.stat()
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error.strerror) from error
+    # To read a pipe or a device may never end.
+    if not stat.S_ISREG(found.st_mode):
+        raise _unreadable(path, "it is no file")
     # A copy may keep the size and the time of the file that it replaces; ctime it cannot keep.
-    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 @cache
 def _file_hash(path: Path, size: int, mtime_ns: int, ctime_ns: int) -> str:
     # Size and times are arguments so that a file is hashed again if, and only if, it has changed.
-    with path.open("rb") as file:
-        digest = sha256()
-        while chunk := file.read(BYTES_HASHED_AT_ONCE):
-            digest.update(chunk)
+    try:
+        with path.open("rb") as file:
+            digest = sha256()
+            while chunk := file.read(BYTES_HASHED_AT_ONCE):
+                digest.update(chunk)
+    except OSError as error:
+        raise _unreadable(path, error.strerror) from error
     return digest.hexdigest()
+
+
+def _unreadable(path: Path, reason: str | None) -> UserError:
+    return UserError(f"{path}: can't be read: {reason}", "Make it readable, or remove it.")

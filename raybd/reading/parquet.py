@@ -11,13 +11,20 @@ from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from raybd.reading.classes import mapped_by_name, source_of_classes
+from raybd.reading.classes import (
+    MAX_CLASSES,
+    checked_names,
+    mapped_by_name,
+    source_of_classes,
+    too_many_classes,
+)
 from raybd.reading.decode import Encoded, decode
 from raybd.reading.images import fingerprint
 from raybd.types.data import Pool, Source
@@ -25,6 +32,8 @@ from raybd.types.errors import UserError
 
 ROWS_IN_MEMORY = 1024
 """Rows whose encoded bytes are in memory at a time."""
+MAX_ROWS = 2**24
+"""Rows of a file; ImageNet-21k has 14 million. A few bytes may declare many more."""
 
 
 def parquet_source(
@@ -40,7 +49,7 @@ def parquet_source(
     for pool, path in paths.items():
         schema = _open(path).schema_arrow
         _check_columns(path, schema, image_column, label_column)
-        named[pool] = _names(schema, label_column)
+        named[pool] = _names(path, schema, label_column)
 
     names = named["train"] or named["test"]
     y_N = {pool: _labels(path, label_column, named[pool] or names) for pool, path in paths.items()}
@@ -67,7 +76,13 @@ def _open(path: Path) -> pq.ParquetFile:
             "or RAYBD_DATA to the folder above it.",
         )
     with _names_broken_file(path):
-        return pq.ParquetFile(path)
+        file = pq.ParquetFile(path)
+    if file.metadata.num_rows > MAX_ROWS:
+        raise UserError(
+            f"{path}: {file.metadata.num_rows} rows; a file has at most {MAX_ROWS}",
+            "Store fewer images in it.",
+        )
+    return file
 
 
 @contextmanager
@@ -75,7 +90,8 @@ def _names_broken_file(path: Path) -> Iterator[None]:
     """Turn an error of Arrow into one that names the file."""
     try:
         yield
-    except (pa.ArrowInvalid, OSError) as error:
+    # MemoryError: a page may declare gigabytes.
+    except (pa.ArrowException, OSError, MemoryError) as error:
         reason = str(error).split("\n")[0]
         raise UserError(
             f"{path}: not a whole Parquet file: {reason}", "Write or download it again."
@@ -85,41 +101,69 @@ def _names_broken_file(path: Path) -> Iterator[None]:
 def _check_columns(path: Path, schema: pa.Schema, image_column: str, label_column: str) -> None:
     columns = ", ".join(schema.names)
     for field, column in (("image_column", image_column), ("label_column", label_column)):
-        if column not in schema.names:
+        if schema.names.count(column) != 1:
+            found = "several columns" if column in schema.names else "no column"
             raise UserError(
-                f"{path}: no column {column!r} among {columns}",
+                f"{path}: {found} {column!r} among {columns}",
                 f"Rename it in the file, or use kind `parquet` with `{field}`.",
             )
+    labels = schema.field(label_column).type
+    if not pa.types.is_integer(labels):
+        raise _bad_labels(path, label_column, str(labels))
     kind = schema.field(image_column).type
-    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+    place = kind.get_field_index("bytes") if pa.types.is_struct(kind) else -1
+    stored = kind.field(place).type if place >= 0 else None
+    if stored not in (pa.binary(), pa.large_binary()):
         raise UserError(
             f"{path}: column {image_column!r} holds {kind}, not images",
             "Store each image as struct(bytes, path), the Hugging Face layout.",
         )
 
 
-def _names(schema: pa.Schema, label_column: str) -> tuple[str, ...] | None:
+def _names(path: Path, schema: pa.Schema, label_column: str) -> tuple[str, ...] | None:
     """Return the class names, if the `datasets` library wrote the file."""
-    stored = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    names = stored.get("info", {}).get("features", {}).get(label_column, {}).get("names")
-    return tuple(names) if names else None
+    where = f"{path}: column {label_column!r}"
+    try:
+        stored: Any = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        for key in ("info", "features", label_column, "names"):
+            stored = stored.get(key) or {}
+    # A file of any other program may hold anything there.
+    except (ValueError, AttributeError, RecursionError):
+        raise _bad_names(where) from None
+    if not stored:
+        return None
+    if not isinstance(stored, list) or not all(isinstance(name, str) for name in stored):
+        raise _bad_names(where)
+    return checked_names(stored, where)
+
+
+def _bad_names(where: str) -> UserError:
+    return UserError(
+        f"{where}: its class names in the metadata `huggingface` are no list of texts",
+        "Write the file with the `datasets` library, or without this metadata.",
+    )
 
 
 def _labels(path: Path, label_column: str, names: tuple[str, ...] | None) -> Tensor:
     with _names_broken_file(path):
         # A plan needs labels alone: the images stay on disk.
         column = _open(path).read([label_column]).column(0)
-    if not pa.types.is_integer(column.type) or column.null_count or not len(column):
+    if column.null_count or not len(column):
         found = "no rows" if not len(column) else f"{column.type} with {column.null_count} nulls"
         raise _bad_labels(path, label_column, found)
 
-    # Cast first: torch has few operations for the unsigned integers that a file may hold.
-    y_N = torch.tensor(column.cast(pa.int64()).to_numpy())
+    try:
+        # Cast first: torch has few operations for the unsigned integers that a file may hold.
+        y_N = torch.tensor(column.cast(pa.int64()).to_numpy())
+    except pa.ArrowInvalid as error:
+        raise _bad_labels(path, label_column, "numbers of more than 63 bits") from error
     lowest = int(y_N.min())
     highest = int(y_N.max())
     if lowest < 0 or (names is not None and highest >= len(names)):
         known = "" if names is None else f" for {len(names)} class names"
         raise _bad_labels(path, label_column, f"{lowest} to {highest}{known}")
+    if highest >= MAX_CLASSES:
+        raise too_many_classes(highest + 1, f"{path}: column {label_column!r}")
     return y_N
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from raybd.plan.file import load
 from raybd.types.errors import UserError
-from tests.hostile import refused
+from tests.hostile import refusal, refused
 
 GOOD = """
 name: tiny
@@ -53,8 +53,7 @@ HOSTILE = {
 def test_a_hostile_file_is_refused_fast(tmp_path: Path, what: str) -> None:
     path = tmp_path / "hostile.yaml"
     path.write_text(HOSTILE[what])
-    with refused():
-        load(path)
+    refusal(lambda: load(path))
 
 
 @pytest.mark.parametrize("text", ["[" * 20_000, "&a [*a]", "x" * 50_000, "2026-99-99"])

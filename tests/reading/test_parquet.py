@@ -200,8 +200,8 @@ def test_a_file_of_another_kind_is_named(tiny: Path) -> None:
     ("labels", "message"),
     [
         ([0, -1], "holds -1 to 0"),
-        ([0.0, 1.0], "holds double with 0 nulls"),
-        (["a", "b"], "holds (large_)?string with 0 nulls"),
+        ([0.0, 1.0], "holds double"),
+        (["a", "b"], "holds (large_)?string"),
         ([0, None], "1 nulls"),
         ([0, 2], "holds 0 to 2 for 2 class names"),
     ],
