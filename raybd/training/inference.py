@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raybd.distributed import group
 from raybd.training.precision import bf16
@@ -13,7 +13,7 @@ from raybd.types.models import Victim
 
 @torch.no_grad()
 def infer(
-    victim: Victim,
+    victim: nn.Module,
     x_NCHW: Tensor,
     output: Callable[[Tensor], Tensor] | None = None,
     exact: bool = True,

@@ -18,6 +18,7 @@ EMBEDDING: list[dict[str, Any]] = [
     {"kind": "spectral", "name": "trusted", "reference": "trusted"},
     {"kind": "activation_clustering"},
     {"kind": "asset_inner", "steps": 5},
+    {"kind": "asset_features", "steps": 5, "epochs": 1},
     {"kind": "asset", "steps": 5, "epochs": 1},
 ]
 

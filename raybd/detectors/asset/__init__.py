@@ -25,6 +25,7 @@ from raybd.detectors.asset.inner_loop import (
     by_content,
     cross_fitted,
     features,
+    highest,
     is_embedding,
     once,
     outlyingness,
@@ -195,9 +196,7 @@ class Asset(Detector):
     def pick(self, logit_B: Tensor) -> Tensor:
         """Return a mask of the rows whose loss is raised, given a discriminator's logits."""
         if self.select == "top":
-            count = max(round(self.top * len(logit_B)), 1)
-            # A threshold, not a fixed number of rows: equal logits are treated alike.
-            return logit_B >= logit_B.sort(descending=True).values[count - 1]
+            return highest(logit_B, self.top)
         s_B = logit_B if self.outlying_on == "logit" else logit_B.sigmoid()
         far_B = outlyingness(s_B) > self.cut
         # Far below the median lie the rows that look most trusted.

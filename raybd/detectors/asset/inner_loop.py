@@ -169,6 +169,13 @@ def by_content(x_NCHW: Tensor) -> Tensor:
     return torch.cat(parts).argsort()
 
 
+def highest(logit_B: Tensor, share: float) -> Tensor:
+    """Return a mask of the top share of a batch, at least one row; equal logits are all in it."""
+    count = max(round(share * len(logit_B)), 1)
+    # A threshold, not a fixed number of rows: equal logits are treated alike.
+    return logit_B >= logit_B.sort(descending=True).values[count - 1]
+
+
 def standardised(rows_ND: Tensor, by_MD: Tensor) -> Tensor:
     """Return each feature in deviations from its mean, both taken over `by_MD`."""
     # A feature that is constant on the trusted images would divide by zero.

@@ -5,7 +5,7 @@ Pan, Zeng, Lyu, Lin and Jia 2023, arXiv 2302.11408, section on the offset object
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,9 @@ from raybd.distributed import ddp, group
 from raybd.training.epochs import Epochs, Stream
 from raybd.training.precision import bf16
 from raybd.types.data import Split
-from raybd.types.models import Victim
 
 Loss = Literal["variance", "cross_entropy"]
+Network = TypeVar("Network", bound=nn.Module)
 Select = Callable[[Tensor], Tensor]
 """Rows of a batch -> a mask over the batch: the rows on which the loss is raised."""
 
@@ -58,13 +58,13 @@ class Offset:
 
 def offset(
     how: Offset,
-    net: Victim,
+    net: Network,
     suspects: Split,
     trusted: Split,
     select: Select,
-    intermediate_scores: Callable[[Victim], Tensor],
+    intermediate_scores: Callable[[Network], Tensor],
     rng: Generator,
-) -> tuple[Victim, float]:
+) -> tuple[Network, float]:
     """Lower one loss on trusted images and raise another on selected suspects, in turn.
 
     Each of the two steps has an Adam of its own. The second one is left out where fewer than two
