@@ -29,8 +29,6 @@ BARS = [
             "kind": "input_aware",
             "width": 8,
             "mask_epochs": 3,
-            "epochs": 12,
-            "lr": 0.05,
             "rate": 0.2,
         },
         0.6,
@@ -40,7 +38,7 @@ BARS = [
 
 
 MORE_EPOCHS: dict[str, Any] = {"epochs": 15, "lr": 0.05, "batch_size": 128}
-LEARNED_LATE = ("adaptive_blend", "narcissus")
+LEARNED_LATE = ("adaptive_blend", "input_aware", "narcissus")
 """Attacks that need a longer recipe than the shared one."""
 
 
