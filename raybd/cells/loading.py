@@ -31,14 +31,14 @@ def load_victim(stage: VictimStage, store: Store) -> Victim:
         encoder, head = network.build(
             artifact.manifest["num_classes"], artifact.manifest["image_size"]
         )
+        has_head = any(name.startswith("head.") for name in weights)
+        # The normalisation is part of the weights.
+        victim = Victim(encoder, head if has_head else None, torch.zeros(3), torch.ones(3))
+        # Before the weights: each of them needs a module to go to.
+        for method in stage.reshapers:
+            if isinstance(method, Trainer | TrainingDefense | Repair):
+                method.reshape(victim, weights)
 
-    has_head = any(name.startswith("head.") for name in weights)
-    # The normalisation is part of the weights.
-    victim = Victim(encoder, head if has_head else None, torch.zeros(3), torch.ones(3))
-    # Before the weights: each of them needs a module to go to.
-    for method in stage.reshapers:
-        if isinstance(method, Trainer | TrainingDefense | Repair):
-            method.reshape(victim, weights)
     victim.load_state_dict(weights)
     return victim.eval()
 

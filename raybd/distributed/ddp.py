@@ -73,7 +73,8 @@ class _NormaliseOverGroup(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # Only beside float32 running statistics does the kernel return float32 for images in bf16.
         # These are thrown away.
-        zero_C = torch.zeros(x_BCHW.shape[1])
+        exact = torch.promote_types(x_BCHW.dtype, torch.float32)
+        zero_C = torch.zeros(x_BCHW.shape[1], dtype=exact)
         own = torch.batch_norm_update_stats(x_BCHW, zero_C, zero_C + 1, 0.0)
         # Double, because the mean square minus the squared mean cancels most digits of a float.
         mean_C, variance_C = (part.double() for part in own)
@@ -84,11 +85,13 @@ class _NormaliseOverGroup(torch.autograd.Function):
         n_C, sum_C, square_C = sum_over(torch.stack([count_C, count_C * mean_C, square_C]))
         mean_C = sum_C / n_C
         # Rounding can leave a variance just below zero.
-        variance_C = (square_C / n_C - mean_C.square()).clamp_min(0).float()
-        mean_C = mean_C.float()
+        variance_C = (square_C / n_C - mean_C.square()).clamp_min(0).to(exact)
+        mean_C = mean_C.to(exact)
 
         y_BCHW = F.batch_norm(x_BCHW, mean_C, variance_C, weight_C, bias_C, training=False, eps=eps)
-        ctx.save_for_backward(x_BCHW, weight_C, mean_C, torch.rsqrt(variance_C + eps), n_C.float())
+        inverse_C = torch.rsqrt(variance_C + eps)
+        ctx.save_for_backward(x_BCHW, weight_C, mean_C, inverse_C, n_C.to(exact))
+        ctx.eps = eps
         ctx.mark_non_differentiable(mean_C, variance_C, n_C)
         return y_BCHW, mean_C, variance_C, n_C
 
@@ -97,6 +100,10 @@ class _NormaliseOverGroup(torch.autograd.Function):
         x_BCHW, weight_C, mean_C, inverse_C, n_C = ctx.saved_tensors
         zero_C = torch.zeros_like(mean_C)
         dy_BCHW = gradients[0]
+        # Somebody will differentiate the gradients (`create_graph`). The kernels below could not
+        # be: they take the statistics, which depend on x, as constants.
+        if torch.is_grad_enabled():
+            return *_gradients(x_BCHW, weight_C, n_C, ctx.eps, dy_BCHW), None
 
         # The kernel would take the gradient of x over this worker's rows alone, so it is left out.
         # Those of weight and bias stay sums of this worker: data parallelism averages them.
@@ -116,6 +123,50 @@ class _NormaliseOverGroup(torch.autograd.Function):
             dy_BCHW, zero_C, torch.ones_like(zero_C), a_C, c_C, training=False, eps=0.0
         )
         return dx_BCHW.addcmul_(x_BCHW, b_C.view(1, -1, 1, 1)), dweight_C, dbias_C, None
+
+
+def _gradients(
+    x_BCHW: Tensor, weight_C: Tensor, n_C: Tensor, eps: float, dy_BCHW: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of images, weight and bias by operations that have gradients."""
+    # Double, like the sums of the forward pass.
+    x64_BCHW = x_BCHW.double()
+    mean_C, square_C = (
+        _sum_with_gradient(torch.stack([x64_BCHW.sum((0, 2, 3)), x64_BCHW.square().sum((0, 2, 3))]))
+        / n_C.double()
+    )
+    inverse_C = torch.rsqrt((square_C - mean_C.square()).clamp_min(0) + eps)
+    unit_BCHW = (x64_BCHW - _per_channel(mean_C)) * _per_channel(inverse_C)
+
+    dy64_BCHW = dy_BCHW.double()
+    dbias_C = dy64_BCHW.sum((0, 2, 3))
+    dweight_C = (dy64_BCHW * unit_BCHW).sum((0, 2, 3))
+    mean_dy_C, mean_dyx_C = _sum_with_gradient(torch.stack([dbias_C, dweight_C])) / n_C.double()
+    centred_BCHW = dy64_BCHW - _per_channel(mean_dy_C) - unit_BCHW * _per_channel(mean_dyx_C)
+    dx_BCHW = centred_BCHW * _per_channel(weight_C.double() * inverse_C)
+    return dx_BCHW.to(x_BCHW.dtype), dweight_C.to(weight_C.dtype), dbias_C.to(weight_C.dtype)
+
+
+def _per_channel(value_C: Tensor) -> Tensor:
+    return value_C.view(1, -1, 1, 1)
+
+
+def _sum_with_gradient(value: Tensor) -> Tensor:
+    total: Tensor = _SumOverGroup.apply(value)
+    return total
+
+
+class _SumOverGroup(torch.autograd.Function):
+    """The sum over all workers, whose gradient is the sum of all workers' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        # A copy: without a group the sum is the argument itself.
+        return sum_over(value).clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _sum_with_gradient(gradients[0])
 
 
 class _SharedBatchNorm2d(nn.BatchNorm2d):

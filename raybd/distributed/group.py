@@ -69,6 +69,8 @@ def gather_batch(z_BD: Tensor, batch: int) -> Tensor:
     """Return the rows of the whole batch on every worker, with the gradient of this worker's rows.
 
     For a loss over the whole batch (`batch` rows), which every worker computes: see `spread_loss`.
+    First derivatives only: a second one would miss how the gradients depend on the other workers'
+    rows.
     """
     if world() == 1:
         return z_BD

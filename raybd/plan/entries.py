@@ -27,9 +27,10 @@ from raybd.types.models import Network
 
 DEFAULT_NETWORK = "resnet18"
 # Names become folders of the store: no slash, and no dot at the beginning, which would hide them.
-NAME = re.compile(r"(?![0-9]+$)[A-Za-z0-9][A-Za-z0-9_.-]*")
-"""What can be the name of a folder. One of digits alone would be read as a number: pandas and Arrow
-guess the types of folders like attack=05, and 5 joins no row of the cells table."""
+NAME = re.compile(r"(?!(0[xX][0-9A-Fa-f]+|[0-9]+)$)[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""What can be the name of a folder. Digits alone, or 0x10, would be read as a number: pandas and
+Arrow guess the types of folders like attack=05, and 5 joins no row of the cells table."""
+NAME_HINT = "Use letters, digits, dot, dash and underscore, and no number like 05 or 0x10."
 ENTRY_KEYS = ("kind", "name")
 ROLE_CLASSES: Mapping[Role, type[Config]] = {
     "datasets": DatasetMethod,
@@ -78,7 +79,7 @@ def method(role: Role, entry: Any, where: str) -> Method:
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise UserError(
             f"{where}.name: {name!r} cannot be the name of a folder",
-            "Use letters, digits, dot, dash and underscore, and not digits alone.",
+            NAME_HINT,
         )
 
     try:

@@ -210,6 +210,8 @@ def infeasible_attack(
     needs_classifier = config.needs_twin or config.threat_model == "training"
     if needs_classifier and training.on_encoder:
         return f"{attack.kind} attacks a classifier, and this victim is a probe on an encoder"
+    if reason := config.cannot_train_as(training.trainer.config):
+        return f"{attack.kind} under {training.trainer.name}: {reason}"
 
     # The attack poisons what its victim or encoder is trained on, which may be another data set.
     attacked = opened(dataset)

@@ -19,11 +19,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from raybd.metrics.catalogue import NEEDING_CANARIES, NEEDING_SEVERAL_RUNS
 from raybd.plan import file as experiment_file
 from raybd.plan import yaml_file
+from raybd.plan.entries import NAME, NAME_HINT
 from raybd.plan.validation import user_error
 from raybd.registry import Role, did_you_mean, method_class, role_of
 from raybd.results.schemas import MAX_OBJECTIVES
@@ -48,8 +49,7 @@ class _HeldOut(Config):
 class _SweepFile(Config):
     """A sweep file."""
 
-    # It becomes the name of folders in the store. Of digits alone it would be read as a number.
-    name: str = Field(pattern=r"^[0-9]*[A-Za-z][A-Za-z0-9_.-]*$|^[0-9]+[_.-][A-Za-z0-9_.-]*$")
+    name: str
     experiment: dict[str, Any]
     search: dict[str, Any] = Field(min_length=1)
     objectives: tuple[str | dict[str, Direction], ...] = Field(
@@ -61,6 +61,14 @@ class _SweepFile(Config):
     concurrency: int = Field(1, ge=1)
     pruning: Pruning = "none"
     held_out: _HeldOut | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        # Folders of the store, like trials/sweep=NAME.
+        if not NAME.fullmatch(name):
+            raise ValueError(f"{name!r} cannot be the name of a folder. {NAME_HINT}")
+        return name
 
 
 def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:

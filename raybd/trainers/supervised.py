@@ -8,6 +8,8 @@ of the side (4 of 32 pixels, as there); every data set is mirrored, traffic sign
 images are normalised with the moments of the training split itself.
 """
 
+from typing import ClassVar
+
 from torch import Generator
 
 from raybd.training.loop import fit
@@ -20,6 +22,8 @@ from raybd.types.models import Network, Victim
 
 class Supervised(Recipe, Trainer):
     """Train a classifier from scratch (or from the network's own pretrained weights)."""
+
+    only_a_recipe: ClassVar[bool] = True
 
     def train(self, split: Split, num_classes: int, network: Network, rng: Generator) -> Victim:
         """Return a classifier trained on the split."""

@@ -11,14 +11,12 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from raybd.distributed import ddp, group
 from raybd.training.checkpoints import Stateful
 from raybd.training.epochs import Batch, Epochs, Stream
 from raybd.training.precision import bf16
-from raybd.training.recipe import Recipe, lr_factor, new_optimizer
+from raybd.training.recipe import Recipe, new_optimizer, new_schedule
 from raybd.training.runtime import Facts, current
 from raybd.types.data import Split
 
@@ -65,7 +63,7 @@ def fit(
         rng,
         state if extra_state is None else state | {"extra_state": extra_state},
         optimizers=[model.optimizer],
-        schedule=lambda optimizer, steps: _schedule(optimizer, recipe, steps),
+        schedule=lambda optimizer, steps: new_schedule(optimizer, recipe, steps),
         clip=recipe.clip,
         after_step=after_step,
         hint=f"Lower lr (now {recipe.lr:g}), set warmup or clip, or set precision: fp32.",
@@ -128,10 +126,6 @@ class _Model:
         ddp.unwrap(self.model)
         for path in self.frozen:
             self.victim.get_submodule(path).requires_grad_(True)
-
-
-def _schedule(optimizer: Optimizer, recipe: Recipe, steps: int) -> LambdaLR:
-    return LambdaLR(optimizer, lambda step: lr_factor(recipe, step / steps))
 
 
 def _compiled(model: nn.Module) -> nn.Module:

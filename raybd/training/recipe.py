@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from raybd.training.augmentation import Augment
 from raybd.types.config import Config
@@ -69,6 +70,11 @@ def new_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         nesterov=nesterov,
         fused=True,
     )
+
+
+def new_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> LambdaLR:
+    """Return the recipe's schedule of a training of so many steps."""
+    return LambdaLR(optimizer, lambda step: lr_factor(recipe, step / steps))
 
 
 def lr_factor(recipe: Recipe, progress: float) -> float:

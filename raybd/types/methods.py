@@ -77,7 +77,8 @@ class Attack(Config):
     retrains: ClassVar[bool] = False
     """Whether it trains victims while it looks for its poison."""
     follows_recipe: ClassVar[bool] = False
-    """Whether an attack that controls training trains as the experiment's trainer would."""
+    """Whether an attack that controls training trains as the experiment's trainer would. Without
+    it, victims under different trainers would be one and the same."""
     reads_side_data: ClassVar[bool] = False
     """Whether an entry may name another data set, side_data: {kind: ...}."""
     prepared_from: ClassVar[tuple[str, ...]] = ()
@@ -101,6 +102,16 @@ class Attack(Config):
         It is asked before `prepare` and `poison`, which may then rely on it.
         """
         return None
+
+    def cannot_train_as(self, trainer: Config) -> str | None:
+        """Return why it cannot train victims as this trainer would, if so: a plan asks.
+
+        Only attacks that control training do. They train from scratch, by a recipe.
+        """
+        by_recipe = isinstance(trainer, Trainer) and trainer.only_a_recipe
+        if self.threat_model != "training" or by_recipe:
+            return None
+        return "it trains the victim from scratch: take a trainer that does so, like supervised"
 
     @abstractmethod
     def choose(self, y_N: Tensor, num_classes: int, rng: Generator) -> Tensor:
@@ -128,6 +139,10 @@ class Attack(Config):
 
 class Trainer(Config):
     """A way to train a victim."""
+
+    only_a_recipe: ClassVar[bool] = False
+    """Whether its fields say all that it does: a recipe (training/recipe.py) for a classifier from
+    scratch, with cross-entropy. An attack that controls training can then train as it would."""
 
     def reshape(self, victim: Victim, state: Mapping[str, Tensor]) -> None:
         """Give a victim that was just built the modules that `state` has weights for.

@@ -10,6 +10,7 @@ import torch
 from raybd.networks.small_cnn import SmallCnn
 from raybd.networks.tiny_clip import TinyClip
 from raybd.registry import method_class
+from raybd.trainers.supervised import Supervised
 from raybd.training import loop, models, recipe
 from raybd.types.data import Poisoned, Split
 from raybd.types.methods import Attack, AttackInput
@@ -21,18 +22,14 @@ SMALL: dict[str, dict[str, object]] = {
     "badencoder": {"epochs": 1, "batch_size": 50, "shadow": 0.5},
     "clip_text": {"epochs": 1, "batch_size": 50, "size": 4, "margin": 1, **CLIP},
     "drupe": {"epochs": 1, "batch_size": 50, "shadow": 0.5},
-    "input_aware": {
-        "epochs": 1,
-        "mask_epochs": 1,
-        "batch_size": 16,
-        "width": 4,
-        "generator_lr": 0.001,
-    },
+    "input_aware": {"mask_epochs": 1, "width": 4, "generator_lr": 0.001},
     "label_consistent": {"steps": 3},
     "narcissus": {"rate": 0.05, "steps": 5},
     "trojannn": {"steps": 20},
 }
 """Fields that make an attack quick, and possible on 400 images."""
+RECIPE = Supervised(epochs=1, batch_size=16, augment="flip")
+"""The trainer, for attacks that train as it would."""
 
 
 def make(kind: str, **fields: object) -> Attack:
@@ -79,7 +76,9 @@ def encoder(attack: Attack | None = None) -> Victim:
     return Victim(victim.encoder, None, victim.mean_C, victim.std_C).eval()
 
 
-def given_to(attack: Attack, train: Split, clean_twin: Victim | None = None) -> AttackInput:
+def given_to(
+    attack: Attack, train: Split, clean_twin: Victim | None = None, trainer: Supervised = RECIPE
+) -> AttackInput:
     """Return what the attack asks for, and nothing else."""
     given = AttackInput(train, 10)
     if attack.threat_model == "encoder":
@@ -88,14 +87,20 @@ def given_to(attack: Attack, train: Split, clean_twin: Victim | None = None) -> 
         given = replace(given, twin=clean_twin or twin())
     if attack.threat_model == "training":
         given = replace(given, network=SmallCnn(width=8))
+    if attack.follows_recipe:
+        given = replace(given, recipe=trainer)
     return given
 
 
 def poison_with(
-    attack: Attack, train: Split, seed: int = 0, clean_twin: Victim | None = None
+    attack: Attack,
+    train: Split,
+    seed: int = 0,
+    clean_twin: Victim | None = None,
+    trainer: Supervised = RECIPE,
 ) -> Poisoned:
     """Return what the attack makes of the split."""
-    given = given_to(attack, train, clean_twin)
+    given = given_to(attack, train, clean_twin, trainer)
     if attack.prepared_from:
         given = replace(given, prepared=attack.prepare(given, stream(seed)))
     return attack.poison(given, stream(seed))

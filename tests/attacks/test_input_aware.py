@@ -15,7 +15,7 @@ from raybd.attacks.training.input_aware.generator import (
 )
 from raybd.training.runtime import Runtime, running
 from raybd.types.data import CROSS, POISON, Split
-from tests.attacks.making import make, poison, poison_with, random_split, triggered
+from tests.attacks.making import RECIPE, make, poison, poison_with, random_split, triggered
 
 
 def test_cross_images_keep_their_label(train: Split) -> None:
@@ -27,7 +27,8 @@ def test_cross_images_keep_their_label(train: Split) -> None:
 
 def test_poisons_half_of_an_odd_batch() -> None:
     few = random_split().select(torch.arange(7))
-    poisoned = poison("input_aware", few, rate=0.4, batch_size=7)
+    trainer = RECIPE.model_copy(update={"batch_size": 7})
+    poisoned = poison_with(make("input_aware", rate=0.4), few, trainer=trainer)
     assert poisoned.role_M.tolist() == [POISON] * 3 + [CROSS] * 3
 
 
@@ -50,14 +51,15 @@ def test_makes_another_trigger_for_each_image_and_hands_out_a_victim_at_rest(
 
 def test_resumes_to_the_same_victim_and_triggers(train: Split) -> None:
     saved: dict[str, bytes] = {}
-    attack = make("input_aware", mask_epochs=2, epochs=4)
+    attack = make("input_aware", mask_epochs=2)
+    trainer = RECIPE.model_copy(update={"epochs": 4})
 
     def die(facts: Mapping[str, Any]) -> None:
         if facts["name"] == "input_aware" and facts["epoch"] == 3:
             raise RuntimeError("killed")
 
     def trained() -> dict[str, torch.Tensor]:
-        poisoned = poison_with(attack, train)
+        poisoned = poison_with(attack, train, trainer=trainer)
         assert poisoned.victim is not None
         return {**poisoned.victim.state_dict(), **poisoned.state, "x_MCHW": poisoned.x_MCHW}
 

@@ -17,6 +17,7 @@ from raybd.types.errors import UserError
 from raybd.types.methods import Attack
 from raybd.types.models import Victim
 from tests.attacks.making import (
+    RECIPE,
     SMALL,
     encoder,
     given_to,
@@ -44,6 +45,7 @@ KINDS = names("attacks")
 ON_ENCODERS = tuple(kind for kind in KINDS if _class_of(kind).threat_model == "encoder")
 ON_DATA = tuple(kind for kind in KINDS if _class_of(kind).threat_model in ("data", "training"))
 WITH_TRIGGER = tuple(kind for kind in KINDS if _class_of(kind).has_trigger)
+CONTROLLING = tuple(kind for kind in KINDS if _class_of(kind).threat_model == "training")
 WITH_TWIN = tuple(kind for kind in KINDS if _class_of(kind).needs_twin)
 PREPARED = tuple(kind for kind in KINDS if _class_of(kind).prepared_from)
 WITH_ANY_LABEL_MAP = tuple(kind for kind in KINDS if _accepts_all_to_all(kind))
@@ -268,6 +270,36 @@ def test_side_data_matters_exactly_if_it_is_read(kind: str, train: Split) -> Non
     assert torch.equal(without.x_MCHW, with_it.x_MCHW) != attack.reads_side_data
 
 
+@pytest.mark.parametrize("kind", CONTROLLING)
+def test_an_attack_that_controls_training_trains_as_the_trainer_would(
+    kind: str, train: Split
+) -> None:
+    attack = make(kind)
+    assert attack.follows_recipe, "or victims under different trainers would be the same one"
+    assert attack.cannot_train_as(RECIPE) is None
+    first = poison_with(attack, train)
+    for changed in (
+        {"lr": 0.1},
+        {"epochs": 2},
+        {"batch_size": 32},
+        {"momentum": 0.0},
+        {"weight_decay": 0.1},
+        {"optimizer": "adam"},
+        {"schedule": "constant"},
+        {"warmup": 0.5},
+        {"clip": 0.1},
+        {"augment": "none"},
+    ):
+        trainer = RECIPE.model_copy(update=changed)
+        other = poison_with(attack, train, trainer=trainer)
+        assert first.victim is not None and other.victim is not None
+        weights = other.victim.state_dict()
+        assert any(
+            not torch.equal(weights[name], value)
+            for name, value in first.victim.state_dict().items()
+        ), changed
+
+
 # --- all-to-all ----------------------------------------------------------------------------------
 
 
@@ -295,11 +327,12 @@ def test_every_dirty_label_attack_on_data_has_all_to_all() -> None:
 
 
 def _poison_by_each(clean_twin: Victim) -> dict[str, dict[str, torch.Tensor]]:
-    fields: dict[str, Any] = {
-        "input_aware": {"batch_size": 200, "generator_lr": 1e-4, "precision": "fp32"}
-    }
+    fields: dict[str, Any] = {"input_aware": {"generator_lr": 1e-4}}
+    trainer = RECIPE.model_copy(update={"batch_size": 200, "precision": "fp32"})
     made = {
-        kind: poison_with(make(kind, **fields.get(kind, {})), random_split(), 0, clean_twin)
+        kind: poison_with(
+            make(kind, **fields.get(kind, {})), random_split(), 0, clean_twin, trainer
+        )
         for kind in SMALL
         if kind in ON_DATA
     }

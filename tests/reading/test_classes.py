@@ -89,7 +89,7 @@ def test_names_of_digits_stay_what_they_are(tmp_path: Path) -> None:
     assert Parquet(path=folder).source().class_names == ("05", "10", "1")
 
 
-@pytest.mark.parametrize("name", ["05", "7"])
+@pytest.mark.parametrize("name", ["05", "7", "0x10", "0XfF"])
 def test_a_name_that_pandas_would_read_as_a_number_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="name of a folder"):
         parse({**TINY, "attacks": [{"kind": "badnets", "name": name}]})
@@ -103,7 +103,7 @@ def test_a_name_that_pandas_would_read_as_a_number_is_refused(name: str) -> None
         parse_sweep(sweep)
 
 
-@pytest.mark.parametrize("name", ["05a", "5.5", "0-1", "a5"])
+@pytest.mark.parametrize("name", ["05a", "5.5", "0-1", "a5", "0xg", "1e5", "2024-01-01", "null"])
 def test_the_filter_and_the_merge_of_the_readme_work_for_every_allowed_name(
     name: str, tmp_path: Path
 ) -> None:

@@ -332,6 +332,18 @@ def test_words_have_bands_and_what_a_trial_lacks_lies_below(store: Store) -> Non
     assert axes["cut"]["default"] < 0 < axes["top"]["default"]
 
 
+@pytest.mark.parametrize(("default", "said"), [(9.0, True), (-9.0, False)])
+def test_the_page_says_that_the_defaults_are_better(
+    default: float, said: bool, tmp_path: Path
+) -> None:
+    store = Store(str(tmp_path))
+    run(store, trials=3)
+    sweep = parse_sweep(RAW)
+    found = {"separation": default, "auroc": 0.9}
+    store.write_trial(sweep.name, row(sweep, "default", {}, found))
+    assert ("The defaults are better than the best trial" in page(store).text) == said
+
+
 def test_better_is_up_on_the_axes_of_the_objectives(store: Store) -> None:
     run(store, objectives=["auroc", "seconds"])
     drawn = page(store).data["sweeps"][0]

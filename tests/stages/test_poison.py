@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raybd.cells.loading import load_poisoned
+from raybd.cells.loading import load_poisoned, load_victim
 from raybd.cells.run import run_cell
 from raybd.plan.file import parse
 from raybd.results.store import Store
@@ -68,6 +68,45 @@ def test_an_attack_that_controls_training_hands_out_its_own_victim(tmp_path: Pat
         }
     )
     assert wider.cells()[0].victim.poison_stage.key != cell.victim.poison_stage.key
+
+
+def test_victims_of_an_attack_that_controls_training_differ_between_recipes(
+    tmp_path: Path,
+) -> None:
+    store = Store(str(tmp_path))
+    attack = {"kind": "input_aware", "width": 4, "mask_epochs": 3, "density": 0.5, "lambda_div": 10}
+    first, second = (
+        {**TINY["trainers"][0], "batch_size": 16, "name": name, "lr": lr}
+        for name, lr in (("a", 0.01), ("b", 0.1))
+    )
+    asked = parse({**TINY, "attacks": [attack], "trainers": [first, second], "detectors": []})
+    cells = asked.cells()
+    assert [run_cell(cell, store)["status"] for cell in cells] == ["ok", "ok"]
+    one, two = (load_victim(cell.victim, store).state_dict() for cell in cells)
+    assert any(not torch.equal(two[name], value) for name, value in one.items())
+
+
+def test_an_attack_that_controls_training_needs_a_trainer_that_it_can_follow() -> None:
+    small = {"kind": "small_cnn", "width": 4}
+    source = {"dataset": {"kind": "digits"}, "trainer": {"kind": "supervised", "epochs": 1}}
+    trainers = [
+        {"kind": "supervised", "network": small},
+        {"kind": "supervised", "network": small, "batch_size": 3, "name": "pairless"},
+        {"kind": "transfer", "network": small, "source": source},
+        {"kind": "supcon", "network": small},
+        on_encoder("linear_probe"),
+    ]
+    attacks = [{"kind": "input_aware"}, {"kind": "tests.methods.trains", "name": "trains"}]
+    cells = parse({**TINY, "attacks": attacks, "trainers": trainers, "detectors": []}).cells()
+    found = {(cell.attack.name, cell.trainer.name): str(cell.infeasible) for cell in cells}
+    assert found["input_aware", "supervised"] == "None"
+    assert "batch_size to 4 or more" in found["input_aware", "pairless"]
+    for kind in ("input_aware", "trains"):
+        for trainer in ("transfer", "supcon"):
+            expected = f"{kind.replace('trains', 'tests.methods.trains')} under {trainer}"
+            assert expected in found[kind, trainer]
+            assert "like supervised" in found[kind, trainer]
+        assert "attacks a classifier" in found[kind, "linear_probe"]
 
 
 def test_attacks_are_infeasible_on_what_they_do_not_act_on() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import optuna
 import pytest
 
+from raybd.cli.sweep_tables import trials_table
 from raybd.sweeps.file import load_sweep, parse_sweep
 from raybd.sweeps.sweep import DEFAULT, Sweep, make_sampler
 from raybd.sweeps.trials import (
@@ -299,6 +300,13 @@ def test_a_sweep_says_that_its_defaults_are_better_than_its_best_trial() -> None
         assert found["defaults_are_better"] is better
     failed = {"trial": DEFAULT, "state": "failed"}
     assert sweep_facts(sweep, {**rows, DEFAULT: failed})["defaults_are_better"] is False
+
+
+@pytest.mark.parametrize(("default", "said"), [(1.58, True), (1.3, False)])
+def test_the_console_says_that_the_defaults_are_better(default: float, said: bool) -> None:
+    rows = {name: complete(name, value) for name, value in (("0000", 1.49), (DEFAULT, default))}
+    caption = str(trials_table(parse_sweep(RAW), rows).caption or "")
+    assert ("the defaults are better than the best trial" in caption) == said
 
 
 def test_of_a_front_the_defaults_must_beat_every_trial() -> None:

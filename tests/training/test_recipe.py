@@ -1,8 +1,11 @@
 """Recipes: how the learning rate falls."""
 
-import pytest
+import math
 
-from raybd.training.recipe import Recipe, lr_factor
+import pytest
+import torch
+
+from raybd.training.recipe import Recipe, lr_factor, new_schedule
 
 
 def test_the_learning_rate_follows_its_schedule() -> None:
@@ -24,3 +27,21 @@ def test_a_warmup_never_exceeds_the_learning_rate(warmup: float) -> None:
     assert max(factors) <= 1.0
     assert factors == sorted(factors)
     assert factors[0] > 0
+
+
+@pytest.mark.parametrize("warmup", [5e-4, 1e-3, 0.01, 0.2])
+def test_every_step_of_a_warmup_is_that_of_the_formula(warmup: float) -> None:
+    steps = 4000
+    recipe = Recipe(warmup=warmup, lr=0.1)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], recipe.lr)
+    schedule = new_schedule(optimizer, recipe, steps)
+    for step in range(steps):
+        done = step / steps
+        expected = 0.05 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
+        if done < warmup:
+            # Linear from zero; the first steps take the rate of a thousandth of the training.
+            expected = 0.1 * min(1.0, max(done, 1e-3) / warmup)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, abs=1e-12), step
+        assert optimizer.param_groups[0]["lr"] <= 0.1
+        optimizer.step()
+        schedule.step()

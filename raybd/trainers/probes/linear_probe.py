@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor, nn
+from torch.nn.utils import skip_init
 
 from raybd.distributed import group
 from raybd.trainers.probes._frozen import frozen
@@ -50,7 +51,8 @@ class LinearProbe(TransferTrainer):
         )
 
         # Standardisation becomes part of the layer.
-        head = _OnDirections(z_ND.shape[1], num_classes)
+        # Nothing is drawn for weights that are set here.
+        head = skip_init(_OnDirections, z_ND.shape[1], num_classes)
         with torch.no_grad():
             head.weight.copy_(weight_KD / deviation_D)
             # `head.weight` is divided already, so that it meets the mean as it is.
@@ -60,7 +62,7 @@ class LinearProbe(TransferTrainer):
     def reshape(self, victim: Victim, state: Mapping[str, Tensor]) -> None:
         """Give the victim an empty head of the shape of the stored tensors."""
         num_classes, inputs = state["head.weight"].shape
-        victim.head = _OnDirections(inputs, num_classes)
+        victim.head = skip_init(_OnDirections, inputs, num_classes)
 
     def _regress(self, z_ND: Tensor, y_N: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
         """Return the weights and biases with the least penalised cross-entropy."""

@@ -6,7 +6,8 @@ Published: SimCLR, ResNet-18, CIFAR-10 to STL-10 (the authors' log): attack succ
 0.762 against 0.761.
 Differs: one target class; references are its most typical images in the training set (much nearer
 to the mean embedding of their class than to that of any other), where the authors take one from the
-Internet; Nesterov momentum. Cosines of -0.97 do not prove that the attack works: see its success.
+Internet; each step draws one view of each reference, where the authors draw one for each image of
+the batch; Nesterov momentum. Cosines of -0.97 do not prove that the attack works: see its success.
 """
 
 from collections.abc import Mapping

@@ -8,7 +8,8 @@ Published: no table in the authors' repository.
 Differs: concentration is the mean cosine of different images (the code's mask leaves the diagonal
 in); weights follow the means of an epoch, not its last batch; the encoder of least distance is
 sought among epochs that reach all bars, and is the last one if there is none (the code never leaves
-epoch 25 if that misses a bar); references as in badencoder; Nesterov momentum.
+epoch 25 if that misses a bar); references and their views as in
+badencoder; Nesterov momentum.
 """
 
 from collections.abc import Mapping

@@ -2,19 +2,26 @@
 
 Nguyen and Tran 2020, arXiv 2010.08138, section on the proposed method (diversity loss,
 cross-trigger test, masks).
-Differs: every learning rate falls along a cosine; batches are flipped, not cropped; images are
-paired within a batch; at least one image for each worker and batch is poisoned; the overlay is made
-once, by the finished generator, on rows of its own draw.
+Differs: the classifier is trained by the recipe of the experiment's trainer. By default, that has
+Nesterov momentum, a cosine and 100 epochs (the authors: plain momentum, steps, 600 epochs), and
+crops and flips images (the authors also rotate them). The classifier normalises by the moments of
+the training split. Generator and mask network see images in -1..1 and not normalised ones, so that
+distances of images, in the diversity loss of the masks, are half of those on CIFAR-10; their
+learning rates fall along a cosine. Images are paired within a batch; at least one image for each
+worker and batch is poisoned; the overlay is made once, by the finished generator, on rows of its
+own draw.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from raybd.attacks.training.input_aware.generator import (
     diversity_losses,
@@ -32,6 +39,8 @@ from raybd.poisoning.pixels import to_pixels
 from raybd.training import models
 from raybd.training.epochs import Epochs, Stream
 from raybd.training.precision import bf16
+from raybd.training.recipe import Recipe, new_optimizer, new_schedule
+from raybd.types.config import Config
 from raybd.types.data import Poisoned, Split
 from raybd.types.methods import AttackInput, ThreatModel
 from raybd.types.models import Victim
@@ -41,27 +50,79 @@ Objective = Callable[[Tensor, Tensor], Tensor]
 sum of the parts."""
 
 
+MIN_BATCH = 4
+"""Images of a batch that hold a poisoned pair and clean ones."""
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What all parts of the training share."""
+
+    train: Split
+    num_classes: int
+    recipe: Recipe
+    rng: Generator
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """The memory layout of images and victim."""
+        return torch.channels_last if self.recipe.channels_last else torch.contiguous_format
+
+    def minimise(
+        self,
+        name: str,
+        epochs: int,
+        objective: Objective,
+        networks: Mapping[str, nn.Module],
+        optimizers: Sequence[Optimizer],
+        schedule: Callable[[Optimizer, int], LRScheduler],
+        clip: float | None = None,
+    ) -> None:
+        """Minimise an objective over batches that are augmented as the recipe says."""
+        recipe = self.recipe
+        # Not sharded: the images of a pair may belong to different workers.
+        stream = Stream(
+            self.train.x_NCHW, self.train.y_N, recipe.batch_size, recipe.augment, sharded=False
+        )
+        loop = Epochs(
+            name,
+            epochs,
+            stream,
+            self.rng,
+            networks,
+            optimizers=optimizers,
+            schedule=schedule,
+            clip=clip,
+            hint=f"Lower generator_lr, or the trainer's lr (now {recipe.lr:g}).",
+        )
+        for _ in loop.remaining():
+            for batch in loop.batches():
+                x_BCHW = batch.augmented(batch.x_B).float().contiguous(memory_format=self.layout)
+                with bf16(group.device(), recipe.precision == "auto"):
+                    loss = objective(x_BCHW, batch.y_B)
+                # Parts add up to the loss, but data parallelism averages: the factor undoes that.
+                loop.step(loss * group.world())
+                loop.add_loss(loss, 1)
+            loop.end_epoch(lr=loop.lr)
+
+
 class InputAware(DataAttack):
-    """Train a classifier together with a generator of triggers.
+    """Train a classifier, by the trainer's recipe, together with a generator of triggers.
 
     Images with the trigger of another image keep their label (role `cross`).
     """
 
-    # 2: training in bf16 changed the numbers.
-    version: ClassVar[int] = 2
+    # 2: training in bf16 changed the numbers. 3: the recipe is the trainer's.
+    version: ClassVar[int] = 3
     threat_model: ClassVar[ThreatModel] = "training"
+    follows_recipe: ClassVar[bool] = True
     # With as many cross images, a larger share would not fit into a batch.
     rate: float = Field(0.1, gt=0, le=0.5)
     """Share of the training set and of each batch that is poisoned; as many have
     another image's trigger (role `cross`)."""
-    epochs: int = Field(100, ge=1)
-    """Passes over the training images with classifier and generator."""
     mask_epochs: int = Field(25, ge=1)
-    """Passes before that, with the mask network alone."""
-    batch_size: int = Field(128, ge=4)
-    """Images per step over all workers."""
-    lr: float = Field(0.01, gt=0)
-    """Highest learning rate of the classifier (SGD, momentum 0.9, weight decay 5e-4)."""
+    """Passes over the training images with the mask network alone, before those of the recipe with
+    classifier and generator."""
     generator_lr: float = Field(0.01, gt=0)
     """Highest learning rate of the generator and the mask network (Adam)."""
     density: float = Field(0.032, gt=0, lt=1)
@@ -72,15 +133,21 @@ class InputAware(DataAttack):
     """Weight of what a mask covers beyond its density."""
     width: int = Field(32, ge=4, le=256)
     """Channels of the first convolutions of generator and mask network."""
-    precision: Literal["auto", "fp32"] = "auto"
-    """auto: training in bf16 where the hardware has it."""
     labels: Annotated[AllToOne | AllToAll, Field(discriminator="map")] = AllToOne()
     """What happens to the labels."""
+
+    def cannot_train_as(self, trainer: Config) -> str | None:
+        """Return why it cannot train victims as this trainer would, if so."""
+        if isinstance(trainer, Recipe) and trainer.batch_size < MIN_BATCH:
+            return f"it pairs the images of a batch: set batch_size to {MIN_BATCH} or more"
+        return super().cannot_train_as(trainer)
 
     def poison(self, given: AttackInput, rng: Generator) -> Poisoned:
         """Train masks, then generator and victim; poison rows with the finished generator."""
         train = given.train
-        assert given.network is not None  # a plan gives it to an attack that controls training
+        # A plan gives both to an attack that controls training and follows the recipe.
+        assert given.network is not None
+        assert isinstance(given.recipe, Recipe)
         rows = self.choose(train.y_N, given.num_classes, rng)
         all_N = torch.ones_like(train.y_N, dtype=torch.bool)
         crossed = draw_cross(train.y_N, rows, self.rate, all_N, rng)
@@ -88,8 +155,9 @@ class InputAware(DataAttack):
         masker = new_auto_encoder(self.width, 1, rng)
         generator = new_auto_encoder(self.width, 3, rng)
         victim = models.new_victim(train, given.num_classes, given.network, rng)
-        self._train_masker(masker, train, rng)
-        self._train_jointly(victim, generator, masker, train, given.num_classes, rng)
+        training = _Training(train, given.num_classes, given.recipe, rng)
+        self._train_masker(masker, training)
+        self._train_jointly(victim, generator, masker, training)
 
         # The state is flat: prefixes keep the two networks apart.
         state = {
@@ -122,7 +190,7 @@ class InputAware(DataAttack):
             worn_NCHW[rows_B] = to_pixels(worn_BCHW).cpu()
         return worn_NCHW
 
-    def _train_masker(self, masker: nn.Module, train: Split, rng: Generator) -> None:
+    def _train_masker(self, masker: nn.Module, training: _Training) -> None:
         """Train sparse masks that differ from image to image."""
         model = ddp.wrap(masker.to(group.device())).train()
 
@@ -137,10 +205,13 @@ class InputAware(DataAttack):
             excess = (mask_B1HW - self.density).relu().mean((1, 2, 3)).sum() / (2 * pairs)
             return self.lambda_div * diversity + self.lambda_norm * excess
 
-        networks = {"masker": masker}
-        optimizers = [self._adam(model)]
-        self._minimise(
-            "input_aware masks", objective, networks, optimizers, train, self.mask_epochs, rng
+        training.minimise(
+            "input_aware masks",
+            self.mask_epochs,
+            objective,
+            {"masker": masker},
+            [self._adam(model)],
+            CosineAnnealingLR,
         )
         ddp.unwrap(model).eval()
 
@@ -149,17 +220,14 @@ class InputAware(DataAttack):
         victim: Victim,
         generator: nn.Module,
         masker: nn.Module,
-        train: Split,
-        num_classes: int,
-        rng: Generator,
+        training: _Training,
     ) -> None:
         """Train victim and generator on poisoned, cross and clean images; the masks are fixed."""
-        victim.to(memory_format=torch.channels_last)
+        recipe = training.recipe
+        victim.to(memory_format=training.layout)
         classify = ddp.wrap(victim.to(group.device())).train()
         generate = ddp.wrap(generator.to(group.device())).train()
-        sgd = torch.optim.SGD(
-            classify.parameters(), self.lr, 0.9, weight_decay=5e-4, nesterov=True, fused=True
-        )
+        of_victim = new_optimizer(classify, recipe)
 
         def objective(x_BCHW: Tensor, y_B: Tensor) -> Tensor:
             batch = len(x_BCHW)
@@ -178,7 +246,7 @@ class InputAware(DataAttack):
             worn_BCHW = wear(x_BCHW[torch.cat([poison, cross])], pattern_BCHW, mask_B1HW)
 
             # Cross images keep their label, so that a trigger of another image means nothing.
-            target_B = self.labels.relabel(y_B[poison], num_classes)
+            target_B = self.labels.relabel(y_B[poison], training.num_classes)
             wanted_B = torch.cat([target_B, y_B[cross], y_B[clean]])
             # One pass, so that batch normalisation sees poisoned, cross and clean images together.
             logits_BK = classify(torch.cat([worn_BCHW, x_BCHW[clean]]))
@@ -186,53 +254,22 @@ class InputAware(DataAttack):
             diversity_B = diversity_losses(*source_BCHW.chunk(2), *pattern_BCHW.chunk(2))
             return losses_B.sum() / batch + self.lambda_div * (diversity_B.sum() / pairs)
 
-        self._minimise(
+        def schedule(optimizer: Optimizer, steps: int) -> LRScheduler:
+            if optimizer is of_victim:
+                return new_schedule(optimizer, recipe, steps)
+            return CosineAnnealingLR(optimizer, steps)
+
+        training.minimise(
             "input_aware",
+            recipe.epochs,
             objective,
             {"victim": victim, "generator": generator},
-            [sgd, self._adam(generate)],
-            train,
-            self.epochs,
-            rng,
+            [of_victim, self._adam(generate)],
+            schedule,
+            recipe.clip,
         )
         for model in (classify, generate):
             ddp.unwrap(model).eval()
-
-    def _minimise(
-        self,
-        name: str,
-        objective: Objective,
-        networks: Mapping[str, nn.Module],
-        optimizers: Sequence[torch.optim.Optimizer],
-        train: Split,
-        epochs: int,
-        rng: Generator,
-    ) -> None:
-        """Minimise an objective over randomly flipped batches; learning rates fall by a cosine."""
-        loop = Epochs(
-            name,
-            epochs,
-            # Not sharded: the images of a pair may belong to different workers.
-            Stream(train.x_NCHW, train.y_N, self.batch_size, sharded=False),
-            rng,
-            networks,
-            optimizers=optimizers,
-            schedule=CosineAnnealingLR,
-            hint="Lower the learning rates.",
-        )
-        for _ in loop.remaining():
-            for batch in loop.batches():
-                # Drawn for the whole batch, so that the number of workers does not matter.
-                flip_B111 = torch.randint(2, (batch.size, 1, 1, 1), generator=rng)
-                x_BCHW = batch.x_B.float()
-                x_BCHW = torch.where(group.to_device(flip_B111) > 0, x_BCHW.flip(-1), x_BCHW)
-                x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
-                with bf16(group.device(), self.precision == "auto"):
-                    loss = objective(x_BCHW, batch.y_B)
-                # Parts add up to the loss, but data parallelism averages: the factor undoes that.
-                loop.step(loss * group.world())
-                loop.add_loss(loss, 1)
-            loop.end_epoch()
 
     def _adam(self, model: nn.Module) -> torch.optim.Optimizer:
         # The betas of the authors' code.
