@@ -20,6 +20,7 @@ from raybd.plan.graph import (
     no_attack,
     open_labels,
     victim_stage,
+    with_trainer,
     with_trusted_data,
 )
 from raybd.registry import Method
@@ -78,7 +79,10 @@ class Experiment:
         no_victim = infeasible_attack(opened, dataset, attack, training)
         num_classes = opened(dataset).num_classes
         # Once for all seeds: no reason depends on the seed, and to find one may take a network.
-        defenses = [with_trusted_data(opened, defense) for defense in (None, *self.defenses)]
+        defenses = [
+            with_trainer(training.trainer, with_trusted_data(opened, defense))
+            for defense in (None, *self.defenses)
+        ]
         reasons = [
             (defense, no_victim or infeasible_defense(defense, training, num_classes))
             for defense in defenses

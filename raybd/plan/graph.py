@@ -197,6 +197,14 @@ def with_trusted_data(opened: OpenData, defense: Method | None) -> Method | None
     return replace(defense, trusted=replace(defense.trusted, data=data))
 
 
+def with_trainer(trainer: Method, defense: Method | None) -> Method | None:
+    """Return a defense with what it takes over from the victim's trainer, like augmentation."""
+    if defense is None or not isinstance(defense.config, Defense):
+        return defense
+    config = defense.config.following(trainer.config)
+    return defense if config is defense.config else replace(defense, config=config)
+
+
 def infeasible_attack(
     opened: OpenData, dataset: Method, attack: Method, training: Training
 ) -> str | None:

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from raybd.repairs._clean_accuracy import accuracy_facts
+from raybd.repairs._clean_accuracy import accuracy_facts, lost
 from raybd.training import layers
 from raybd.types.config import searched
 from raybd.types.data import Split
@@ -71,11 +71,9 @@ class Clp(Repair):
             f"nothing was pruned: no channel lies {self.u:g} deviations above its layer; lower u"
         )
         pruned = pruned.cpu().eval()
-        return Defended(
-            pruned,
-            warning=None if facts["pruned_channels"] else missed,
-            facts=facts | accuracy_facts(victim, pruned, clean),
-        )
+        facts |= accuracy_facts(victim, pruned, clean)
+        warning = lost("clp", facts, clean) if facts["pruned_channels"] else missed
+        return Defended(pruned, warning=warning, facts=facts)
 
 
 def channel_bounds(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from raybd.repairs._clean_accuracy import accuracy_facts
+from raybd.repairs._clean_accuracy import accuracy_facts, lost
 from raybd.types.config import searched
 from raybd.types.data import Split
 from raybd.types.errors import Infeasible
@@ -56,8 +56,8 @@ class ShrinkPad(Repair):
         self.reshape(repaired, {})
         repaired.eval()
         shown_share = (height - self.size) / height * ((width - self.size) / width)
-        facts = {"shown_share": shown_share}
-        return Defended(repaired, facts=facts | accuracy_facts(victim, repaired, clean))
+        facts = {"shown_share": shown_share} | accuracy_facts(victim, repaired, clean)
+        return Defended(repaired, warning=lost("shrink_pad", facts, clean), facts=facts)
 
 
 class ShrinkAndPad(nn.Module):

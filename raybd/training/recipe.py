@@ -1,7 +1,7 @@
 """The hyperparameters of a training, and the optimizer and learning rate that follow from them."""
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field
@@ -51,6 +51,32 @@ class Recipe(Config):
     """auto: bf16 autocast where the hardware has it."""
     channels_last: bool = True
     """Memory layout; faster for convolutions."""
+
+
+class FollowingRecipe(Recipe):
+    """The recipe of a defense that trains: it augments images as the victim's trainer does.
+
+    Differs from the papers, which mirror and crop whatever they defend: a network that has never
+    seen a mirrored traffic sign would first have to learn it, from few images.
+    """
+
+    augment: Literal["victim", Augment] = "victim"  # type: ignore[assignment]
+    """As the victim's trainer (victim); or crop_flip, crop, flip, none as in every recipe. `victim`
+    outside of an experiment, where no trainer is known: none."""
+
+    def following(self, trainer: Config) -> Self:
+        """Return it with the augmentation of the victim's trainer, unless it names its own."""
+        # A trainer that has no such field shows its images as they are.
+        return self._with(dict(trainer).get("augment", "none"))
+
+    def resolved(self) -> Self:
+        """Return it as `fit` takes it: with an augmentation, whether or not a trainer is known."""
+        return self._with("none")
+
+    def _with(self, augment: str) -> Self:
+        if self.augment != "victim":
+            return self
+        return self.model_copy(update={"augment": augment})
 
 
 def new_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -7,7 +7,7 @@ classes have no fields, so that a key holds a method's own fields alone.
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from torch import Generator, Tensor, nn
 
@@ -183,6 +183,13 @@ class Defense(Config):
         The encoder has no weights (it lies on the meta device): a plan asks before anything runs.
         """
         return None
+
+    def following(self, trainer: Config) -> Self:
+        """Return the defense with what it takes over from the trainer of the victim, if anything.
+
+        A plan asks for it before it makes keys, so that they hold what is run.
+        """
+        return self
 
 
 class TrainingDefense(Defense):

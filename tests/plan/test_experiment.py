@@ -86,6 +86,36 @@ def test_a_default_that_is_spelled_out_moves_nothing() -> None:
     )
 
 
+@pytest.mark.parametrize("role", ["repairs", "training_defenses"])
+def test_a_defense_that_trains_augments_as_the_victim_s_trainer_does(role: str) -> None:
+    kind = {"repairs": "fine_tune", "training_defenses": "cbd"}[role]
+    trainer = {"kind": "supervised", "network": "small_cnn", "augment": "flip"}
+    experiment = {
+        "name": "x",
+        "datasets": [{"kind": "digits"}],
+        "attacks": [{"kind": "badnets"}],
+        "trainers": [
+            {**trainer, "name": "flips"},
+            {**trainer, "name": "plain", "augment": "none"},
+        ],
+        role: [{"kind": kind}, {"kind": kind, "name": "own", "augment": "crop"}],
+    }
+    found = {
+        (cell.trainer.name, cell.defense.name): (
+            dict(cell.defense.config)["augment"],
+            cell.last.described["augment"],
+        )
+        for cell in parse(experiment).cells()
+        if cell.defense is not None
+    }
+    assert found == {
+        ("flips", kind): ("flip", "flip"),
+        ("flips", "own"): ("crop", "crop"),
+        ("plain", kind): ("none", "none"),
+        ("plain", "own"): ("crop", "crop"),
+    }
+
+
 def test_how_a_stage_runs_moves_nothing() -> None:
     assert not moved(
         changed(resources={"workers": 4, "gpus_per_worker": 0.5, "detectors": {"workers": 2}})

@@ -29,6 +29,10 @@ TINY = CBD(
 )
 
 
+NONE = Split(torch.empty(0), torch.empty(0))
+"""No trusted images."""
+
+
 def seeded(seed: int) -> torch.Generator:
     """Return a stream of random numbers."""
     return torch.Generator().manual_seed(seed)
@@ -43,12 +47,21 @@ def digits() -> Split:
     return Split(x_NCHW, y_N)
 
 
+def unequal_digits() -> tuple[Split, Split, Split]:
+    """Return digits of 16 pixels in classes of 90 down to 12 images, trusted ones, test images."""
+    dataset = Digits(size=16, clean=0.1).load()
+    train = dataset.train
+    rows = [
+        torch.nonzero(train.y_N == label).flatten()[: round(90 * (12 / 90) ** (label / 9))]
+        for label in range(10)
+    ]
+    return train.select(torch.cat(rows)), dataset.clean, dataset.test
+
+
 def defend(cbd: CBD, runtime: Runtime | None = None) -> Defended:
     """Train on the digits."""
     with running(runtime or Runtime()):
-        return cbd.defend(
-            digits(), 10, SmallCnn(width=8), Split(torch.empty(0), torch.empty(0)), seeded(3)
-        )
+        return cbd.defend(digits(), 10, SmallCnn(width=8), NONE, seeded(3))
 
 
 def independent(

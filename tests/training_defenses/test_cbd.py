@@ -15,9 +15,11 @@ from raybd.datasets.cifar10 import Cifar10
 from raybd.metrics import detection
 from raybd.networks.small_cnn import SmallCnn
 from raybd.registry import method_class
+from raybd.trainers.supervised import Supervised
 from raybd.training.loop import fit
 from raybd.training.models import new_victim
 from raybd.training.runtime import Runtime
+from raybd.training.trusted import trusted_accuracy
 from raybd.training_defenses.cbd import CBD, dependency, first_network, second_network
 from raybd.training_defenses.cbd.first_network import (
     weights,
@@ -27,7 +29,7 @@ from raybd.types.errors import UserError
 from raybd.types.methods import AttackInput, TrainingDefense
 from tests.groups import in_group
 from tests.some_images import same_weights
-from tests.training_defenses.making import TINY, defend, digits, seeded
+from tests.training_defenses.making import NONE, TINY, defend, digits, seeded, unequal_digits
 
 
 def test_the_guard_wants_a_small_low_mode_of_one_label() -> None:
@@ -66,9 +68,9 @@ def test_without_the_dependency_it_is_re_weighting_alone(monkeypatch: pytest.Mon
         raise AssertionError("a critic was built")
 
     monkeypatch.setattr("raybd.training_defenses.cbd.second_network.Dependency", refuse)
-    cbd, rng = TINY.model_copy(update={"dependency": 0.0}), seeded(3)
+    cbd, rng = TINY.model_copy(update={"dependency": 0.0, "equal_scale": False}), seeded(3)
     defended = defend(cbd)
-    _, first_loss_N = cbd.train_first(digits(), 10, SmallCnn(width=8), rng)
+    _, first_loss_N, _ = cbd.train_first(digits(), NONE, 10, SmallCnn(width=8), rng)
     torch.randint(2**31, (1,), generator=rng)  # the critic's seed
 
     def reweighted(model: torch.nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
@@ -150,6 +152,47 @@ def test_two_workers_defend_as_one() -> None:
         assert torch.equal(first[name], second[name]), name
     assert torch.allclose(first_score_N, score_N, atol=5e-3)
     assert torch.equal(first_score_N, second_score_N)
+
+
+EASY = CBD(
+    first_steps=400,
+    first_lr=0.05,
+    epochs=30,
+    batch_size=32,
+    lr=0.05,
+    schedule="cosine",
+    augment="none",
+    precision="fp32",
+)
+"""After 400 steps the first network knows nearly all of these digits."""
+
+
+def _on_unequal_digits(cbd: CBD) -> tuple[float, str]:
+    train, clean, test = unequal_digits()
+    defended = cbd.defend(train, 10, SmallCnn(width=8), clean, seeded(1))
+    accuracy = trusted_accuracy(defended.victim, test)
+    assert accuracy is not None
+    return accuracy, defended.warning or ""
+
+
+def test_easy_images_of_unequal_classes_are_still_learned() -> None:
+    train, _, test = unequal_digits()
+    recipe = Supervised.model_validate(EASY.model_dump(include=set(Supervised.model_fields)))
+    undefended = trusted_accuracy(recipe.train(train, 10, SmallCnn(width=8), seeded(1)), test)
+    accuracy, warning = _on_unequal_digits(EASY)
+    assert undefended is not None and accuracy > undefended - 0.05
+    assert "trusted images" not in warning
+
+
+def test_a_defense_that_loses_accuracy_on_trusted_images_warns() -> None:
+    _, warning = _on_unequal_digits(EASY.model_copy(update={"equal_scale": False}))
+    assert "trusted images is 0." in warning and "in the first network" in warning
+
+
+def test_a_verdict_that_flags_too_many_images_is_refused() -> None:
+    score_N = torch.tensor([0.9] * 30 + [0.1] * 70)
+    assert "would flag 30% of the images" in str(CBD().flags_too_many(score_N, 0.5))
+    assert CBD(largest_mode=0.3).flags_too_many(score_N, 0.5) is None
 
 
 REAL = CBD(

@@ -25,6 +25,21 @@ def test_the_weight_carries_no_gradient() -> None:
     assert not weights(first, second).requires_grad
 
 
+def test_the_weights_do_not_depend_on_how_much_the_first_network_knows_in_all() -> None:
+    """Losses that are all a thousand times lower leave an image its place among the others."""
+    first_loss_N = torch.linspace(0.1, 2, 100)
+    rows = torch.arange(100)
+    loss_B = torch.linspace(3, 0.2, 100)
+    raw = []
+    for scale in (1.0, 1e-3):
+        objective, _ = independent(CBD(batch_size=100, dependency=0), first_loss_N * scale)
+        objective.weigh(rows, loss_B)
+        raw.append(objective.raw_weights(rows))
+    assert torch.allclose(raw[0], raw[1], rtol=1e-4)
+    expected = weights(first_loss_N, loss_B * (first_loss_N.median() / loss_B.median()))
+    assert torch.allclose(raw[0], expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     "fields",
     [{}, {"power": 2.0}, {"floor": True}, {"weights_from": "ema"}, {"weights_from": "first_only"}],
@@ -39,7 +54,9 @@ def test_the_weights_of_a_batch_have_the_mean_one(fields: dict[str, Any]) -> Non
 
 
 def test_the_second_loss_is_the_weighted_mean_of_formula_9() -> None:
-    objective, second = independent(CBD(batch_size=20, dependency=0, bottleneck=0.1))
+    objective, second = independent(
+        CBD(batch_size=20, dependency=0, bottleneck=0.1, equal_scale=False)
+    )
     rows, split = torch.arange(20), digits().select(torch.arange(20))
     logits_BK, z_BD = second.eval()(split.x_NCHW, with_embedding=True)
     loss_B = F.cross_entropy(logits_BK, split.y_N, reduction="none")
@@ -63,7 +80,7 @@ def test_what_the_second_loss_is_held_against() -> None:
         {"floor": True},
     ):
         objective, _ = independent(
-            CBD(batch_size=20, dependency=0, **cast(Any, fields)), first_loss_N
+            CBD(batch_size=20, dependency=0, equal_scale=False, **cast(Any, fields)), first_loss_N
         )
         objective.weigh(rows, loss_B)
         name = str(fields.get("weights_from", "floor" if fields else "online"))

@@ -1,7 +1,7 @@
 """What the second network of CBD learns: what the first one has not learned.
 
 Zhang, Liu, Wang, Lu and Hu 2023, arXiv 2303.06818, second stage; the weights are formula (9).
-Differs: see the package's docstring.
+Differs: see the package's docstring; both losses are compared on one scale (`equal_scale`).
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from raybd.distributed import group
 from raybd.training_defenses.cbd.dependency import Dependency
-from raybd.training_defenses.cbd.first_network import TINY, lowest, weights
+from raybd.training_defenses.cbd.first_network import TINY, lowest, on_scale_of, weights
 from raybd.types.data import Split
 from raybd.types.errors import UserError
 from raybd.types.models import Victim
@@ -95,7 +95,10 @@ class IndependentObjective:
             held_B = self.first_loss_N.median().expand(len(rows_B))
         if self.cbd.floor:
             held_B = torch.maximum(held_B, self.floor_K[self.y_N[rows_B]])
-        return weights(self.first_loss_N[rows_B], held_B) ** self.cbd.power
+        first_B = self.first_loss_N[rows_B]
+        if self.cbd.equal_scale:
+            held_B = on_scale_of(first_B, held_B)
+        return weights(first_B, held_B) ** self.cbd.power
 
     @property
     def problem(self) -> str | None:
