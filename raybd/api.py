@@ -157,9 +157,11 @@ def execute_sweep(
     """Run what is left of a sweep.
 
     Return the rows of its comparison: the defaults and the best values on all attacks. Raises
-    UserError, before anything is read or written, if the store holds another sweep of this name.
+    UserError, before anything is read or written, if the store holds another sweep of this name,
+    and UserError (exit code 4) if another process runs this one.
     """
-    from raybd.sweeps.identity import check_same_sweep, note_sweep
+    from raybd.results.lease import owned
+    from raybd.sweeps.identity import LEASE, check_same_sweep, note_sweep
 
     check_same_sweep(sweep, store)
     store.check_writable()
@@ -176,8 +178,13 @@ def execute_sweep(
     grouped = any(
         base.resources_of(stage).workers > 1 for cell in base.cells() for stage in cell.stages()
     )
-    with connected(address, verbose, dashboard=grouped) as have:
-        return run_sweep(sweep, store, have, console, quiet)
+    lease_folder = LEASE.format(name=sweep.name)
+    say = (lambda line: None) if quiet or console is None else console.print
+    with (
+        owned(store, lease_folder, f"sweep {sweep.name!r}", say) as lease,
+        connected(address, verbose, dashboard=grouped) as have,
+    ):
+        return run_sweep(sweep, store, have, lease, console, quiet)
 
 
 def _connecting(address: str | None, console: Any) -> AbstractContextManager[Any]:

@@ -1,7 +1,8 @@
 """The entry point: registers the commands, and turns errors into two lines and an exit code.
 
 stdout is data; progress and logs go to stderr. Exit codes: 0 all cells ok; 1 some failed; 2 bad
-config or usage; 3 cluster or store not usable; 130 interrupted.
+config or usage; 3 cluster or store not usable; 4 another process runs
+this sweep; 130 interrupted.
 """
 
 import atexit

@@ -9,13 +9,12 @@ import glob
 import logging
 import os
 import shutil
-import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import fsspec
 
@@ -26,10 +25,10 @@ from raybd.results.places import (
     leaves_the_store,
     misplaced,
 )
+from raybd.results.retries import retried
 from raybd.types.errors import UserError
 
 log = logging.getLogger("raybd.store")
-Result = TypeVar("Result")
 
 CHANGING_ATTRIBUTES = (
     "size",
@@ -41,10 +40,6 @@ CHANGING_ATTRIBUTES = (
     "last_modified",
 )
 """Attributes of a file that change when it is written, as the various file systems name them."""
-MAX_ATTEMPTS = 4
-"""How often a request to the storage is tried before its error is raised."""
-FIRST_RETRY_SECONDS = 0.3
-"""Pause before the first retry; each further pause is three times as long."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +95,12 @@ class FileStorage:
         if leaves_the_store(path):
             raise FileNotFoundError(path)
         if not self.local:
-            data: bytes = _retried(lambda: self.filesystem.cat_file(self.at(path)))
+            data: bytes = retried(lambda: self.filesystem.cat_file(self.at(path)))
             return data
 
         self.check_place(path, "file")
         try:
-            return _retried(Path(self.at(path)).read_bytes)
+            return retried(Path(self.at(path)).read_bytes)
         except (NotADirectoryError, IsADirectoryError) as error:
             raise FileNotFoundError(path) from error
 
@@ -128,7 +123,7 @@ class FileStorage:
         if self.local:
             return {path: data for path in paths if (data := self.read_if_there(path)) is not None}
 
-        found = _retried(
+        found = retried(
             lambda: self.filesystem.cat([self.at(path) for path in paths], on_error="return")
         )
         for data in found.values():
@@ -141,7 +136,7 @@ class FileStorage:
         """Return whether a file or folder exists."""
         if self.local:
             return os.path.lexists(self.at(path)) and misplaced(self.root, path) is None
-        return bool(_retried(lambda: self.filesystem.exists(self.at(path))))
+        return bool(retried(lambda: self.filesystem.exists(self.at(path))))
 
     def files(self, pattern: str) -> list[str]:
         """Return the paths that match a glob, sorted, without names that begin with a dot."""
@@ -166,7 +161,7 @@ class FileStorage:
         if self.local:
             return self._local_fingerprints(folder)
         try:
-            found = _retried(lambda: self.filesystem.ls(self.at(folder), detail=True))
+            found = retried(lambda: self.filesystem.ls(self.at(folder), detail=True))
         except FileNotFoundError:
             return {}
         return {
@@ -190,7 +185,7 @@ class FileStorage:
         """Write or replace a file so that no reader ever sees a part of it."""
         # Object storage shows a file when its one request is complete; there is nothing to rename.
         if not self.local:
-            _retried(lambda: self.filesystem.pipe_file(self.at(path), data))
+            retried(lambda: self.filesystem.pipe_file(self.at(path), data))
             return
 
         target = Path(self.at(path))
@@ -207,7 +202,24 @@ class FileStorage:
             finally:
                 temporary.unlink(missing_ok=True)
 
-        _retried(write_and_rename)
+        retried(write_and_rename)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a file unless it exists. Return whether this process, and no other one, wrote it.
+
+        A reader may see a part of a local file.
+        """
+        try:
+            if not self.local:
+                self.filesystem.pipe_file(self.at(path), data, mode="create")
+                return True
+            self._clear(path)
+            Path(self.at(path)).parent.mkdir(parents=True, exist_ok=True)
+            with Path(self.at(path)).open("xb") as file:
+                file.write(data)
+        except FileExistsError:
+            return False
+        return True
 
     def remove(self, path: str) -> None:
         """Remove a file or a folder with all its files, if it exists."""
@@ -317,24 +329,3 @@ class FileStorage:
     def relative(self, at: str) -> str:
         """Return the path that the file system names `at`, relative to the storage."""
         return str(at)[len(self.root) + 1 :]
-
-
-def _retried(request: Callable[[], Result]) -> Result:
-    """Return what a request returns; retry it after an OSError that may pass."""
-    for attempt in range(1, MAX_ATTEMPTS + 1):
-        try:
-            return request()
-        except (
-            FileNotFoundError,
-            NotADirectoryError,
-            IsADirectoryError,
-            PermissionError,
-            FileExistsError,
-        ):
-            raise  # a retry would not change these
-        # Whatever else a lost connection raises is an OSError, too.
-        except OSError:
-            if attempt == MAX_ATTEMPTS:
-                raise
-            time.sleep(FIRST_RETRY_SECONDS * 3 ** (attempt - 1))
-    raise AssertionError("unreachable")

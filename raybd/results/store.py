@@ -8,7 +8,9 @@ Its layout is the public contract of raybd:
     STORE/analysis/tool=T/<analysis>.parquet                    what a tool says of a victim
     STORE/trials/sweep=S/<trial>.parquet                        one row per trial of a sweep
     STORE/sweeps/<name>/study.journal                           Optuna's study of a sweep
+    STORE/sweeps/<name>/study.sha256                            length and hash of the journal
     STORE/sweeps/<name>/identity.json                           what makes its trials comparable
+    STORE/sweeps/<name>/lease/<number>.json                     which process runs it
     STORE/artifacts/<stage>/<key>/tensors.safetensors           what a stage computed
     STORE/artifacts/<stage>/<key>/manifest.json                 its facts and its checksum
     STORE/checkpoints/<key>/<name>                              of stages that are running

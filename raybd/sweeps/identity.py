@@ -17,6 +17,8 @@ WHAT_DIFFERS = {
     "stages": "on other data, or by other versions of its methods",
 }
 """How a sweep can differ from the one in the store."""
+LEASE = "sweeps/{name}/lease"
+"""Folder of the lease of the process that runs a sweep."""
 
 
 def check_same_sweep(sweep: Sweep, store: Store) -> None:

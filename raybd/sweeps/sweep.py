@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from raybd.cells.cell import Cell
 from raybd.cells.stage import content_hash
 from raybd.plan import file as experiment_file
@@ -181,15 +183,16 @@ class Sweep:
         return entry[field] if field in entry else fields_of(place, entry)[field].default
 
 
-def make_sampler(sweep: Sweep, trials_before: int) -> "optuna.samplers.BaseSampler":
-    """Return Optuna's sampler for a sweep of which `trials_before` trials exist.
+def make_sampler(sweep: Sweep, number: int) -> "optuna.samplers.BaseSampler":
+    """Return Optuna's sampler for the trial of this number.
 
-    Their number is part of the seed: with the same seed, a resumed sweep would suggest the values
-    of its first trials again.
+    Its seed depends on the seed of the sweep and the number alone, so that a sweep that was
+    interrupted draws what it would have drawn without.
     """
     import optuna
 
-    seed = sweep.seed + trials_before
+    # Hashed: of seeds that follow each other, the sweeps would share most of their trials.
+    seed = int(np.random.SeedSequence((sweep.seed, number)).generate_state(1)[0])
     if sweep.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     if sweep.sampler == "nsga2":

@@ -3,6 +3,7 @@
 Times are those of the processor, and bounds are generous.
 """
 
+import random
 import time
 from collections import Counter
 from io import StringIO
@@ -25,6 +26,7 @@ from raybd.engine.grid.tasks import record_all
 from raybd.plan.file import parse
 from raybd.plan.todo import make_plan
 from raybd.results.store import Store
+from tests.tiny_cells import TINY
 
 
 def test_a_plan_of_thousands_of_cells_takes_seconds(tmp_path: Path) -> None:
@@ -109,6 +111,35 @@ def test_a_damaged_overlay_under_a_finished_victim_is_computed_before_what_reads
     assert left.cells_waiting_only_for(scored.key) == [cell]
     left.mark_finished(scored.key)
     assert left.ready == [poison.key, scored.key, cell.id]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_is_missing_a_stage_starts_when_all_that_it_stands_on_is_there(
+    seed: int, tmp_path: Path
+) -> None:
+    """Removal, repair, an analysis and a detector stand on the overlay through others, too."""
+    more = {"repairs": [{"kind": "fine_tune"}], "analyses": [{"kind": "tac"}]}
+    plan = make_plan(parse({**TINY, **more}), Store(str(tmp_path)))
+    assert {"poison", "victim", "score", "removal", "repair", "analysis"} <= {
+        stage.name for stage in plan.stages.values()
+    }
+    rng = random.Random(seed)
+    keys = sorted(plan.stages)
+    missing = set(rng.sample(keys, rng.randrange(1, len(keys))))
+    there = set(keys) - missing
+    left = DependencyTracker(
+        {key: stage for key, stage in plan.stages.items() if key in missing},
+        {cell.id: cell for cell in plan.todo},
+    )
+    stages_of = {key: list(stage.path()) for key, stage in plan.stages.items()}
+    stages_of |= {cell.id: list(cell.stages()) for cell in plan.todo}
+    while left.ready:
+        name = left.ready.pop(rng.randrange(len(left.ready)))
+        assert {stage.key for stage in stages_of[name]} - {name} <= there, name
+        if name in missing:
+            there.add(name)
+            left.mark_finished(name)
+    assert there == set(keys)
 
 
 def test_nothing_that_depends_on_a_failed_overlay_is_run(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pandas as pd
 import pytest
 import yaml
 from optuna.storages import JournalStorage
@@ -86,7 +87,7 @@ def test_a_killed_sweep_goes_on_and_a_finished_one_does_nothing(tmp_path: Path) 
     deadline = time.monotonic() + 400
     while not store.exists(
         "trials/sweep=tiny/0001.parquet"
-    ):  # the first two values of this seed: 0.55, which works, and 0.72
+    ):  # the first two values of this seed: 0.54, which works, and 0.97
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -147,6 +148,29 @@ def test_a_killed_sweep_goes_on_and_a_finished_one_does_nothing(tmp_path: Path) 
     out, err = (process := start(tmp_path)).communicate(timeout=400)
     assert process.returncode == 1, err
     assert len(store.trials("tiny")) == len(trials)
+
+
+def test_of_two_drivers_of_one_sweep_one_runs_it_and_the_other_says_so(
+    tmp_path: Path, shared_cluster: Cluster
+) -> None:
+    asked = {**TINY, "held_out": None}
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    process = start(alone, asked, shared_cluster)
+    _, err = process.communicate(timeout=400)
+    assert process.returncode == 1, err  # a trial failed
+
+    both = [start(tmp_path, asked, shared_cluster) for _ in range(2)]
+    ended = {process.communicate(timeout=400)[1]: process.returncode for process in both}
+    assert sorted(ended.values()) == [1, 4], ended
+    refused = next(err for err, code in ended.items() if code == 4)
+    assert "error: sweep 'tiny' is run by process " in refused
+    assert "To go on here, end that process first." in refused
+
+    columns = ["trial", "state", "params", "objective_0"]
+    expected, found = (Store(str(f / "results")).trials("tiny") for f in (alone, tmp_path))
+    pd.testing.assert_frame_equal(found[columns], expected[columns])
+    assert found["params"].is_unique
 
 
 def learning(**changed: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 
 from raybd.cli.sweep_tables import trials_table
 from raybd.sweeps.file import load_sweep, parse_sweep
+from raybd.sweeps.ranges import Params
 from raybd.sweeps.sweep import DEFAULT, Sweep, make_sampler
 from raybd.sweeps.trials import (
     best_of,
@@ -122,11 +123,21 @@ def test_a_method_refuses_what_it_can_not_be() -> None:
     )
 
 
-def test_the_same_seed_asks_for_the_same_values_and_a_resumed_sweep_for_others() -> None:
-    sweep = parse_sweep(RAW)
-    assert suggested(sweep, 5) == suggested(sweep, 5)
-    resumed = optuna.create_study(sampler=make_sampler(sweep, 3))
-    assert sweep.suggest(resumed.ask()) != suggested(sweep, 1)[0]
+def drawn(sweep: Sweep, numbers: range) -> list[Params]:
+    """What the trials of these numbers draw."""
+    study = optuna.create_study()
+    found = []
+    for number in numbers:
+        study.sampler = make_sampler(sweep, number)
+        found.append(sweep.suggest(study.ask()))
+    return found
+
+
+def test_seed_and_number_alone_decide_what_a_trial_draws() -> None:
+    sweep = parse_sweep(changed(sampler="random"))
+    assert drawn(sweep, range(6))[3:] == drawn(sweep, range(3, 6))
+    one, other = (drawn(parse_sweep(changed(seed=seed)), range(6)) for seed in (1, 2))
+    assert not [params for params in one if params in other]
 
 
 def test_directions_and_oracles_are_known_by_name() -> None:

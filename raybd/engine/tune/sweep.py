@@ -24,13 +24,15 @@ from raybd.engine.grid.datasets import load_dataset
 from raybd.engine.grid.progress import Progress
 from raybd.engine.grid.run import run_grid
 from raybd.engine.ray_storage import ray_filesystem
+from raybd.engine.tune.journal import Journal
 from raybd.engine.tune.search import MAX_REFUSED_IN_A_ROW, Search, make_scheduler
-from raybd.engine.tune.study import Journal, open_study
+from raybd.engine.tune.study import open_study
 from raybd.engine.tune.trial import TrialContext, evaluate, run_trial
 from raybd.plan.experiment import Experiment
 from raybd.plan.graph import Opened, known_or_opened
 from raybd.plan.todo import begin, make_plan
 from raybd.registry import Method
+from raybd.results.lease import Lease
 from raybd.results.store import Store
 from raybd.sweeps.sweep import DEFAULT, Row, Sweep
 from raybd.sweeps.trials import best_params, trial_rows, trials_left
@@ -38,9 +40,16 @@ from raybd.types.errors import UserError
 
 
 def run_sweep(
-    sweep: Sweep, store: Store, cluster: ClusterResources, console: Any, quiet: bool = False
+    sweep: Sweep,
+    store: Store,
+    cluster: ClusterResources,
+    lease: Lease,
+    console: Any,
+    quiet: bool = False,
 ) -> list[Row]:
     """Run what is left of a sweep, and return the rows that compare best values and defaults.
+
+    `lease` is that of the sweep, which this process owns.
 
     Raises UserError if the experiment itself fails, or if the methods refuse all values.
     """
@@ -50,7 +59,7 @@ def run_sweep(
 
     rows = trial_rows(sweep, store)
     if trials_left(sweep, rows):
-        _run_trials(sweep, store, cluster, rows, quiet)
+        _run_trials(sweep, store, cluster, lease, rows, quiet)
 
     # Read again: it holds the rows of this run and of earlier ones.
     best = best_params(sweep, trial_rows(sweep, store))
@@ -99,7 +108,12 @@ def _run_grid(
 
 
 def _run_trials(
-    sweep: Sweep, store: Store, cluster: ClusterResources, rows: Mapping[str, Row], quiet: bool
+    sweep: Sweep,
+    store: Store,
+    cluster: ClusterResources,
+    lease: Lease,
+    rows: Mapping[str, Row],
+    quiet: bool,
 ) -> None:
     """Run the trials that are left. `rows` are those of the trials that were run before."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -113,7 +127,7 @@ def _run_trials(
     cells = sweep.cells_of(experiment, known_or_opened(known))
     paths = [cell.stages() for cell in cells]
     stages = list({stage.key: stage for path in paths for stage in path}.values())
-    context = TrialContext(sweep, store, cluster, known)
+    context = TrialContext(sweep, store, cluster, known, lease)
     search = Search(context, journal, storage, _image_side(stages, store), quiet)
     left = trials_left(sweep, rows)
 

@@ -16,6 +16,7 @@ from raybd.engine.tune.runner import NO_PROGRESS, PROGRESS, StageRunner
 from raybd.plan.experiment import Experiment
 from raybd.plan.graph import OpenData, Opened, known_or_opened, open_labels
 from raybd.registry import Method
+from raybd.results.lease import Lease
 from raybd.results.provenance import commit, merged_versions, versions
 from raybd.results.store import Store
 from raybd.sweeps.ranges import Params
@@ -33,6 +34,8 @@ class TrialContext:
     data: Mapping[Method, Opened]
     """The data sets, as the driver has opened them. Trials do not look for themselves: on another
     node a trial would else take what lies there for the data of the sweep."""
+    lease: Lease
+    """That of the driver: a trial of a driver that has lost the sweep writes no row."""
 
 
 def run_trial(
@@ -61,6 +64,7 @@ def run_trial(
                 fail=lambda error: write_failure(sweep, params, trial, context.store, error),
             ),
             known_or_opened(dict(context.data)),
+            context.lease.check,
         )
 
     objectives = {
@@ -78,10 +82,12 @@ def evaluate(
     store: Store,
     run: Callable[[Experiment, Sequence[Stage]], None],
     opened: OpenData = open_labels,
+    check: Callable[[], None] = lambda: None,
 ) -> Row:
     """Run the stages of a trial with `run`, write its row and scores, and return the row.
 
-    An error becomes a row, by the same rules as an error of a cell.
+    An error becomes a row, by the same rules as an error of a cell. `check` is called before the
+    row is written; what it raises is raised, and there is no row.
     """
     row = trial_row(sweep, params, trial)
     try:
@@ -92,6 +98,7 @@ def evaluate(
         outcome = outcome_of(stage_error(error))
         row |= {"state": outcome.status, "error": outcome.text}
         store.write(f"errors/{sweep.name}-{trial}.txt", traceback.format_exc().encode())
+    check()
     store.write_trial(sweep.name, row)
     return row
 
