@@ -1,6 +1,7 @@
 """What the commands print: data to stdout, everything else to stderr."""
 
 import json
+import unicodedata
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -9,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from rich.console import Console
+    from rich.text import Text
 
 WIDTH_OF_A_FILE = 180
 """Columns of a table that does not go to a terminal, so that no row is wrapped."""
@@ -17,7 +19,21 @@ WIDTH_OF_A_FILE = 180
 def say(*lines: str) -> None:
     """Print lines to stderr."""
     for line in lines:
-        typer.echo(line, err=True)
+        typer.echo(printable(line), err=True)
+
+
+def printable(text: str) -> str:
+    """Return a text with its control characters escaped, except line breaks and tabs.
+
+    Names and errors may come from files that somebody else wrote: an escape sequence in them would
+    change the terminal.
+    """
+    return "".join(
+        character
+        if character in "\n\t" or unicodedata.category(character) != "Cc"
+        else ascii(character)[1:-1]
+        for character in text
+    )
 
 
 def warn_if_mixed(rows: "Sequence[Mapping[str, Any]]") -> None:
@@ -35,8 +51,18 @@ def print_json(value: Any) -> None:
 
 
 def table_console() -> "Console":
-    """Return a console for tables on stdout, as wide as the terminal or as WIDTH_OF_A_FILE."""
+    """Return a console for tables on stdout, as wide as the terminal or as WIDTH_OF_A_FILE.
+
+    It prints texts as they are: brackets are no markup, and control characters are escaped.
+    """
     from rich.console import Console
 
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDTH_OF_A_FILE)
+    class PlainConsole(Console):
+        def render_str(self, text: str, **options: Any) -> "Text":
+            return super().render_str(printable(text), **options)
+
+    # rich would take `[/x]` in an error for markup, and fail; and `:x:` for a picture.
+    console = PlainConsole(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = WIDTH_OF_A_FILE
+    return console
