@@ -18,7 +18,6 @@ from tests.small_scene import small_scene
 KINDS = names("detectors")
 SMALL: dict[str, dict[str, Any]] = {
     "asset": {"epochs": 2, "steps": 10, "batch_size": 32},
-    "asset_features": {"epochs": 2, "steps": 20, "batch_size": 32},
     "asset_inner": {"steps": 20, "batch_size": 32},
     "dede": {"epochs": 5, "width": 32, "encoder_depth": 1, "decoder_depth": 1},
 }

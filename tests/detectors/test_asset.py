@@ -1,6 +1,7 @@
 """ASSET: its formulas against slow definitions and hand-computed values, and its guards."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,16 @@ from raybd.detectors.asset.inner_loop import (
     outlyingness,
 )
 from raybd.detectors.asset.outer_loop import Loss, Offset, losses, offset
+from raybd.metrics.detection import detection
 from raybd.networks.resnet18 import Resnet18
 from raybd.networks.small_cnn import SmallCnn
+from raybd.training.inference import infer
 from raybd.training.models import new_victim
 from raybd.training.runtime import Runtime, running
 from raybd.types.data import Split
 from raybd.types.errors import UserError
 from raybd.types.models import Victim
+from tests.detectors.conftest import Scene
 from tests.groups import in_group
 from tests.small_scene import stream
 
@@ -153,9 +157,13 @@ def tiny() -> tuple[Victim, Split, Split]:
     return new_victim(suspects, 3, SmallCnn(width=4), rng).eval(), suspects, clean
 
 
-def test_nothing_selected_is_skipped_counted_and_said() -> None:
+INPUTS: list[Any] = ["features", "images"]
+
+
+@pytest.mark.parametrize("inputs", INPUTS)
+def test_nothing_selected_is_skipped_counted_and_said(inputs: Any) -> None:
     victim, suspects, clean = tiny()
-    verdict = Asset(select="outlying", cut=1e9, epochs=1, batch_size=32).score(
+    verdict = Asset(inputs=inputs, select="outlying", cut=1e9, epochs=1, batch_size=32).score(
         victim, suspects, clean, stream()
     )
     assert verdict.facts["share_of_steps_raised"] == 0
@@ -170,16 +178,15 @@ def test_one_selected_row_is_skipped_and_leaves_no_nan() -> None:
         return torch.arange(len(rows_B)) == 0
 
     how = Offset("variance", "variance", 1e-3, 1e-3, epochs=1, batch_size=32, cap=20.0, clip=None)
-    net, started = offset(
-        how, victim, suspects, clean, first, lambda net: torch.zeros(len(suspects)), stream()
-    )
+    net, started = offset("x", how, victim, suspects, clean, first, None, stream())
     assert started == 0
     assert all(torch.isfinite(value).all() for value in net.state_dict().values())
 
 
-def test_a_resumed_detector_ends_where_the_whole_one_does() -> None:
+@pytest.mark.parametrize("inputs", INPUTS)
+def test_a_resumed_detector_ends_where_the_whole_one_does(inputs: Any) -> None:
     victim, suspects, clean = tiny()
-    asset = Asset(epochs=3, batch_size=32, steps=5, concentrate="batch")
+    asset = Asset(inputs=inputs, epochs=3, batch_size=32, steps=5, concentrate="batch", folds=2)
     kept: dict[str, bytes] = {}
 
     def save(name: str, data: bytes) -> None:
@@ -189,16 +196,17 @@ def test_a_resumed_detector_ends_where_the_whole_one_does() -> None:
         whole = asset.score(victim, suspects, clean, stream())
     with running(Runtime(load=kept.get)):
         resumed = asset.score(victim, suspects, clean, stream())
-    assert list(kept) == ["asset"]
+    assert list(kept) == (["asset"] if inputs == "images" else ["asset_0", "asset_1"])
     assert torch.equal(resumed.score_N, whole.score_N)
     assert resumed.facts == whole.facts
 
 
+@pytest.mark.parametrize("inputs", INPUTS)
 @pytest.mark.parametrize(
     "fields",
     [
         {"minimise": "variance", "maximise": "variance", "suspicion": "variance"},
-        {"minimise": "cross_entropy", "start": "victim", "threshold": "half_gaussian"},
+        {"minimise": "cross_entropy", "threshold": "half_gaussian", "outputs": 5},
         {"concentrate": "cross_fit", "threshold": "mixture"},
         {"concentrate": "none", "threshold": "otsu", "clip": 1.0},
         {"layer": "previous", "pooling": "flat", "alternate": True, "threshold": "top_share"},
@@ -211,10 +219,12 @@ def test_a_resumed_detector_ends_where_the_whole_one_does() -> None:
         },
     ],
 )
-def test_every_choice_scores_and_leaves_the_victim_alone(fields: dict[str, Any]) -> None:
+def test_every_choice_scores_and_leaves_the_victim_alone(
+    fields: dict[str, Any], inputs: Any
+) -> None:
     victim, suspects, clean = tiny()
     before = {name: value.clone() for name, value in victim.state_dict().items()}
-    verdict = Asset(**fields, epochs=1, batch_size=32, steps=5).score(
+    verdict = Asset(inputs=inputs, **fields, epochs=1, batch_size=32, steps=5).score(
         victim, suspects, clean, stream()
     )
     assert torch.isfinite(verdict.score_N).all() and torch.isfinite(verdict.threshold_N).all()
@@ -222,10 +232,27 @@ def test_every_choice_scores_and_leaves_the_victim_alone(fields: dict[str, Any])
     assert all(parameter.grad is None for parameter in victim.parameters())
 
 
-def test_without_labels_no_label_matters() -> None:
+@pytest.mark.parametrize("start", ["fresh", "victim"])
+def test_a_network_on_images_starts_where_it_is_told(start: Any) -> None:
+    victim, suspects, clean = tiny()
+    # No step changes anything, so that the score is the loss of the first weights.
+    still = Asset(inputs="images", start=start, lr_min=1e-12, lr_max=1e-12, epochs=1, steps=5)
+    score_N = still.score(victim, suspects, clean, stream()).score_N
+    own_N = losses("cross_entropy", infer(victim, suspects.x_NCHW), suspects.y_N)
+    assert torch.allclose(score_N, own_N, atol=0.2) == (start == "victim")
+
+
+def test_the_victims_weights_need_images() -> None:
+    with pytest.raises(ValueError, match="set inputs to images"):
+        Asset(start="victim")
+
+
+@pytest.mark.parametrize("inputs", INPUTS)
+def test_without_labels_no_label_matters(inputs: Any) -> None:
     victim, suspects, clean = tiny()
     victim.head = None
     free = Asset(
+        inputs=inputs,
         minimise="variance",
         maximise="variance",
         suspicion="variance",
@@ -257,12 +284,73 @@ def test_features_come_from_the_named_map() -> None:
         )
 
 
-def _score_in_group() -> Tensor:
+def _score_in_group(inputs: Any) -> Tensor:
     victim, suspects, clean = tiny()
-    return Asset(epochs=2, batch_size=32, steps=10).score(victim, suspects, clean, stream()).score_N
+    asset = Asset(inputs=inputs, epochs=2, batch_size=32, steps=10)
+    return asset.score(victim, suspects, clean, stream()).score_N
 
 
-def test_two_workers_score_as_one() -> None:
-    alone = _score_in_group()
-    for together in in_group(_score_in_group):
+@pytest.mark.parametrize("inputs", INPUTS)
+def test_two_workers_score_as_one(inputs: Any) -> None:
+    alone = _score_in_group(inputs)
+    for together in in_group(_score_in_group, inputs):
         assert torch.allclose(together, alone, rtol=0.05, atol=0.05)
+
+
+def test_it_finds_the_poison_and_not_the_class(scene: Scene) -> None:
+    detector = Asset()
+    pool = scene.pool(detector)
+    verdict = detector.score(scene.victim, pool.suspects, scene.dataset.clean, stream())
+    flagged_N = verdict.score_N > verdict.threshold_N
+    found = detection(verdict.score_N, flagged_N, pool.role_N, pool.suspects.y_N)
+    assert found["auroc"] is not None and found["auroc"] > 0.97
+    assert found["auroc_within_class"] is not None and found["auroc_within_class"] > 0.95
+    assert found["tpr"] is not None and found["tpr"] > 0.8
+    assert found["fpr"] is not None and found["fpr"] < 0.1
+
+
+def test_the_loss_of_trusted_images_stays_at_that_of_flat_outputs(scene: Scene) -> None:
+    # With flat outputs over K classes the cross-entropy of any label is ln K.
+    detector = Asset()
+    pool = scene.pool(detector)
+    verdict = detector.score(scene.victim, pool.suspects, scene.dataset.clean, stream())
+    clean_N = verdict.score_N[pool.role_N == 0]
+    flat = float(torch.tensor(10.0).log())
+    assert float(clean_N.median()) == pytest.approx(flat, abs=0.5)
+    # Poison rises far above that.
+    assert float(verdict.score_N[pool.role_N == 1].median()) > 2 * flat
+
+
+def test_few_clean_images_are_flagged_where_there_is_no_poison(scene: Scene) -> None:
+    detector = Asset(alpha=0.05)
+    clean = scene.dataset.clean
+    half = len(clean) // 2
+    suspects = clean.select(torch.arange(half))
+    trusted = clean.select(torch.arange(half, len(clean)))
+    verdict = detector.score(scene.victim, suspects, trusted, stream())
+    assert float((verdict.score_N > verdict.threshold_N).float().mean()) < 0.2
+
+
+def test_the_stored_embeddings_are_read(scene: Scene) -> None:
+    detector = Asset(epochs=1, folds=2)
+    pool = scene.pool(detector)
+    z_ND = torch.zeros(len(pool.suspects), scene.victim.embed(pool.suspects.x_NCHW[:1]).shape[1])
+    stored = replace(pool.suspects, z_ND=z_ND)
+    verdict = detector.score(scene.victim, stored, scene.dataset.clean, stream())
+    # Equal embeddings give each label one score in each of the two folds.
+    for label in pool.suspects.y_N.unique():
+        assert len(verdict.score_N[pool.suspects.y_N == label].unique()) == 2
+
+
+def test_no_network_scores_what_it_was_pushed_on() -> None:
+    # Labels that nothing explains: a wide network that was pushed up on all suspects would have
+    # these above all trusted ones.
+    rng = stream(1)
+    victim, _, _ = tiny()
+    x = torch.randint(0, 256, (600, 3, 16, 16), generator=rng, dtype=torch.uint8)
+    y = torch.randint(0, 3, (600,), generator=rng)
+    suspects, clean = Split(x[:300], y[:300]), Split(x[300:], y[300:])
+    asset = Asset(concentrate="none", width=512, lr_min=3e-3, lr_max=3e-3, epochs=30, alpha=0.5)
+    verdict = asset.score(victim, suspects, clean, stream())
+    above = float((verdict.score_N > verdict.threshold_N).float().mean())
+    assert above == pytest.approx(0.5, abs=0.12)

@@ -18,7 +18,6 @@ EMBEDDING: list[dict[str, Any]] = [
     {"kind": "spectral", "name": "trusted", "reference": "trusted"},
     {"kind": "activation_clustering"},
     {"kind": "asset_inner", "steps": 5},
-    {"kind": "asset_features", "steps": 5, "epochs": 1},
     {"kind": "asset", "steps": 5, "epochs": 1},
 ]
 
@@ -49,7 +48,7 @@ def test_only_detectors_that_look_at_embeddings_of_the_training_set_wait_for_the
     others = [
         {"kind": "strip", "pool": "train"},
         {"kind": "asset", "name": "test", "pool": "test"},
-        {"kind": "asset", "name": "all", "concentrate": "none"},
+        {"kind": "asset", "name": "all", "inputs": "images", "concentrate": "none"},
         {"kind": "asset_inner", "name": "flat", "pooling": "flat"},
     ]
     cells = parse({**TINY, "detectors": [*EMBEDDING, *others]}).cells()

@@ -2,12 +2,16 @@
 
 On clean suspects the two pushes cancel. Pan, Zeng, Lyu, Lin and Jia 2023, arXiv 2302.11408,
 sections on the offset objective, on poison concentration and on the adaptive threshold.
-Differs: suspects are picked by discriminators that are cross-fitted over the whole training set,
-and by their top share, where the paper trains one for each batch and cuts at an outlyingness that
-is often out of reach; features are standardised, computed once and cached; scores are taken in eval
-mode for all images alike; half of the trusted images is held out for the threshold. The defaults
-are what did best over six attacks (docs/results.md); `configs/cifar10_asset_small.yaml` has the
-authors' demo settings as `asset_published`.
+Differs: the network that is pushed is a small one on the victim's frozen features, where the paper
+trains the victim's architecture on the images (`inputs: images`). In the few steps of the method a
+large network does not learn a trigger from images, and the loss of the whole target class rises;
+the victim's features tell triggered images apart already. Nothing is scored by a network that was
+trained on it, trusted images included, so that their scores give the threshold. Suspects are picked
+by discriminators that are cross-fitted over the whole training set, and by their top share, where
+the paper trains one for each batch and cuts at an outlyingness that is often out of reach; features
+are standardised, computed once and cached; scores are taken in eval mode for all images alike. How
+the defaults were chosen is in docs/results.md; `configs/cifar10_asset_small.yaml` has the authors'
+demo settings as `asset_published`.
 """
 
 from dataclasses import fields
@@ -15,15 +19,17 @@ from functools import partial
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Generator, Tensor, nn
 
+from raybd.detectors.asset import networks
 from raybd.detectors.asset.inner_loop import (
     Discriminator,
     Layer,
     Pooling,
     by_content,
     cross_fitted,
+    dealt,
     features,
     highest,
     is_embedding,
@@ -34,7 +40,6 @@ from raybd.detectors.asset.inner_loop import (
 from raybd.detectors.asset.outer_loop import Loss, Offset, Select, losses, offset
 from raybd.metrics import thresholds
 from raybd.training.inference import infer
-from raybd.training.models import fresh_copy
 from raybd.types.config import searched
 from raybd.types.data import Pool, Split
 from raybd.types.methods import Detector, Feature
@@ -43,6 +48,7 @@ from raybd.types.verdicts import INTERMEDIATE_METRICS, Suspicion
 
 _PICKED = {"concentrate": ["batch", "cross_fit"]}
 """When a sweep searches how suspects are picked: not if the loss is raised on all of them."""
+_ON_IMAGES = {"inputs": ["images"]}
 _TOP = {**_PICKED, "select": ["top"]}
 _OUTLYING = {**_PICKED, "select": ["outlying"]}
 
@@ -54,6 +60,10 @@ class Asset(Detector):
     pools: ClassVar[tuple[Pool, ...]] = ("train", "test")
     pool: Pool = "train"
     """Scores the training set, or a stream of test inputs (labels: the victim's predictions)."""
+    inputs: Literal["features", "images"] = "features"
+    """What the network that is pushed sees: the victim's frozen features (a small network of one
+    hidden layer, in `folds` cross-fitted parts), or images (paper: a network of the victim's
+    architecture; half of the trusted images is held out for the threshold)."""
     minimise: Loss = Field(
         "variance", json_schema_extra=searched(choices=["variance", "cross_entropy"])
     )
@@ -70,9 +80,9 @@ class Asset(Detector):
     outputs: int | None = Field(None, ge=2)
     """Outputs of the network; unset: as many as the victim has classes, or 10 without a head."""
     start: Literal["fresh", "victim"] = Field(
-        "fresh", json_schema_extra=searched(choices=["fresh", "victim"])
+        "fresh", json_schema_extra=searched(choices=["fresh", "victim"], when=_ON_IMAGES)
     )
-    """Initial weights of the network: newly drawn ones, or the victim's."""
+    """`images`: initial weights of the network, newly drawn ones or the victim's."""
     concentrate: Literal["batch", "cross_fit", "none"] = Field(
         "cross_fit", json_schema_extra=searched(choices=["batch", "cross_fit", "none"])
     )
@@ -101,7 +111,7 @@ class Asset(Detector):
     layer: Layer = Field(
         "last", json_schema_extra=searched(choices=["last", "previous"], when=_PICKED)
     )
-    """Which of the victim's feature maps the discriminator sees."""
+    """Which of the victim's feature maps is read."""
     pooling: Pooling = Field(
         "mean", json_schema_extra=searched(choices=["mean", "flat"], when=_PICKED)
     )
@@ -119,9 +129,10 @@ class Asset(Detector):
     width: int = Field(
         128, ge=1, json_schema_extra=searched(choices=[64, 128, 256, 512], when=_PICKED)
     )
-    """Hidden units of a discriminator, in each of two layers."""
+    """Hidden units of a discriminator, in each of two layers, and of a network on features."""
     folds: int = Field(5, ge=2)
-    """`cross_fit`: parts of the pool, each judged by a discriminator trained on the others."""
+    """Parts of the pool, each judged by discriminators (`cross_fit`) and networks (`features`) that
+    were trained on the others."""
     alternate: bool = False
     """Train a discriminator on suspects and trusted images in turn, with an Adam for each (authors'
     code), or on both at once."""
@@ -129,8 +140,8 @@ class Asset(Detector):
     """Learning rate of the step that lowers."""
     lr_max: float = Field(1e-3, gt=0, json_schema_extra=searched(low=3e-5, high=3e-3, log=True))
     """Learning rate of the step that raises."""
-    epochs: int = Field(3, ge=1, json_schema_extra=searched(low=1, high=10))
-    """Passes over the suspects."""
+    epochs: int = Field(15, ge=1, json_schema_extra=searched(low=1, high=30, log=True))
+    """Passes over the suspects. 3 are enough for a network on images."""
     batch_size: int = Field(256, ge=8, json_schema_extra=searched(choices=[128, 256, 512]))
     """Suspects, and trusted images, in a step."""
     cap: float | None = Field(20.0, gt=0)
@@ -143,17 +154,26 @@ class Asset(Detector):
     """Quantile of held-out trusted scores; where a normal density fitted to the lower half falls to
     `density` (paper), also as the authors' code computes it; a mixture of two normal distributions;
     least variance within; a fixed share."""
-    alpha: float = Field(0.01, gt=0, lt=1)
-    """`conformal`: share of clean images above the threshold."""
+    alpha: float = Field(0.005, gt=0, lt=1)
+    """`conformal`: share of clean images above the threshold. The clean images of a training set
+    exceed it more often, by a factor of about two: the victim was trained on them."""
     density: float = Field(1e-6, gt=0)
     """`half_gaussian`: density at the threshold."""
     share: float = Field(0.1, gt=0, lt=1)
     """`top_share`: share that is flagged."""
 
+    @field_validator("start")
+    @classmethod
+    def _weights_fit(cls, start: str, info: ValidationInfo) -> str:
+        if start == "victim" and info.data.get("inputs") == "features":
+            raise ValueError("the victim's weights fit images alone: set inputs to images")
+        return start
+
     @property
     def reads(self) -> frozenset[Feature]:
-        """The embeddings of all suspects, if suspects are picked by them."""
-        embedded = self.concentrate != "none" and is_embedding(self.layer, self.pooling)
+        """The embeddings of all suspects, if a network or a discriminator sees them."""
+        seen = self.inputs == "features" or self.concentrate != "none"
+        embedded = seen and is_embedding(self.layer, self.pooling)
         return frozenset({"embedding"} if embedded else ())
 
     def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
@@ -162,28 +182,9 @@ class Asset(Detector):
         canonical = by_content(suspects.x_NCHW)
         back = canonical.argsort()
         suspects = suspects.select(canonical)
-        order = torch.randperm(len(clean), generator=rng)
-        # Only the conformal threshold reads held-out scores; the others leave all to the training.
-        held_out = len(clean) // 2 if self.threshold == "conformal" else 0
-        held = clean.select(order[:held_out])
-        trusted = clean.select(order[held_out:])
-        select = self._selector(victim, suspects, trusted, rng)
+        pushed = self._on_features if self.inputs == "features" else self._on_images
+        score_N, held_M, started = pushed(victim, suspects, clean, back, rng)
 
-        def scored(net: Victim) -> Tensor:
-            return losses(self.suspicion, infer(net, suspects.x_NCHW), suspects.y_N)
-
-        net, started = offset(
-            Offset(**self.model_dump(include={field.name for field in fields(Offset)})),
-            self._network(victim, suspects, rng),
-            suspects,
-            trusted,
-            select,
-            lambda net: scored(net)[back],
-            rng,
-        )
-        score_N = scored(net)
-        # The scores stand in for held-out ones where the threshold does not look at these.
-        held_M = losses(self.suspicion, infer(net, held.x_NCHW), held.y_N) if held_out else score_N
         warning = (
             None
             if started
@@ -192,6 +193,80 @@ class Asset(Detector):
         threshold = torch.tensor(self._threshold(score_N, held_M))
         facts = {"share_of_steps_raised": started, "separation": thresholds.separation(score_N)}
         return Suspicion(score_N[back], threshold, warning=warning, facts=facts)
+
+    def _on_images(
+        self, victim: Victim, suspects: Split, clean: Split, back: Tensor, rng: Generator
+    ) -> tuple[Tensor, Tensor, float]:
+        """Push a network on images; return scores, those of trusted ones held out, and share."""
+        order = torch.randperm(len(clean), generator=rng)
+        # Only the conformal threshold reads held-out scores; the others leave all to the training.
+        held_out = len(clean) // 2 if self.threshold == "conformal" else 0
+        held = clean.select(order[:held_out])
+        trusted = clean.select(order[held_out:])
+        # Features are computed for the discriminators alone.
+        picked = self.concentrate != "none"
+        select = (
+            self._selector(*self._features(victim, suspects, trusted), rng)
+            if picked
+            else _everything
+        )
+
+        net, started = offset(
+            "asset",
+            self._steps(),
+            networks.on_images(victim, suspects, self._outputs(victim, suspects), self.start, rng),
+            suspects,
+            trusted,
+            select,
+            lambda net: self._losses(net, suspects)[back],
+            rng,
+        )
+        score_N = self._losses(net, suspects)
+        # The scores stand in for held-out ones where the threshold does not look at these.
+        return score_N, self._losses(net, held) if held_out else score_N, started
+
+    def _on_features(
+        self, victim: Victim, suspects: Split, clean: Split, back: Tensor, rng: Generator
+    ) -> tuple[Tensor, Tensor, float]:
+        """Push networks on features; return scores, those of trusted images, and share.
+
+        Each network scores what none of its steps has seen: clean suspects and trusted images then
+        have the same chance of a high score, which the conformal threshold stands on.
+        """
+        suspects_ND, trusted_MD = self._features(victim, suspects, clean)
+        select: Select = _everything
+        if self.concentrate != "none":
+            select = self._selector(suspects_ND, trusted_MD, rng)
+        rows = Split(networks.as_images(suspects_ND), suspects.y_N)
+        trusted = Split(networks.as_images(trusted_MD), clean.y_N)
+        fold_N, fold_M = (dealt(len(part), self.folds, rng) for part in (rows, trusted))
+
+        score_N, held_M = torch.empty(len(rows)), torch.empty(len(trusted))
+        outputs = self._outputs(victim, suspects)
+        started = 0.0
+        for fold in range(self.folds):
+            seen_S = (fold_N != fold).nonzero().flatten()
+            net, share = offset(
+                f"asset_{fold}",
+                self._steps(),
+                networks.on_features(suspects_ND.shape[1], self.width, outputs, rng),
+                rows.select(seen_S),
+                trusted.select(fold_M != fold),
+                partial(_selected, select, seen_S),
+                # The first network stands for all: each report is one of the whole detector.
+                (lambda net: self._losses(net, rows)[back]) if fold == 0 else None,
+                rng,
+            )
+            score_N[fold_N == fold] = self._losses(net, rows.select(fold_N == fold))
+            held_M[fold_M == fold] = self._losses(net, trusted.select(fold_M == fold))
+            started += share / self.folds
+        return score_N, held_M, started
+
+    def _losses(self, net: nn.Module, split: Split) -> Tensor:
+        return losses(self.suspicion, infer(net, split.x_NCHW), split.y_N)
+
+    def _steps(self) -> Offset:
+        return Offset(**self.model_dump(include={field.name for field in fields(Offset)}))
 
     def pick(self, logit_B: Tensor) -> Tensor:
         """Return a mask of the rows whose loss is raised, given a discriminator's logits."""
@@ -215,34 +290,23 @@ class Asset(Detector):
             return thresholds.half_gaussian(score_N, self.density)
         return thresholds.half_gaussian_misplaced(score_N, self.density)
 
-    def _network(self, victim: Victim, suspects: Split, rng: Generator) -> Victim:
-        """Return the network that is trained: the victim's architecture with the wanted outputs."""
-        net = fresh_copy(victim, rng)
-        if self.start == "victim":
-            net.load_state_dict(victim.state_dict())
-
-        # Networks do not declare their widths, so that one image is run through.
-        found = infer(victim, suspects.x_NCHW[:1]).shape[1]
-        wanted = self.outputs or (found if victim.head is not None else 10)
-        if victim.head is None or wanted != found:
-            width = infer(victim, suspects.x_NCHW[:1], victim.embed).shape[1]
-            # Layers draw from the global stream of torch, which must stay as it is.
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(torch.randint(2**31, (1,), generator=rng)))
-                net.head = nn.Linear(width, wanted)
-        return net
-
-    def _selector(self, victim: Victim, suspects: Split, trusted: Split, rng: Generator) -> Select:
-        """Return what picks the suspects of a batch."""
-        if self.concentrate == "none":
-            return lambda rows_B: torch.ones(len(rows_B), dtype=torch.bool)
+    def _features(self, victim: Victim, suspects: Split, trusted: Split) -> tuple[Tensor, Tensor]:
+        """Return the victim's features of suspects and trusted images, on one scale."""
         suspects_ND = features(victim, suspects, self.layer, self.pooling)
         trusted_MD = features(victim, trusted, self.layer, self.pooling)
-        if self.standardise:
-            # Suspects first: the moments are those of the trusted features as they were.
-            suspects_ND = standardised(suspects_ND, trusted_MD)
-            trusted_MD = standardised(trusted_MD, trusted_MD)
+        if not self.standardise:
+            return suspects_ND, trusted_MD
+        return standardised(suspects_ND, trusted_MD), standardised(trusted_MD, trusted_MD)
 
+    def _outputs(self, victim: Victim, suspects: Split) -> int:
+        """Return how many outputs the network has."""
+        if self.outputs is not None:
+            return self.outputs
+        # Networks do not declare their widths, so that one image is run through.
+        return infer(victim, suspects.x_NCHW[:1]).shape[1] if victim.head is not None else 10
+
+    def _selector(self, suspects_ND: Tensor, trusted_MD: Tensor, rng: Generator) -> Select:
+        """Return what picks the suspects of a batch by discriminators."""
         how = Discriminator(self.width, self.inner_lr, self.steps, self.alternate, self.batch_size)
         if self.concentrate == "cross_fit":
             # Held-out logits are not read here, so that one row stands in for them.
@@ -257,3 +321,13 @@ class Asset(Detector):
 
         # A batch is judged by one process for all, which must raise the loss of the same rows.
         return lambda rows_B: once(partial(judge, rows_B), rng)
+
+
+def _everything(rows_B: Tensor) -> Tensor:
+    """Return a mask that picks every suspect of a batch."""
+    return torch.ones(len(rows_B), dtype=torch.bool)
+
+
+def _selected(select: Select, seen_S: Tensor, rows_B: Tensor) -> Tensor:
+    """Return what `select` picks of a batch whose rows are counted in a part of the pool."""
+    return select(seen_S[rows_B])

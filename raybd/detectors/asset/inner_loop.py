@@ -127,9 +127,7 @@ def cross_fitted(
 
     For held-out trusted rows, return the mean logit of all discriminators.
     """
-    # Dealt out in turn, so that the sizes of the folds differ by one at most.
-    fold_N = torch.empty(len(suspects_ND), dtype=torch.int64)
-    fold_N[torch.randperm(len(suspects_ND), generator=rng)] = torch.arange(len(suspects_ND)) % folds
+    fold_N = dealt(len(suspects_ND), folds, rng)
 
     def make(inner: Generator) -> tuple[Tensor, Tensor]:
         logit_N = torch.empty(len(suspects_ND))
@@ -144,6 +142,13 @@ def cross_fitted(
 
     logit_N, held_L = once(make, rng)
     return logit_N, held_L
+
+
+def dealt(n: int, folds: int, rng: Generator) -> Tensor:
+    """Return a random fold for each of n rows, 0..folds-1; their sizes differ by one at most."""
+    fold_N = torch.empty(n, dtype=torch.int64)
+    fold_N[torch.randperm(n, generator=rng)] = torch.arange(n) % folds
+    return fold_N
 
 
 def once(make: Callable[[Generator], Any], rng: Generator) -> Any:

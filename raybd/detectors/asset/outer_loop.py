@@ -5,6 +5,7 @@ Pan, Zeng, Lyu, Lin and Jia 2023, arXiv 2302.11408, section on the offset object
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -57,19 +58,21 @@ class Offset:
 
 
 def offset(
+    name: str,
     how: Offset,
     net: Network,
     suspects: Split,
     trusted: Split,
     select: Select,
-    intermediate_scores: Callable[[Network], Tensor],
+    intermediate_scores: Callable[[Network], Tensor] | None,
     rng: Generator,
 ) -> tuple[Network, float]:
     """Lower one loss on trusted images and raise another on selected suspects, in turn.
 
     Each of the two steps has an Adam of its own. The second one is left out where fewer than two
-    suspects are selected. `intermediate_scores` computes the scores of a network that is not
-    finished. Returns the network, in eval mode, and the share of steps that had a second one.
+    suspects are selected. `name` is that of the training in reports and checkpoints.
+    `intermediate_scores` computes the scores of a network that is not finished. Returns the
+    network, in eval mode, and the share of steps that had a second one.
     """
     net.to(group.device()).to(memory_format=torch.channels_last)
     model = ddp.wrap(net).train()
@@ -79,7 +82,7 @@ def offset(
     second_steps = _Count()
     batch_size = min(how.batch_size, len(suspects))
     loop = Epochs(
-        "asset",
+        name,
         how.epochs,
         # Not sharded: how many suspects are selected varies, so that `_loss` divides them anew.
         Stream(suspects.x_NCHW, suspects.y_N, batch_size, sharded=False),
@@ -103,7 +106,11 @@ def offset(
                 chosen = chosen.to(batch.x_B.device)
                 loop.step(_loss(model, batch.x_B[chosen], batch.y_B[chosen], how.raised), up)
                 second_steps.value += 1
-        loop.end_epoch(intermediate_scores=lambda: intermediate_scores(net))
+        loop.end_epoch(
+            intermediate_scores=None
+            if intermediate_scores is None
+            else partial(intermediate_scores, net)
+        )
         model.train()  # computing scores leaves the network in eval mode
 
     ddp.unwrap(model)
