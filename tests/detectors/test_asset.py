@@ -72,6 +72,22 @@ def test_symmetric_values_have_tukeys_fences() -> None:
     assert outlyingness(values)[-1] == pytest.approx(8 / fence)
 
 
+def test_the_fence_moves_out_on_the_side_of_the_longer_tail() -> None:
+    """Hubert and Vandervieren 2008: e^(3 MC) above and e^(-4 MC) below, for a medcouple MC > 0."""
+    values = torch.from_numpy(np.exp(np.random.default_rng(0).normal(size=201)))
+    skew = medcouple(values)
+    assert skew > 0.2
+    first, middle, third = np.quantile(values, [0.25, 0.5, 0.75])
+    above = third + 1.5 * math.exp(3 * skew) * (third - first)
+    below = first - 1.5 * math.exp(-4 * skew) * (third - first)
+    found = outlyingness(values)
+    top, bottom = int(values.argmax()), int(values.argmin())
+    assert float(found[top]) == pytest.approx((values[top] - middle) / (above - middle))
+    assert float(found[bottom]) == pytest.approx((middle - values[bottom]) / (middle - below))
+    # With the sign of the values, the sides change places.
+    assert torch.allclose(outlyingness(-values), found)
+
+
 def test_a_sigmoid_can_put_the_cut_out_of_reach() -> None:
     # Symmetric around a half, with an interquartile range of .3: the fence is at 1.1.
     s = torch.linspace(0.2, 0.8, 101)
