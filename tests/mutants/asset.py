@@ -1,6 +1,6 @@
 """Faults in ASSET: its two loops, on images and on features, and its discriminator."""
 
-from tests.mutants.detecting import in_cells
+from tests.mutants.detecting import HELD, in_cells
 from tests.mutants.fault import Fault
 
 ASSET = "raybd/detectors/asset/__init__.py"
@@ -82,7 +82,7 @@ FAULTS = (
         "trusted = clean.select(order[held_out:])",
         "trusted = clean.select(order[:held_out])",
         "ASSET trains on the images that give its threshold",
-        (f"{TESTS}/test_asset.py",),
+        (f"{HELD}[asset]",),
     ),
     Fault(
         "asset-scores-in-another-order",
@@ -162,7 +162,7 @@ FAULTS = (
         "clean.select(order[half:]), clean.select(order[:half]))",
         "clean.select(order[:half]), clean.select(order[:half]))",
         "asset_inner trains on the images that give its threshold",
-        ("tests/contracts/test_held_images.py",),
+        (f"{HELD}[asset_inner]",),
     ),
     Fault(
         "asset-features-lowers-suspects",
@@ -202,7 +202,7 @@ FAULTS = (
         "clean.select(order[half:]), clean.select(order[:half]))",
         "clean.select(order[:half]), clean.select(order[:half]))",
         "asset_features trains on the images that give its threshold",
-        ("tests/contracts/test_held_images.py",),
+        (f"{HELD}[asset_features]",),
     ),
     Fault(
         "asset-features-picks-the-least",

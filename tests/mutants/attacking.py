@@ -19,7 +19,7 @@ FAULTS = (
         "y_M = attack.label_map.relabel(train.y_N[index_M], given.num_classes)",
         "y_M = train.y_N[index_M]",
         "poison keeps its true labels",
-        (CONTRACT, "tests/attacks/test_behaviour.py"),
+        ("tests/cells/test_run.py::test_a_cell_runs_without_ray_and_its_row_says_everything",),
     ),
     Fault(
         "poison-without-trigger",
@@ -27,7 +27,7 @@ FAULTS = (
         "x_MCHW = stamped(attack.stamp_toward, train.x_NCHW[index_M], y_M, state)",
         "x_MCHW = train.x_NCHW[index_M]",
         "poison has no trigger",
-        (CONTRACT,),
+        (f"{CONTRACT}::test_changes_exactly_the_samples_that_it_marks[badnets]",),
     ),
     Fault(
         "roles-of-covers",
@@ -35,7 +35,7 @@ FAULTS = (
         "same_role(index_M, POISON), same_role(cross_L, CROSS)",
         "same_role(index_M, POISON), same_role(cross_L, POISON)",
         "covers have the role of poison",
-        (CONTRACT, "tests/attacks/test_tact.py"),
+        ("tests/attacks/test_tact.py", "tests/attacks/test_wanet.py"),
     ),
     Fault(
         "covers-relabelled",
@@ -51,7 +51,7 @@ FAULTS = (
         "count = round(rate * len(y_N))\n    if count > len(allowed):",
         "count = round(rate * len(y_N) / 2)\n    if count > len(allowed):",
         "half of the promised share is poisoned",
-        (CONTRACT,),
+        (f"{CONTRACT}::test_poisons_the_promised_share[0.1-badnets]",),
     ),
     Fault(
         "rows-that-are-not-allowed",
@@ -67,7 +67,7 @@ FAULTS = (
         "    free_N[chosen_M] = False\n",
         "",
         "covers may be rows that are poisoned",
-        (CONTRACT,),
+        (f"{CONTRACT}::test_changes_exactly_the_samples_that_it_marks[wanet]",),
     ),
     Fault(
         "target-counts",
@@ -158,7 +158,7 @@ FAULTS = (
         "role_M=same_role(rows, CROSS),",
         "role_M=same_role(rows, CROSS - 1),",
         "wrong labels count as poison",
-        ("tests/attacks/test_label_noise.py", CONTRACT),
+        ("tests/attacks/test_label_noise.py",),
     ),
     Fault(
         "pixels-wrap-around",

@@ -22,7 +22,7 @@ FAULTS = (
         "return first_loss_B / (first_loss_B + loss_B + TINY)",
         "return loss_B / (first_loss_B + loss_B + TINY)",
         "CBD gives most weight to what the first network knows",
-        (f"{TESTS}/test_second_network.py", CBD_IN_CELLS),
+        (f"{TESTS}/test_second_network.py",),
     ),
     Fault(
         "cbd-scale-inverted",
@@ -38,7 +38,7 @@ FAULTS = (
         "return (1 - weights(first_loss_N, loss_N)).float(), 1 / (1 + math.exp(bound))",
         "return weights(first_loss_N, loss_N).float(), 1 / (1 + math.exp(bound))",
         "CBD suspects what the first network does not know",
-        (CBD_IN_CELLS,),
+        (f"{TESTS}/test_cbd.py::test_the_verdict_suspects_what_the_first_network_knows",),
     ),
     Fault(
         "cbd-threshold-inverted",
@@ -46,7 +46,7 @@ FAULTS = (
         "1 / (1 + math.exp(bound))",
         "1 / (1 + math.exp(-bound))",
         "CBD's threshold lies on the other side",
-        (CBD_IN_CELLS,),
+        (f"{TESTS}/test_cbd.py::test_the_verdict_suspects_what_the_first_network_knows",),
     ),
     Fault(
         "cbd-guard-large-modes",
@@ -54,7 +54,7 @@ FAULTS = (
         "small = mode.two and self.smallest_mode <= mode.share <= self.largest_mode",
         "small = mode.two",
         "CBD's guard accepts a low mode of any size",
-        (f"{TESTS}/test_cbd.py",),
+        (f"{TESTS}/test_cbd.py::test_the_guard_wants_a_small_low_mode_of_one_label",),
     ),
     Fault(
         "cbd-guard-high-losses",
@@ -62,7 +62,7 @@ FAULTS = (
         "if small and mode.mean <= self.near_zero and label_share > self.label_share:",
         "if small and label_share > self.label_share:",
         "CBD's guard accepts low modes that are not low",
-        (f"{TESTS}/test_cbd.py",),
+        (f"{TESTS}/test_cbd.py::test_the_guard_wants_a_small_low_mode_of_one_label",),
     ),
     Fault(
         "cbd-high-mode",
@@ -118,7 +118,7 @@ FAULTS = (
         "before - after <= MOST_LOST",
         "after - before <= MOST_LOST",
         "a defense that destroys the network does not warn",
-        ("tests/repairs/test_fine_tune.py",),
+        ("tests/repairs/test_fine_tune.py::test_a_loss_of_more_than_ten_points_is_a_warning",),
     ),
     Fault(
         "clp-prunes-small-bounds",
@@ -150,7 +150,7 @@ FAULTS = (
         "pruned = copy.deepcopy(victim)",
         "pruned = victim",
         "CLP prunes the victim itself",
-        ("tests/contracts/test_repairs.py",),
+        ("tests/contracts/test_repairs.py::test_returns_another_victim_that_is_ready_to_use[clp]",),
     ),
     Fault(
         "fine-tune-on-suspects",
@@ -158,7 +158,7 @@ FAULTS = (
         "clean.select(order[held:]),",
         "suspects,",
         "fine_tune trains on the poisoned training set",
-        (REPAIRS_IN_CELLS,),
+        ("tests/repairs/test_fine_tune.py::test_lowers_attack_success",),
     ),
     Fault(
         "fine-tune-on-held-images",
@@ -166,7 +166,7 @@ FAULTS = (
         "clean.select(order[held:]),",
         "clean,",
         "fine_tune measures its cost on images that it trained on",
-        ("tests/repairs/test_fine_tune.py",),
+        ("tests/repairs/test_fine_tune.py::test_the_held_images_are_not_trained_on",),
     ),
     Fault(
         "shrink-pad-other-place",
@@ -198,7 +198,7 @@ FAULTS = (
         "torch.tensor([1 - self.threshold]),",
         "torch.tensor([self.threshold]),",
         "DECREE flags nearly every model",
-        (DECREE_IN_CELLS, "tests/scanners/test_decree.py"),
+        ("tests/scanners/test_decree.py", DECREE_IN_CELLS),
     ),
     Fault(
         "decree-drives-apart",

@@ -12,6 +12,10 @@ DEDE = "raybd/detectors/dede/__init__.py"
 PAINTER = "raybd/detectors/dede/painter.py"
 DECODER = "raybd/detectors/dede/decoder.py"
 TESTS = "tests/detectors"
+HELD = (
+    "tests/contracts/test_held_images.py"
+    "::test_the_threshold_is_that_of_images_which_were_not_learned_from"
+)
 
 
 def in_cells(case: str) -> str:
@@ -67,7 +71,7 @@ FAULTS = (
         "fit_ND, held_ND = trusted_ND[:half], trusted_ND[half:]",
         "fit_ND, held_ND = trusted_ND[:half], trusted_ND[:half]",
         "spectral takes its threshold from the images that gave the spread",
-        ("tests/contracts/test_held_images.py", f"{TESTS}/test_spectral.py"),
+        (f"{HELD}[spectral]",),
     ),
     Fault(
         "spectral-no-whitening",
@@ -139,7 +143,7 @@ FAULTS = (
         "infer(victim, clean.x_NCHW[order[half:]], confidence",
         "infer(victim, clean.x_NCHW[order[:half]], confidence",
         "STRIP takes its threshold from its overlays",
-        ("tests/contracts/test_held_images.py",),
+        (f"{HELD}[strip]",),
     ),
     Fault(
         "strip-quantile",
@@ -171,7 +175,7 @@ FAULTS = (
         "infer(victim, clean.x_NCHW[order[half:]], similarity)",
         "infer(victim, clean.x_NCHW[order[:half]], similarity)",
         "strip_encoder takes its threshold from its overlays",
-        ("tests/contracts/test_held_images.py",),
+        (f"{HELD}[strip_encoder]",),
     ),
     Fault(
         "strip-encoder-threshold",
@@ -203,7 +207,7 @@ FAULTS = (
         "held_M = infer(victim, held_MCHW, deviation, batch_size=IMAGES_AT_ONCE)",
         "held_M = infer(victim, x_MCHW, deviation, batch_size=IMAGES_AT_ONCE)",
         "Beatrix takes its threshold from the images that gave the ranges",
-        ("tests/contracts/test_held_images.py",),
+        (f"{HELD}[beatrix]",),
     ),
     Fault(
         "beatrix-fpr",
@@ -227,7 +231,9 @@ FAULTS = (
         ".sum(2) * hidden(seen_BK, wanted_BTP.shape[1])",
         ".sum(2) * (1 - hidden(seen_BK, wanted_BTP.shape[1]))",
         "DeDe counts the errors of the patches that it sees",
-        (f"{TESTS}/test_dede.py",),
+        (
+            f"{TESTS}/test_dede.py::test_the_score_is_zero_for_the_image_itself_adds_up_and_leaves_out_what_is_seen",
+        ),
     ),
     Fault(
         "dede-threshold-from-pool",
@@ -235,7 +241,7 @@ FAULTS = (
         "return thresholds.conformal(held_M, self.alpha)",
         "return thresholds.conformal(score_N, self.alpha)",
         "DeDe takes its threshold from the pool",
-        (f"{TESTS}/test_dede.py",),
+        (f"{TESTS}/test_dede.py::test_thresholds_come_from_held_out_scores",),
     ),
     Fault(
         "dede-trains-on-held-images",
@@ -243,7 +249,7 @@ FAULTS = (
         "self.painter(victim, clean.select(order[held_out:]), rng, held)",
         "self.painter(victim, clean, rng, held)",
         "DeDe trains on the images that give its threshold",
-        ("tests/contracts/test_held_images.py",),
+        (f"{HELD}[dede]",),
     ),
     Fault(
         "dede-negated",
@@ -251,7 +257,7 @@ FAULTS = (
         "        score_N = maps_NT.sum(1)\n",
         "        score_N = -maps_NT.sum(1)\n",
         "DeDe's score is negated",
-        (f"{TESTS}/test_dede.py", in_cells("dede-0.1")),
+        (f"{TESTS}/test_dede.py::test_the_errors_that_are_compared_are_those_of_the_score",),
     ),
     Fault(
         "dede-own-embedding-of-another",
@@ -259,7 +265,7 @@ FAULTS = (
         "own_N = self.maps(x_NCHW, z_ND).sum(1)",
         "own_N = self.maps(x_NCHW, z_ND.roll(1, 0)).sum(1)",
         "DeDe's own error is that with the embedding of another image",
-        (f"{TESTS}/test_dede.py",),
+        (f"{TESTS}/test_dede.py::test_the_errors_that_are_compared_are_those_of_the_score",),
     ),
     Fault(
         "dede-thins-the-lonely",
@@ -267,6 +273,6 @@ FAULTS = (
         "crowd_N.argsort(stable=True)[:kept]",
         "crowd_N.argsort(stable=True, descending=True)[:kept]",
         "DeDe leaves out the images that are least crowded",
-        (f"{TESTS}/test_dede.py",),
+        (f"{TESTS}/test_dede.py::test_thinning_leaves_out_the_most_crowded_images",),
     ),
 )

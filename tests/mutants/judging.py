@@ -111,7 +111,7 @@ FAULTS = (
         "        y_N[self.index_M] = self.y_M\n",
         "",
         "poison keeps its true label",
-        (SEES, "tests/cells/test_run.py"),
+        ("tests/cells/test_run.py::test_a_cell_runs_without_ray_and_its_row_says_everything",),
     ),
     Fault(
         "roles-of-the-stream-swapped",
@@ -168,7 +168,7 @@ FAULTS = (
         "threshold_N = verdict.threshold_N.float().cpu().expand(len(score_N))[back]",
         "threshold_N = verdict.threshold_N.float().cpu().expand(len(score_N))",
         "a score is compared with the threshold of another image",
-        ("tests/cells/test_judging.py", "tests/detectors/test_in_cells.py"),
+        ("tests/cells/test_judging.py",),
     ),
     Fault(
         "flagged-below",

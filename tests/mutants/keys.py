@@ -117,7 +117,7 @@ FAULTS = (
         'digest = hashlib.sha256(f"{stage}:{seed}',
         'digest = hashlib.sha256(f"{stage}:{0}',
         "every seed draws the same numbers",
-        ("tests/stages/test_plant.py", KEYS),
+        (KEYS,),
     ),
     Fault(
         "run-ignored",

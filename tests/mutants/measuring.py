@@ -225,7 +225,7 @@ FAULTS = (
         '.select(score["index_N"][keep_N])',
         ".select(torch.nonzero(keep_N).flatten())",
         "removal takes the place of a score for the row of the training set",
-        ("tests/stages/test_plant.py",),
+        ("tests/stages/test_removal.py::test_rows_that_were_planted_do_not_shift_what_is_kept",),
     ),
     Fault(
         "control-on-the-victim",

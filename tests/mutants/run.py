@@ -24,7 +24,8 @@ COPIED = ("raybd", "tests", "benchmarks", "configs", "docs", "cluster")
 FILES = ("pyproject.toml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile")
 PACKAGES = ("raybd", "tests", "benchmarks")
 SECONDS = 300
-"""Time that the tests of one fault may take; a fault that makes them hang is noticed, too."""
+"""Time that the tests of one fault may take. What takes longer is not noticed: on a slow machine it
+says nothing."""
 PAUSE = 0.1
 """Seconds between two looks at the runs."""
 FAILED = 1
@@ -47,7 +48,7 @@ class Outcome:
     @property
     def noticed(self) -> bool:
         """Whether the tests noticed it."""
-        return self.state in ("killed", "timed out")
+        return self.state == "killed"
 
 
 def load_libraries() -> None:

@@ -17,7 +17,7 @@ FAULTS = (
         'return store.state(stage.name, stage.key) == "ok" and stage.has_tables(store)',
         "return False",
         "what is in the store is computed again",
-        ("tests/cells/test_run.py",),
+        ("tests/cells/test_run.py::test_a_stage_that_is_in_the_store_does_not_run_again",),
     ),
     Fault(
         "damage-is-fine",
