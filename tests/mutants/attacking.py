@@ -67,7 +67,7 @@ FAULTS = (
         "    free_N[chosen_M] = False\n",
         "",
         "covers may be rows that are poisoned",
-        (f"{CONTRACT}::test_changes_exactly_the_samples_that_it_marks[wanet]",),
+        ("tests/poisoning/test_drawing.py",),
     ),
     Fault(
         "target-counts",

@@ -198,7 +198,7 @@ FAULTS = (
         "torch.tensor([1 - self.threshold]),",
         "torch.tensor([self.threshold]),",
         "DECREE flags nearly every model",
-        ("tests/scanners/test_decree.py", DECREE_IN_CELLS),
+        ("tests/scanners/test_decree.py::test_a_corner_that_outshines_the_image_is_found",),
     ),
     Fault(
         "decree-drives-apart",
