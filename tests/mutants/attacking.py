@@ -10,6 +10,7 @@ PLANT = "raybd/stages/plant.py"
 TRIALS = "raybd/sweeps/trials.py"
 SWEEP = "raybd/sweeps/sweep.py"
 CONTRACT = "tests/contracts/test_attacks.py"
+OTHER_IMAGES = "tests/sweeps/test_identity.py::test_the_same_file_on_other_images_is_another_sweep"
 SWEEPS = "tests/sweeps/test_sweep_files.py"
 
 FAULTS = (
@@ -270,7 +271,7 @@ FAULTS = (
         "if known.get(name, asked[name]) != asked[name]:",
         "if known.get(name, asked[name]) == known:",
         "a sweep with another objective goes on with the old trials",
-        ("tests/sweeps/test_identity.py",),
+        (OTHER_IMAGES,),
     ),
     Fault(
         "sweep-of-other-data",
@@ -278,6 +279,6 @@ FAULTS = (
         '"stages": content_hash(keys)}',
         '"stages": content_hash(sweep.name)}',
         "a sweep goes on with trials on other data",
-        ("tests/sweeps/test_identity.py",),
+        (OTHER_IMAGES,),
     ),
 )
