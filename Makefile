@@ -1,11 +1,12 @@
-# make demo | test | check | fix | bench. All commands use .venv; it is installed once.
+# make demo | test | check | fix | mutants | bench. All commands use .venv; it is installed once.
 PYTHON ?= python3.11
 BIN := .venv/bin
 # Two processes; the tests of a file share one, and with it what the file's fixtures have built.
 PYTEST_ARGS := -n 2 --dist loadfile --no-loadscope-reorder
+MUTANTS ?= --jobs 2
 BENCH ?= startup poisoning detectors features memory convolutions training encoders packed groups
 
-.PHONY: demo test test-lowest check fix bench clean
+.PHONY: demo test test-lowest check fix mutants bench clean
 
 demo: .venv/.demo
 	$(BIN)/raybd run configs/quickstart.yaml --store results --report
@@ -31,6 +32,9 @@ check: .venv/.test # before each commit: everything that takes no training of ma
 fix: .venv/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+mutants: .venv/.test # faults that the tests must notice: make mutants MUTANTS="--only spectral"
+	$(BIN)/python -m tests.mutants $(MUTANTS)
 
 bench: .venv/.demo # one benchmark: make bench BENCH=poisoning
 	for one in $(BENCH); do $(BIN)/python -m benchmarks.$$one || exit 1; done

@@ -21,7 +21,7 @@ from raybd.source_hash import source_hash
 from raybd.types.errors import UserError
 
 if TYPE_CHECKING:
-    from raybd.types.config import Config
+    from raybd.types.config import Config, Precision
 
 Role = Literal[
     "datasets",
@@ -47,6 +47,8 @@ METHOD_ROLES: tuple[Role, ...] = (
 )
 SOURCE_FIELD = "source_sha256"
 """The hash of its source in the description of a method of the user's own."""
+PRECISION_FIELD = "pinned_precision"
+"""The precision that the experiment pins, in the description of a method."""
 _ROOT = Path(__file__).parent
 
 
@@ -65,6 +67,8 @@ class Method:
     """For attacks that read another data set: that data set."""
     oracle: bool = False
     """Whether the experiment says that the fields hold knowledge that a defender lacks."""
+    precision: "Precision | None" = None
+    """The precision that the experiment pins for all its methods, if it does."""
 
     def describe(self) -> dict[str, Any]:
         """Return kind, version and fields as JSON, without paths (fields marked `exclude`)."""
@@ -75,6 +79,8 @@ class Method:
         source = source_hash(self.kind) if "." in self.kind else None
         if source is not None:
             described[SOURCE_FIELD] = source
+        if self.precision is not None:
+            described[PRECISION_FIELD] = self.precision
         if self.trusted is not None:
             described["trusted"] = self.trusted.describe()
         if self.side_data is not None:

@@ -21,11 +21,15 @@ import pytest
 import torch
 
 from raybd.attacks.encoder.badencoder import BadEncoder
+from raybd.cells.cell import Cell
+from raybd.cells.data import load_data
 from raybd.cells.loading import load_poisoned, load_victim
+from raybd.cells.row import row_of
 from raybd.cells.run import run_stage
+from raybd.cells.stage import Stage
 from raybd.networks.small_cnn import SmallCnn
 from raybd.plan.file import parse
-from raybd.registry import method_class
+from raybd.registry import Method, method_class
 from raybd.results.store import Store
 from raybd.trainers.supervised import Supervised
 from raybd.types.data import Dataset, Poisoned
@@ -77,33 +81,38 @@ class SharedVictims:
 
         `changed` are fields of the trainer that differ from the recipe of the data set.
         """
-        recipe = {**TRAINERS[dataset["kind"]], **changed}
-        trainer = {"kind": "supervised", "network": "small_cnn", **recipe}
-        (cell,) = parse(
-            {
-                "name": "shared",
-                "datasets": [dataset],
-                "attacks": [attack],
-                "trainers": [trainer],
-            }
-        ).cells()
-        images = loaded(dataset)
-
-        # Stages of several cells overlap: each attack that needs the clean twin needs the same one.
-        for stage in cell.stages():
-            with self._locked(stage.key), one_thread():
-                run_stage(stage, self._store, images)
+        (cell,) = _cells(dataset, attack, {}, **changed)
+        self._run(cell)
 
         poison = cell.victim.poison_stage
         measured = self._store.manifest("victim", cell.last.key)
         return Trained(
             load_victim(cell.last, self._store),
-            images,
+            loaded(dataset),
             load_poisoned(poison, self._store),
             measured["clean_accuracy"],
             measured["attack_success"],
             self._store.manifest("poison", poison.key)["largest_pixel_change"],
         )
+
+    def defended(
+        self, dataset: Entry, attack: Entry, role: str, defense: Entry, removal: bool = False
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the row of the undefended victim, and that of a defense of this role on it.
+
+        `role` is the list of an experiment file that names the defense. Both rows are computed by
+        the stages of cells, as `run_cell` does; the victim is the one of `classifier`.
+        """
+        undefended, cell = _cells(dataset, attack, {role: [defense], "removal": removal})
+        self._run(undefended)
+        self._run(cell)
+        return row_of(undefended, self._store), row_of(cell, self._store)
+
+    def _run(self, cell: Cell) -> None:
+        # Stages of several cells overlap: each attack that needs the clean twin needs the same one.
+        for stage in cell.stages():
+            with self._locked(stage.key), one_thread():
+                run_stage(stage, self._store, _of_stage(stage))
 
     def clean_encoder(self, dataset: Entry) -> Victim:
         """Return an encoder without a head that no attack has reached."""
@@ -134,6 +143,32 @@ class SharedVictims:
         with (self._folder / f"{key}.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
             yield
+
+
+def _cells(dataset: Entry, attack: Entry, more: Entry, **changed: Any) -> tuple[Cell, ...]:
+    """Return the cell of a victim, and those of the defenses that `more` of an experiment names."""
+    recipe = {**TRAINERS[dataset["kind"]], **changed}
+    trainer = {"kind": "supervised", "network": "small_cnn", **recipe}
+    return parse(
+        {
+            "name": "shared",
+            "datasets": [dataset],
+            "attacks": [attack],
+            **more,
+            # A training defense stands in the list of trainers.
+            "trainers": [trainer, *more.get("trainers", [])],
+        }
+    ).cells()
+
+
+def _of_stage(stage: Stage) -> Dataset:
+    """Return the images that a stage reads; read once by each process."""
+    return _read(stage.dataset, stage.data)
+
+
+@cache
+def _read(method: Method, planned: str) -> Dataset:
+    return load_data(method, planned)
 
 
 def shared_folder(factory: pytest.TempPathFactory) -> Path:

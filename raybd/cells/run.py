@@ -22,7 +22,7 @@ from raybd.results.provenance import (
     versions,
 )
 from raybd.results.store import Store
-from raybd.training.precision import precision
+from raybd.training.precision import pinned, precision
 from raybd.training.runtime import Report, Runtime, running
 from raybd.types.data import Dataset
 from raybd.types.errors import UserError
@@ -70,8 +70,9 @@ def run_stage(
     # The stage that plants still needs the trusted images that all later ones go without.
     if stage.overlay_stage is not stage:
         dataset = stage.overlay_stage.without_planted(store, dataset)
-    with running(runtime):
+    with running(runtime), pinned(stage.precision):
         result = stage.run(store, dataset)
+        used = precision()
 
     # Every worker has the same result.
     if group.rank() == 0:
@@ -81,7 +82,7 @@ def run_stage(
             **_description(stage),
             **_cost(seconds, resources),
             "versions": versions(),
-            "precision": precision(),
+            "precision": used,
             "commit": commit(),
             "history": history,
         }

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from raybd.registry import Method
 from raybd.results.store import Store
-from raybd.types.config import Config
+from raybd.types.config import Config, Precision
 from raybd.types.data import Dataset
 
 if TYPE_CHECKING:
@@ -108,6 +108,15 @@ class Stage(ABC):
             # Last, and nothing if empty: a kind that gets an extra keeps the keys of those without.
             *self.extra_key,
         )
+
+    @property
+    def precision(self) -> Precision | None:
+        """The precision that the experiment pins; None: what is fastest where the stage runs.
+
+        It is in the key, by the descriptions of the methods.
+        """
+        # Of the whole path: what plants canaries or repeats a verdict is no method of the file.
+        return next((one.method.precision for one in self.path() if one.method.precision), None)
 
     def path(self) -> Iterator["Stage"]:
         """Yield all stages that it depends on, and itself, in an order of execution; each once."""

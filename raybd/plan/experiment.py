@@ -25,6 +25,7 @@ from raybd.plan.graph import (
 )
 from raybd.registry import Method
 from raybd.stages import kinds
+from raybd.types.config import Precision
 
 LAST = tuple(kind for kind in kinds() if kind.can_be("for_cell"))
 CONTROLS = tuple(kind for kind in kinds() if kind.can_be("control_for_cell"))
@@ -56,6 +57,27 @@ class Experiment:
     """Tools that look at each victim, undefended or defended."""
     canaries: Canaries | None = None
     """Planted into the training set of each victim, to measure detectors without truth."""
+    precision: Precision | None = None
+    """What all its stages compute in, on every node; None: what is fastest on the node of each."""
+
+    def pinned(self, precision: Precision) -> "Experiment":
+        """Return it with a precision in which all its stages compute, and which their keys hold."""
+
+        def pin(methods: tuple[Method, ...]) -> tuple[Method, ...]:
+            return tuple(replace(method, precision=precision) for method in methods)
+
+        return replace(
+            self,
+            # The benign control computes nothing, and clean twins share it.
+            attacks=tuple(
+                method if method.kind == no_attack().kind else replace(method, precision=precision)
+                for method in self.attacks
+            ),
+            trainings=tuple(training.pinned(precision) for training in self.trainings),
+            defenses=pin(self.defenses),
+            analyses=pin(self.analyses),
+            precision=precision,
+        )
 
     def cells(self, opened: OpenData = open_labels) -> tuple[Cell, ...]:
         """Return the product of the lists, and find what is infeasible.
@@ -148,6 +170,7 @@ class Experiment:
             "removal": self.removal,
             "resources": self.resources.model_dump(mode="json", exclude_none=True),
             **({"canaries": self.canaries.model_dump(mode="json")} if self.canaries else {}),
+            **({"precision": self.precision} if self.precision else {}),
         }
 
 

@@ -6,7 +6,7 @@ The name of a list is a folder, `kind` is a file in it, the other keys are the m
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -42,6 +42,7 @@ class ExperimentFile(Config):
     removal: bool = False
     resources: AllResources = AllResources()
     canaries: Canaries | None = None
+    precision: Literal["auto", "fp32"] = "auto"
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -64,7 +65,7 @@ def parse(raw: Mapping[str, Any], where: str = "experiment") -> Experiment:
         raise user_error(error, where, ExperimentFile) from error
 
     trainings, defending = _trainers(file, where)
-    experiment = Experiment(
+    asked = Experiment(
         name=file.name,
         seeds=file.seeds,
         datasets=tuple(
@@ -89,6 +90,7 @@ def parse(raw: Mapping[str, Any], where: str = "experiment") -> Experiment:
         resources=file.resources,
         canaries=file.canaries,
     )
+    experiment = asked if file.precision == "auto" else asked.pinned(file.precision)
     _refuse_repeats(experiment, where)
     _refuse_canaries(experiment, where)
     return experiment

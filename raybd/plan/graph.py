@@ -16,6 +16,7 @@ from raybd.stages.plant import Plant
 from raybd.stages.poison import Poison
 from raybd.stages.prepare import Prepare
 from raybd.stages.victim import Victim
+from raybd.types.config import Precision
 from raybd.types.errors import Infeasible
 from raybd.types.methods import Attack, DatasetMethod, Defense
 from raybd.types.models import Network
@@ -62,6 +63,15 @@ class Training:
     def on_encoder(self) -> bool:
         """Whether it trains a probe on an encoder that the attack acts on."""
         return self.source is not None and self.source.attack is None
+
+    def pinned(self, precision: Precision) -> "Training":
+        """Return it with a precision for itself and for what it starts from."""
+        source = self.source
+        if source is not None:
+            attack = source.attack and replace(source.attack, precision=precision)
+            inner = source.training.pinned(precision)
+            source = replace(source, attack=attack, training=inner)
+        return replace(self, trainer=replace(self.trainer, precision=precision), source=source)
 
 
 def victim_stage(

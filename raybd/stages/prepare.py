@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from raybd.cells.loading import load_victim
 from raybd.cells.stage import Result, Stage, VictimStage, random_stream
-from raybd.registry import SOURCE_FIELD
+from raybd.registry import PRECISION_FIELD, SOURCE_FIELD
 from raybd.results.store import Store
 from raybd.stages.poison import check_that_trigger_fits
 from raybd.types.data import Dataset
@@ -30,7 +30,7 @@ class Prepare(Stage):
         attack = cast(Attack, self.method.config)
         described = self.method.describe()
         # One artefact then serves all rates and label maps.
-        names = ("kind", "version", SOURCE_FIELD, *attack.prepared_from)
+        names = ("kind", "version", SOURCE_FIELD, PRECISION_FIELD, *attack.prepared_from)
         return {name: described[name] for name in names if name in described}
 
     def run(self, store: Store, dataset: Dataset) -> Result:

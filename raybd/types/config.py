@@ -1,8 +1,12 @@
 """The base class of everything that an experiment file can set."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+Precision = Literal["fp32"]
+"""What an experiment can pin. It cannot pin bf16, in which each kind of hardware computes in its
+own way: a GPU, a processor with AMX, one with avx512_bf16."""
 
 
 class Config(BaseModel):

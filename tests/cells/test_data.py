@@ -99,3 +99,11 @@ def test_two_trusted_data_sets_of_different_content_have_different_keys(tmp_path
         cell = planned(tmp_path / "data", detectors=[{"kind": "spectral", "trusted": trusted}])
         keys.add(cell.last.key)
     assert len(keys) == 2
+
+
+def test_poison_from_side_data_of_different_content_has_different_keys(tmp_path: Path) -> None:
+    keys = set()
+    for brightness in (0, 50):
+        attack = {"kind": "blended", "side_data": images(tmp_path / str(brightness), brightness)}
+        keys.add(planned(tmp_path / "data", attacks=[attack]).victim.poison_stage.key)
+    assert len(keys) == 2

@@ -1,5 +1,6 @@
 """ASSET: its formulas against slow definitions and hand-computed values, and its guards."""
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -74,6 +75,22 @@ def test_symmetric_values_have_tukeys_fences() -> None:
     assert outlyingness(values)[-1] == pytest.approx(8 / fence)
 
 
+def test_the_fence_moves_out_on_the_side_of_the_longer_tail() -> None:
+    """Hubert and Vandervieren 2008: e^(3 MC) above and e^(-4 MC) below, for a medcouple MC > 0."""
+    values = torch.from_numpy(np.exp(np.random.default_rng(0).normal(size=201)))
+    skew = medcouple(values)
+    assert skew > 0.2
+    first, middle, third = np.quantile(values, [0.25, 0.5, 0.75])
+    above = third + 1.5 * math.exp(3 * skew) * (third - first)
+    below = first - 1.5 * math.exp(-4 * skew) * (third - first)
+    found = outlyingness(values)
+    top, bottom = int(values.argmax()), int(values.argmin())
+    assert float(found[top]) == pytest.approx((values[top] - middle) / (above - middle))
+    assert float(found[bottom]) == pytest.approx((middle - values[bottom]) / (middle - below))
+    # With the sign of the values, the sides change places.
+    assert torch.allclose(outlyingness(-values), found)
+
+
 def test_a_sigmoid_can_put_the_cut_out_of_reach() -> None:
     # Symmetric around a half, with an interquartile range of .3: the fence is at 1.1.
     s = torch.linspace(0.2, 0.8, 101)
@@ -112,6 +129,90 @@ def test_the_offset_gradient_cancels_where_suspects_are_the_trusted() -> None:
         net.zero_grad()
         (losses(kind, net(x), y).mean() - losses(kind, net(x), y).mean()).backward()
         assert all(float(p.grad.abs().max()) < 1e-7 for p in net.parameters() if p.grad is not None)
+
+
+def changes(how: Offset, chosen: int) -> tuple[float, float]:
+    """Return by how much the losses on trusted images and on the first suspects have changed."""
+    victim, suspects, clean = tiny()
+    before = copy.deepcopy(victim)
+
+    def select(rows_B: Tensor) -> Tensor:
+        return rows_B < chosen
+
+    net, _ = offset(
+        how, victim, suspects, clean, select, lambda net: torch.zeros(len(suspects)), stream()
+    )
+
+    def mean_loss(kind: Loss, split: Split, of: Victim) -> float:
+        return float(losses(kind, infer(of, split.x_NCHW), split.y_N).mean())
+
+    picked = suspects.select(torch.arange(max(chosen, 1)))
+    return (
+        mean_loss(how.minimise, clean, net) - mean_loss(how.minimise, clean, before),
+        mean_loss(how.maximise, picked, net) - mean_loss(how.maximise, picked, before),
+    )
+
+
+@pytest.mark.parametrize("kind", ["variance", "cross_entropy"])
+def test_the_loss_of_trusted_images_is_lowered(kind: Loss) -> None:
+    how = Offset(kind, kind, 1e-3, 1e-3, epochs=20, batch_size=40, cap=None, clip=None)
+    trusted, _ = changes(how, chosen=0)
+    assert trusted < -0.01
+
+
+@pytest.mark.parametrize("kind", ["variance", "cross_entropy"])
+def test_the_loss_of_selected_suspects_is_raised(kind: Loss) -> None:
+    # The step that lowers is as good as left out.
+    how = Offset(kind, kind, 1e-9, 1e-3, epochs=20, batch_size=40, cap=None, clip=None)
+    _, picked = changes(how, chosen=60)
+    assert picked > 0.1
+
+
+def test_each_step_has_the_loss_that_it_is_given() -> None:
+    """Lowering the cross-entropy leaves outputs with variance; lowering that makes them flat."""
+    how = Offset("variance", "cross_entropy", 1e-2, 1e-3, 40, 40, cap=20.0, clip=None)
+    victim, suspects, clean = tiny()
+    net, raised = offset(
+        how,
+        victim,
+        suspects,
+        clean,
+        lambda rows_B: rows_B < 0,
+        lambda net: torch.zeros(len(suspects)),
+        stream(),
+    )
+    assert raised == 0
+    assert float(infer(net, clean.x_NCHW).var(1).mean()) < 0.05
+
+
+def test_the_raised_loss_stops_at_its_cap() -> None:
+    how = Offset("variance", "cross_entropy", 1e-3, 1e-3, 1, 40, cap=2.0, clip=None)
+    out_BK = torch.tensor([[0.0, 9.0], [0.0, 1.0]], requires_grad=True)
+    raised_B = how.raised(out_BK, torch.tensor([0, 0]))
+    assert raised_B.tolist() == pytest.approx([-2.0, -1.3133], abs=1e-3)
+    raised_B.sum().backward()
+    assert out_BK.grad is not None
+    assert out_BK.grad[0].tolist() == [0, 0]
+    assert out_BK.grad[1].abs().min() > 0
+
+
+def test_the_threshold_comes_from_the_held_half_of_the_trusted_images() -> None:
+    """Which are neither suspects nor the images that the network is trained on."""
+    victim, suspects, clean = tiny()
+    # Suspects that carry no class of the trusted images have higher losses than all of these.
+    odd = Split(suspects.x_NCHW, torch.full((120,), 2))
+    trusted = Split(clean.x_NCHW, torch.arange(40) % 2)
+    asset = Asset(
+        minimise="cross_entropy",
+        maximise="cross_entropy",
+        concentrate="none",
+        lr_min=1e-2,
+        epochs=20,
+        batch_size=40,
+        alpha=0.2,
+    )
+    verdict = asset.score(victim, odd, trusted, stream())
+    assert float((verdict.score_N > verdict.threshold_N).float().mean()) > 0.9
 
 
 def two_heaps() -> tuple[Tensor, Tensor]:

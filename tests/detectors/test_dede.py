@@ -249,8 +249,9 @@ def test_the_median_of_a_balanced_pool_makes_tpr_and_fpr_add_up_to_one() -> None
 
 def test_thresholds_come_from_held_out_scores() -> None:
     held = torch.arange(1.0, 100.0)
-    assert DeDe().cut(held, held) == 95
-    assert DeDe(threshold="mean_multiple").cut(held, held) == 75
+    pool = torch.zeros(50)
+    assert DeDe().cut(pool, held) == 95
+    assert DeDe(threshold="mean_multiple").cut(pool, held) == 75
     assert not verdict(threshold="mean_multiple").oracle
 
 
@@ -302,6 +303,26 @@ def test_labels_play_no_part_and_the_stream_decides() -> None:
     )
     assert torch.equal(one, two)
     assert not torch.equal(detector.score(victim, suspects, clean, stream(4)).score_N, one)
+
+
+def test_the_errors_that_are_compared_are_those_of_the_score() -> None:
+    """Each image has its own embedding in the first, and that of its neighbour in the second."""
+    victim, suspects, clean = tiny()
+    detector = DeDe(**{**SMALL, "epochs": 1})
+    painter = detector.painter(victim, clean, stream(3))
+    x = suspects.x_NCHW[:5]
+    own, other, unit = painter.mismatched(x)
+    z = painter.embed(x)
+    assert torch.allclose(own, painter.maps(x, z).sum(1))
+    assert torch.allclose(other, painter.maps(x, z[torch.tensor([4, 0, 1, 2, 3])]).sum(1))
+    assert not torch.allclose(own, other)
+    assert torch.allclose(painter.score(x), own / unit)
+
+    # A score is a sum of squares: high where the reconstruction fails.
+    found = detector.score(victim, suspects, clean, stream(3))
+    assert (found.score_N > 0).all()
+    assert found.parts_NHW is not None
+    assert torch.allclose(found.parts_NHW.sum((1, 2)), found.score_N, rtol=1e-4)
 
 
 def test_a_relative_score_is_one_where_embeddings_say_nothing() -> None:

@@ -84,3 +84,20 @@ def test_classes_count_by_their_pairs() -> None:
     found = detection.detection(score, torch.zeros(6, dtype=torch.bool), role, label)
     # One pair of class 0 won, two pairs of class 1 lost; class 2 has no poison.
     assert found["auroc_within_class"] == pytest.approx(1 / 3)
+
+
+def test_average_precision_is_the_mean_precision_at_each_poison() -> None:
+    role = torch.tensor([POISON, CLEAN, POISON, CLEAN], dtype=torch.int8)
+    score = torch.tensor([4.0, 3.0, 2.0, 1.0])
+    found = detection.detection(score, score > 9, role)
+    # The first sample of one, the third of three of which two are poison.
+    assert found["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_one_and_five_percent_are_two_measures() -> None:
+    score = torch.cat([torch.arange(100.0), torch.tensor([93.5, 95.5, 97.5, 98.5])])
+    role = torch.tensor([CLEAN] * 100 + [POISON] * 4, dtype=torch.int8)
+    found = detection.detection(score, score > 500, role)
+    # The thresholds are 98 and 94.
+    assert found["tpr_at_fpr_1"] == pytest.approx(1 / 4)
+    assert found["tpr_at_fpr_5"] == pytest.approx(3 / 4)

@@ -20,9 +20,9 @@ def one_layer(channels: int, largest: float = 1.0) -> Victim:
     with torch.no_grad():
         conv.weight.fill_(0.1)
         conv.weight[-1] = largest
-    encoder = nn.Sequential(
-        conv, nn.BatchNorm2d(channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    )
+    norm = nn.BatchNorm2d(channels)
+    nn.init.constant_(norm.bias, 0.25)
+    encoder = nn.Sequential(conv, norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return Victim(encoder, None, torch.zeros(1), torch.ones(1)).eval()
 
 
@@ -38,6 +38,7 @@ def pruned(victim: Victim, **fields: float) -> tuple[nn.BatchNorm2d, dict[str, f
 def test_one_channel_of_eleven_is_pruned_and_one_of_ten_is_out_of_reach() -> None:
     norm, facts, warning = pruned(one_layer(11))
     assert norm.weight.tolist() == [1.0] * 10 + [0.0]
+    assert norm.bias.tolist() == [0.25] * 10 + [0.0], "it puts out nothing"
     assert facts["max_z[0]"] == pytest.approx(10 / 11**0.5)
     assert (facts["pruned_channels"], facts["channels"]) == (1, 11)
     assert warning is None

@@ -250,6 +250,14 @@ def test_writes_one_page_into_the_store(store: Store) -> None:
     assert store.exists("report/index.html")
 
 
+def test_says_which_experiment_mixes_precisions(store: Store) -> None:
+    assert "small differences may come from that" not in page(store).text
+    for seed, precision in ((0, "bf16"), (1, "fp32")):
+        versions = json.dumps({"torch": "2.11.0", "precision": precision})
+        store.write_cell(row(f"u{seed}", "badnets", "none", "none", seed, versions=versions))
+    assert "quick: these rows were computed in bf16 and fp32" in page(store).text
+
+
 def test_writes_where_it_is_told(store: Store, tmp_path: Path) -> None:
     assert write_report(store, tmp_path / "new" / "page.html") == str(
         tmp_path / "new" / "page.html"

@@ -96,6 +96,7 @@ def test_a_corner_that_outshines_the_image_is_found() -> None:
     assert weak.facts["pl1"] > 0.2
     assert strong.facts["cosine"] > 0.9
     assert (strong.score_N > strong.threshold_N).all()
+    assert not (weak.score_N > weak.threshold_N).any()
     mask = strong.tensors["mask"]
     assert mask[-2:, -2:].mean() > 5 * mask.mean()
     assert mask.mean() == pytest.approx(strong.facts["pl1"])

@@ -138,6 +138,8 @@ def test_seed_and_number_alone_decide_what_a_trial_draws() -> None:
     assert drawn(sweep, range(6))[3:] == drawn(sweep, range(3, 6))
     one, other = (drawn(parse_sweep(changed(seed=seed)), range(6)) for seed in (1, 2))
     assert not [params for params in one if params in other]
+    # And each trial draws values of its own.
+    assert not [params for params in one if one.count(params) > 1]
 
 
 def test_directions_and_oracles_are_known_by_name() -> None:
@@ -184,6 +186,11 @@ def test_an_objective_is_the_mean_over_the_cells_that_have_it() -> None:
     )
     with pytest.raises(ValueError, match="separation: no cell"):
         measured(sweep, rows, [{}, {}, {}])
+
+
+def test_a_number_that_is_measured_is_not_replaced_by_what_a_method_tells() -> None:
+    sweep = parse_sweep(changed(objectives=["auroc"]))
+    assert measured(sweep, [{"auroc": 0.5}], [{"auroc": 1.0}]) == {"auroc": 0.5}
 
 
 def _row(state: str, *values: float, auroc: float | None = None) -> dict[str, Any]:

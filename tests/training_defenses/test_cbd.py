@@ -51,6 +51,23 @@ def test_the_guard_wants_a_small_low_mode_of_one_label() -> None:
     )  # apart, but not known
 
 
+@pytest.mark.parametrize("equal_scale", [True, False])
+def test_the_verdict_suspects_what_the_first_network_knows(equal_scale: bool) -> None:
+    """Poison, one image of ten, has low losses in the first network, and high ones in the second.
+
+    Clean images have similar losses in both.
+    """
+    rng = seeded(0)
+    poison = torch.arange(1000) % 10 == 0
+    clean_loss = (0.5 * torch.randn(1000, generator=rng)).exp()
+    first = torch.where(poison, clean_loss * 1e-3, clean_loss)
+    second = torch.where(poison, 3 * clean_loss, clean_loss)
+    score, threshold = CBD(equal_scale=equal_scale).verdict(first, second)
+    assert (score >= 0).all() and (score <= 1).all()
+    assert float(score[poison].min()) > float(score[~poison].max())
+    assert torch.equal(score > threshold, poison)
+
+
 def test_the_guard_stops_where_it_is_told_to() -> None:
     unfit = TINY.model_copy(update={"largest_mode": 0.001})
     with pytest.raises(UserError, match=r"after 10 steps .*\nChange first_steps") as caught:

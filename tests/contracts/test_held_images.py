@@ -1,0 +1,60 @@
+"""A threshold comes from trusted images that the detector has not learned from.
+
+Each trusted image is changed by itself. Those that change the scores were learned from. All others
+together must change the threshold, and the scores not at all.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from raybd.registry import names
+from raybd.types.data import Split
+from raybd.types.verdicts import Suspicion
+from tests.contracts.test_detectors import SMALL, detector_of
+from tests.small_scene import small_scene, stream
+
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("asset", {**SMALL["asset"], "epochs": 1, "steps": 5}),
+    ("asset_features", {**SMALL["asset_features"], "epochs": 1, "steps": 5}),
+    ("asset_inner", {**SMALL["asset_inner"], "steps": 5}),
+    ("beatrix", {"orders": 2}),
+    ("dede", {**SMALL["dede"], "epochs": 1, "held_out": 0.3}),
+    ("spectral", {"reference": "trusted"}),
+    ("strip", {}),
+    ("strip_encoder", {}),
+]
+WITHOUT = {"activation_clustering"}
+"""Detectors that take no threshold from trusted images."""
+TRUSTED = 8
+
+
+def scored(kind: str, fields: dict[str, Any], changed: Tensor) -> Suspicion:
+    """Return the verdict where these trusted images are other ones."""
+    victim, suspects, clean = small_scene()
+    trusted = clean.select(torch.arange(TRUSTED))
+    x_NCHW = trusted.x_NCHW.clone()
+    # Dark, and so unlike the noise of the others.
+    x_NCHW[changed] //= 3
+    few = suspects.select(torch.arange(40))
+    return detector_of(kind, fields).score(victim, few, Split(x_NCHW, trusted.y_N), stream(1))
+
+
+def test_every_detector_has_a_case() -> None:
+    assert {kind for kind, _ in CASES} | WITHOUT == set(names("detectors"))
+
+
+@pytest.mark.parametrize(("kind", "fields"), CASES, ids=[kind for kind, _ in CASES])
+def test_the_threshold_is_that_of_images_which_were_not_learned_from(
+    kind: str, fields: dict[str, Any]
+) -> None:
+    plain = scored(kind, fields, torch.tensor([], dtype=torch.int64))
+    singles = [scored(kind, fields, torch.tensor([row])) for row in range(TRUSTED)]
+    held = [row for row, one in enumerate(singles) if torch.equal(one.score_N, plain.score_N)]
+    assert 0 < len(held) < TRUSTED
+
+    others = scored(kind, fields, torch.tensor(held))
+    assert torch.equal(others.score_N, plain.score_N)
+    assert not torch.equal(others.threshold_N, plain.threshold_N)

@@ -1,0 +1,130 @@
+"""Faults in keys, and in the random numbers of stages."""
+
+from tests.mutants.fault import Fault
+
+STAGE = "raybd/cells/stage.py"
+KEYS = "tests/stages/test_what_keys_hold.py"
+OLD_KEYS = "tests/stages/test_keys.py"
+
+FAULTS = (
+    Fault(
+        "key-without-seed",
+        STAGE,
+        "            self.seed,\n            self.data,\n",
+        "            self.data,\n",
+        "results of two seeds have one key",
+        (KEYS, OLD_KEYS),
+    ),
+    Fault(
+        "key-without-data",
+        STAGE,
+        "            self.seed,\n            self.data,\n",
+        "            self.seed,\n",
+        "results on two data sets have one key",
+        (KEYS, OLD_KEYS),
+    ),
+    Fault(
+        "key-without-inputs",
+        STAGE,
+        "[stage.key for stage in self.inputs.values()],",
+        "[],",
+        "results that stand on different ones have one key",
+        (KEYS, OLD_KEYS),
+    ),
+    Fault(
+        "key-without-network",
+        STAGE,
+        "self.network and self.network.describe(),",
+        "None,",
+        "victims of two networks have one key",
+        (KEYS, OLD_KEYS),
+    ),
+    Fault(
+        "key-without-stage-version",
+        STAGE,
+        "            self.version,\n",
+        "            1,\n",
+        "a stage that computes other numbers keeps its keys",
+        (OLD_KEYS,),
+    ),
+    Fault(
+        "key-without-method-version",
+        "raybd/registry.py",
+        '"version": type(self.config).version}',
+        '"version": 1}',
+        "a method that computes other numbers keeps its keys",
+        (OLD_KEYS,),
+    ),
+    Fault(
+        "key-without-fields",
+        "raybd/registry.py",
+        '        described |= self.config.model_dump(mode="json")\n',
+        "",
+        "methods with other fields have one key",
+        (KEYS, OLD_KEYS),
+    ),
+    Fault(
+        "key-without-source",
+        "raybd/registry.py",
+        "            described[SOURCE_FIELD] = source\n",
+        "            pass\n",
+        "a user's own method may be edited under its key",
+        ("tests/test_source_hash.py",),
+    ),
+    Fault(
+        "key-without-trusted-content",
+        "raybd/registry.py",
+        'data = {"data": self.data} if self.data is not None else {}',
+        "data = {}",
+        "trusted images of other content have one key",
+        ("tests/cells/test_data.py",),
+    ),
+    Fault(
+        "key-without-side-data",
+        "raybd/stages/poison.py",
+        "return trainer + side_data",
+        "return trainer",
+        "poison from other side data has one key",
+        ("tests/cells/test_data.py",),
+    ),
+    Fault(
+        "key-without-recipe-of-the-attack",
+        "raybd/stages/poison.py",
+        "return trainer + side_data",
+        "return side_data",
+        "an attack that trains as the trainer has one key for all trainers",
+        (OLD_KEYS,),
+    ),
+    Fault(
+        "key-without-split",
+        "raybd/cells/data.py",
+        "return content_hash(method.describe(), fingerprint)",
+        "return content_hash(fingerprint)",
+        "two splits of the same files have one key",
+        (KEYS,),
+    ),
+    Fault(
+        "data-not-checked",
+        "raybd/cells/data.py",
+        "    if found != planned:\n",
+        "    if found != planned and False:\n",
+        "data that was replaced after the plan is computed on",
+        ("tests/cells/test_data.py",),
+    ),
+    Fault(
+        "seed-ignored",
+        STAGE,
+        'digest = hashlib.sha256(f"{stage}:{seed}',
+        'digest = hashlib.sha256(f"{stage}:{0}',
+        "every seed draws the same numbers",
+        (KEYS,),
+    ),
+    Fault(
+        "run-ignored",
+        STAGE,
+        "{f':{run}' if run else ''}",
+        "{'' if run else ''}",
+        "every further run of a detector draws the same numbers",
+        (KEYS,),
+    ),
+)

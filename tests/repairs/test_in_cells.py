@@ -1,0 +1,34 @@
+"""Every repair takes badnets on digits away, through the stages of a cell, and keeps the task."""
+
+from typing import Any
+
+import pytest
+
+from raybd.registry import names
+from tests.shared_victims import DIGITS, SharedVictims
+
+CASES: list[tuple[dict[str, Any], float, float]] = [
+    # [.956, .000]
+    ({"kind": "fine_tune", "epochs": 30, "lr": 0.1, "batch_size": 32}, 0.9, 0.2),
+    # [.983, .302]
+    ({"kind": "clp", "u": 2.5}, 0.93, 0.6),
+    # [.906, .349]; images of 8 x 8 pixels cannot be shrunk by more.
+    ({"kind": "shrink_pad", "size": 1}, 0.8, 0.6),
+]
+"""A repair, the accuracy that it keeps at least, and the attack success that it leaves at most;
+measured values in brackets, undefended .983 and .985."""
+
+
+def test_every_repair_has_a_case() -> None:
+    assert {entry["kind"] for entry, _, _ in CASES} == set(names("repairs"))
+
+
+@pytest.mark.parametrize(("entry", "accuracy", "success"), CASES, ids=lambda value: str(value)[:30])
+def test_it_lowers_attack_success_and_keeps_accuracy(
+    entry: dict[str, Any], accuracy: float, success: float, shared: SharedVictims
+) -> None:
+    undefended, row = shared.defended(DIGITS, {"kind": "badnets", "rate": 0.1}, "repairs", entry)
+    assert undefended["attack_success"] > 0.95
+    assert row["attack_success"] == undefended["attack_success"]
+    assert row["defended_attack_success"] < success
+    assert row["defended_clean_accuracy"] > accuracy
