@@ -139,9 +139,7 @@ def changes(how: Offset, chosen: int) -> tuple[float, float]:
     def select(rows_B: Tensor) -> Tensor:
         return rows_B < chosen
 
-    net, _ = offset(
-        how, victim, suspects, clean, select, lambda net: torch.zeros(len(suspects)), stream()
-    )
+    net, _ = offset("x", how, victim, suspects, clean, select, None, stream())
 
     def mean_loss(kind: Loss, split: Split, of: Victim) -> float:
         return float(losses(kind, infer(of, split.x_NCHW), split.y_N).mean())
@@ -173,13 +171,7 @@ def test_each_step_has_the_loss_that_it_is_given() -> None:
     how = Offset("variance", "cross_entropy", 1e-2, 1e-3, 40, 40, cap=20.0, clip=None)
     victim, suspects, clean = tiny()
     net, raised = offset(
-        how,
-        victim,
-        suspects,
-        clean,
-        lambda rows_B: rows_B < 0,
-        lambda net: torch.zeros(len(suspects)),
-        stream(),
+        "x", how, victim, suspects, clean, lambda rows_B: rows_B < 0, None, stream()
     )
     assert raised == 0
     assert float(infer(net, clean.x_NCHW).var(1).mean()) < 0.05
@@ -203,6 +195,7 @@ def test_the_threshold_comes_from_the_held_half_of_the_trusted_images() -> None:
     odd = Split(suspects.x_NCHW, torch.full((120,), 2))
     trusted = Split(clean.x_NCHW, torch.arange(40) % 2)
     asset = Asset(
+        inputs="images",
         minimise="cross_entropy",
         maximise="cross_entropy",
         concentrate="none",
@@ -443,15 +436,24 @@ def test_the_stored_embeddings_are_read(scene: Scene) -> None:
         assert len(verdict.score_N[pool.suspects.y_N == label].unique()) == 2
 
 
-def test_no_network_scores_what_it_was_pushed_on() -> None:
-    # Labels that nothing explains: a wide network that was pushed up on all suspects would have
-    # these above all trusted ones.
+@pytest.mark.parametrize("pushed", ["up", "down"])
+def test_no_network_scores_what_it_was_pushed_on(pushed: str) -> None:
+    # Labels that nothing explains: a wide network that was pushed up on all suspects, or down on
+    # all trusted images, would have the suspects far above the trusted ones.
     rng = stream(1)
     victim, _, _ = tiny()
     x = torch.randint(0, 256, (600, 3, 16, 16), generator=rng, dtype=torch.uint8)
     y = torch.randint(0, 3, (600,), generator=rng)
     suspects, clean = Split(x[:300], y[:300]), Split(x[300:], y[300:])
-    asset = Asset(concentrate="none", width=512, lr_min=3e-3, lr_max=3e-3, epochs=30, alpha=0.5)
+    asset = Asset(
+        minimise="cross_entropy",
+        concentrate="none",
+        width=512,
+        lr_min=3e-3 if pushed == "down" else 1e-9,
+        lr_max=3e-3 if pushed == "up" else 1e-9,
+        epochs=30,
+        alpha=0.5,
+    )
     verdict = asset.score(victim, suspects, clean, stream())
     above = float((verdict.score_N > verdict.threshold_N).float().mean())
     assert above == pytest.approx(0.5, abs=0.12)

@@ -6,7 +6,6 @@ from tests.mutants.fault import Fault
 ASSET = "raybd/detectors/asset/__init__.py"
 INNER = "raybd/detectors/asset/inner_loop.py"
 OUTER = "raybd/detectors/asset/outer_loop.py"
-FEATURES = "raybd/detectors/asset_features.py"
 ASSET_INNER = "raybd/detectors/asset_inner.py"
 TESTS = "tests/detectors"
 CONTRACT = "tests/contracts/test_detectors.py"
@@ -95,8 +94,8 @@ FAULTS = (
     Fault(
         "asset-negative-score",
         ASSET,
-        "            return losses(self.suspicion, infer(net, suspects.x_NCHW), suspects.y_N)\n",
-        "            return -losses(self.suspicion, infer(net, suspects.x_NCHW), suspects.y_N)\n",
+        "return losses(self.suspicion, infer(net, split.x_NCHW), split.y_N)",
+        "return -losses(self.suspicion, infer(net, split.x_NCHW), split.y_N)",
         "ASSET's score has the wrong sign",
         (in_cells("asset-0.1"),),
     ),
@@ -165,51 +164,35 @@ FAULTS = (
         (f"{HELD}[asset_inner]",),
     ),
     Fault(
-        "asset-features-lowers-suspects",
-        FEATURES,
-        'minimise="variance",\n            maximise="cross_entropy",',
-        'minimise="cross_entropy",\n            maximise="variance",',
-        "asset_features lowers what it should raise",
-        (f"{TESTS}/test_asset_features.py", in_cells("asset_features-0.1")),
-    ),
-    Fault(
-        "asset-features-threshold-from-suspects",
-        FEATURES,
-        "thresholds.conformal(scored(net, held), self.alpha)",
-        "thresholds.conformal(score_N, self.alpha)",
-        "asset_features takes its threshold from the suspects",
-        (in_cells("asset_features-0.1"),),
-    ),
-    Fault(
-        "asset-features-negated",
-        FEATURES,
-        "return Suspicion(score_N[back], threshold, facts=facts)",
-        "return Suspicion(-score_N[back], threshold, facts=facts)",
-        "asset_features' score is negated",
-        (in_cells("asset_features-0.1"),),
-    ),
-    Fault(
-        "asset-features-never-lowers",
-        FEATURES,
-        "lr_min=self.lr,",
-        "lr_min=1e-12,",
-        "asset_features never lowers the loss on trusted images",
-        (f"{TESTS}/test_asset_features.py",),
+        "asset-features-trains-on-what-it-scores",
+        ASSET,
+        "seen_S = (fold_N != fold).nonzero().flatten()",
+        "seen_S = (fold_N >= 0).nonzero().flatten()",
+        "a network on features scores the suspects that it was pushed on",
+        (f"{TESTS}/test_asset.py",),
     ),
     Fault(
         "asset-features-trains-on-held-images",
-        FEATURES,
-        "clean.select(order[half:]), clean.select(order[:half]))",
-        "clean.select(order[:half]), clean.select(order[:half]))",
-        "asset_features trains on the images that give its threshold",
-        (f"{HELD}[asset_features]",),
+        ASSET,
+        "trusted.select(fold_M != fold),",
+        "trusted,",
+        "a network on features was pushed on the images that give the threshold",
+        (f"{TESTS}/test_asset.py",),
     ),
     Fault(
-        "asset-features-picks-the-least",
-        FEATURES,
-        "lambda rows_B: highest(logit_N[rows_B], self.top)",
-        "lambda rows_B: highest(-logit_N[rows_B], self.top)",
-        "asset_features raises the loss of the least suspicious",
-        (in_cells("asset_features-0.1"),),
+        "asset-features-picks-other-rows",
+        ASSET,
+        "return select(seen_S[rows_B])",
+        "return select(rows_B)",
+        "the suspects that are picked are those of other rows",
+        (f"{TESTS}/test_asset.py", in_cells("asset-0.1")),
+    ),
+    Fault(
+        "asset-features-of-trusted-are-the-suspects",
+        ASSET,
+        "trusted_MD = features(victim, trusted, self.layer, self.pooling)",
+        "trusted_MD = features(victim, suspects, self.layer, self.pooling)[: len(trusted)]",
+        "suspects stand in for trusted images",
+        (f"{TESTS}/test_asset.py", in_cells("asset-0.1")),
     ),
 )
