@@ -21,6 +21,7 @@ from raybd.report.records import records
 from raybd.report.sweeps.drawing import drawing as sweep_drawing
 from raybd.report.sweeps.find import find_sweeps
 from raybd.report.sweeps.stored import BEST, StoredSweep
+from raybd.results.configurations import MAX_EXPERIMENT_BYTES
 from raybd.results.parquet import Unsound
 from raybd.results.provenance import mixed_versions, versions
 from raybd.results.store import Store
@@ -33,8 +34,6 @@ PAGE = "report/index.html"
 _SCRIPTS = ("drawing.js", "cells/cells.js", "sweeps/sweeps.js", "page.js")
 """In this order: page.js draws what is open, when all others are defined."""
 _READING_THREADS = 4
-MAX_EXPERIMENT_BYTES = 2**20
-"""Size of an experiment file that is shown; it has all defaults."""
 _DASH = "\N{EN DASH}"
 
 
@@ -225,9 +224,8 @@ def _requested(store: Store, table: Table) -> str | None:
         return store.read(path, MAX_EXPERIMENT_BYTES).decode(errors="replace")
     except Unsound as error:
         return f"# {path} is not shown: it {error}"
-    except (OSError, ValueError):
-        # The file is for the reader only: without it the results are shown all the same. What the
-        # row calls its experiment may even be the name of no file.
+    except FileNotFoundError:
+        # The file is for the reader only: without it the results are shown all the same.
         return None
 
 

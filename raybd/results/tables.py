@@ -10,7 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from raybd.results.configurations import first_line, without_first_line
+from raybd.results.configurations import (
+    MAX_EXPERIMENT_BYTES,
+    first_line,
+    without_first_line,
+)
 from raybd.results.files import FileStorage
 from raybd.results.parquet import (
     Unsound,
@@ -190,7 +194,13 @@ class TableStorage(FileStorage):
         path = f"experiments/{name}.yaml"
         # In the order of an experiment file, which a reader knows.
         text = yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True).encode()
-        before = without_first_line(self.read_if_there(path) or text)
+        try:
+            before = without_first_line(self.read(path, MAX_EXPERIMENT_BYTES))
+        except FileNotFoundError:
+            before = text
+        except Unsound as error:
+            self.quarantine(path, str(error))
+            before = text
         if before != text:
             kept = hashlib.sha256(before).hexdigest()[:8]
             self.write(f"experiments/{name}-{kept}.yaml", before)

@@ -29,8 +29,8 @@ _SHARES: tuple[Group, ...] = (
 SCORED_ROLES = ("clean", "poison", "cross")
 """The roles of samples as words; types/data.py has them too, but takes long to import."""
 _DIFFERENCES = ("auroc_over_control",)
-MAX_NAME = 255
-"""Characters of a name, as of that of a file."""
+MAX_NAME = 240
+"""Bytes of a name: with a suffix it is that of a file, which may have 255."""
 MAX_ROW_BYTES = 2**20
 """Bytes of a file of one row; its configuration and its error are texts."""
 MAX_TABLE_BYTES = 2**30
@@ -172,7 +172,7 @@ def _can_be_name(name: str | None) -> bool:
         return True
     controls = any(unicodedata.category(character) == "Cc" for character in name)
     outside = name.startswith("/") or ".." in name.split("/")
-    return 0 < len(name) <= MAX_NAME and not controls and not outside
+    return 0 < len(name.encode()) <= MAX_NAME and not controls and not outside
 
 
 def _are(column: pa.ChunkedArray, names: Sequence[str]) -> bool:

@@ -43,12 +43,12 @@ def grid(**sizes: int) -> str:
 
 
 HOSTILE = {
-    "a billion cells by seeds": grid(seeds=9_000, attacks=1_000, detectors=1_000),
+    "a billion cells by seeds": grid(seeds=3_000, attacks=600, detectors=600),
     "a billion cells by all lists": grid(
         datasets=100, attacks=100, trainers=100, detectors=50, repairs=49, seeds=10
     ),
     "one cell too many": grid(seeds=5_000, detectors=20),
-    "one seed many times": GOOD + f"seeds: [{', '.join(['1'] * 19_000)}]",
+    "one seed many times": GOOD + f"seeds: [{', '.join(['1'] * 9_000)}]",
     "a seed that no table can hold": GOOD + "seeds: [9223372036854775808]",
     "workers without number": GOOD + "resources: {workers: 1000000000000}",
     "aliases of aliases": laughs(9),
@@ -141,7 +141,7 @@ SWEEPS = {
     "no experiment": sweep_of(experiment="[]"),
     "an experiment of a billion cells": sweep_of(
         experiment="{"
-        + grid(seeds=9_000, attacks=1_000, detectors=1_000)[11:].replace("\n", ", ")
+        + grid(seeds=3_000, attacks=600, detectors=600)[11:].replace("\n", ", ")
         + "}"
     ),
     "trials without number": sweep_of(trials="1000000000000"),

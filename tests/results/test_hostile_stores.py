@@ -412,8 +412,17 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../../x", "/etc/passwd", "..", "a\nerror: all is well", "\x1b[2J", "", "x" * 300],
-    ids=["above", "root", "dots", "line end", "escape", "empty", "long"],
+    [
+        "../../x",
+        "/etc/passwd",
+        "..",
+        "a\nerror: all is well",
+        "\x1b[2J",
+        "",
+        "x" * 250,
+        "\u4e00" * 90,
+    ],
+    ids=["above", "root", "dots", "line end", "escape", "empty", "long", "many bytes"],
 )
 @pytest.mark.parametrize("column", ["experiment", "attack"])
 def test_a_name_that_can_not_be_one_is_refused(tmp_path: Path, column: str, name: str) -> None:
@@ -446,3 +455,21 @@ def test_the_path_of_scores_stays_in_the_store(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         store.score_columns(names, ["score"])
     assert outside.exists()
+
+
+def test_an_experiment_file_of_gigabytes_is_not_read(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    for at in range(2):
+        store.write_cell(row(f"c{at}", config_id=f"config{at}"))
+    store.write_experiment("x", {"name": "x"}, "config0")
+    assert list(store.cells()["cell"]) == ["c0"]
+    with Path(store.at("experiments/x.yaml")).open("r+b") as file:
+        file.truncate(2**40)
+
+    def call() -> None:
+        assert len(store.cells()) == 1
+        store.write_experiment("x", {"name": "x"}, "config1")
+        raise UserError("read", "")
+
+    assert refusal(call) == "read"
+    assert store.read("experiments/x.yaml", 1000).startswith(b"# configuration: config1")
