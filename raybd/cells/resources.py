@@ -10,7 +10,7 @@ from raybd.types.config import Config
 class Resources(Config):
     """How a stage runs; no part of what it computes."""
 
-    workers: int = Field(1, ge=1)
+    workers: int = Field(1, ge=1, le=10_000)
     """Processes that share each stage; 2 or more: Ray Train."""
     cpus_per_worker: float = Field(1, ge=1)
     """CPUs, and torch threads, of each."""

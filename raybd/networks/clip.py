@@ -23,6 +23,11 @@ from raybd.ops.download import patience
 from raybd.types.errors import UserError
 from raybd.types.models import Network
 
+MAX_BYTES_OF_A_NUMBER = 8
+"""Of weights in double precision."""
+MAX_HEADER_BYTES = 2**22
+"""Size of the header of a safetensors file, about 100 bytes for each tensor."""
+
 
 class Clip(Network):
     """Both towers of an open_clip model; RN50: 102 million parameters."""
@@ -147,9 +152,23 @@ def _load(model: nn.Module, name: str, weights: str) -> Moments:
     try:
         with patience():
             path = open_clip.download_pretrained(origin) if weights in tags else weights
+        if weights not in tags:
+            _check_size(model, Path(path))
         open_clip.load_checkpoint(model, path, strict=True, weights_only=True)
-    # UnpicklingError: torch refuses a checkpoint that holds more than tensors.
-    except (OSError, RuntimeError, ValueError, SafetensorError, UnpicklingError) as error:
+    # UnpicklingError: torch refuses a checkpoint that holds more than tensors. The last ones:
+    # open_clip converts weights before it compares them with the model, and expects its own.
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        SafetensorError,
+        UnpicklingError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        ArithmeticError,
+    ) as error:
         where = (
             f" (huggingface.co/{origin['hf_hub'].rstrip('/')})"
             if weights in tags and origin.get("hf_hub")
@@ -168,6 +187,20 @@ def _load(model: nn.Module, name: str, weights: str) -> Moments:
     return origin.get("mean", open_clip.OPENAI_DATASET_MEAN), origin.get(
         "std", open_clip.OPENAI_DATASET_STD
     )
+
+
+def _check_size(model: nn.Module, path: Path) -> None:
+    """Raise ValueError for a file of weights that is larger than those of the model can be."""
+    if not path.is_file():
+        raise ValueError("it is no file")
+    wanted = sum(tensor.numel() * MAX_BYTES_OF_A_NUMBER for tensor in model.state_dict().values())
+    found = path.stat().st_size
+    if found > wanted + MAX_HEADER_BYTES:
+        raise ValueError(f"the file has {found} bytes; this architecture has {wanted} at most")
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+    if header_bytes > MAX_HEADER_BYTES:
+        raise ValueError(f"it states a header of {header_bytes} bytes")
 
 
 @cache

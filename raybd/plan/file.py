@@ -4,9 +4,11 @@ The name of a list is a folder, `kind` is a file in it, the other keys are the m
 `name` is what the tables show.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -23,6 +25,11 @@ from raybd.types.config import Config
 from raybd.types.errors import UserError
 from raybd.types.methods import Attack
 
+MAX_CELLS = 100_000
+"""Cells of an experiment. A plan of so many takes minutes, and so do its tables."""
+MAX_SEED = 2**63
+"""Seeds are whole numbers of the tables."""
+
 Entries = tuple[dict[str, Any], ...]
 
 
@@ -30,7 +37,7 @@ class ExperimentFile(Config):
     """An experiment file; each list entry is {kind: FILE, FIELD: VALUE, ...}."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=-MAX_SEED, lt=MAX_SEED)], ...] = Field((0,), min_length=1)
     datasets: Entries = Field(min_length=1)
     attacks: Entries = Field(min_length=1)
     trainers: Entries = Field(min_length=1)
@@ -64,6 +71,7 @@ def parse(raw: Mapping[str, Any], where: str = "experiment") -> Experiment:
     except ValidationError as error:
         raise user_error(error, where, ExperimentFile) from error
 
+    _refuse_too_many(file, where)
     trainings, defending = _trainers(file, where)
     asked = Experiment(
         name=file.name,
@@ -125,6 +133,26 @@ def _trainers(file: ExperimentFile, where: str) -> tuple[tuple[Training, ...], t
     return tuple(trainings), tuple(defending)
 
 
+def _refuse_too_many(file: ExperimentFile, where: str) -> None:
+    """Refuse lists whose product no plan can hold, before any of it is made."""
+    defenses = (file.training_defenses, file.detectors, file.scanners, file.repairs)
+    # Without a defense, the victim itself is a cell.
+    lists = {
+        "datasets": len(file.datasets),
+        "attacks": len(file.attacks),
+        "trainers": len(file.trainers),
+        "seeds": len(file.seeds),
+        "defenses": 1 + sum(map(len, defenses)),
+    }
+    count = prod(lists.values())
+    if count > MAX_CELLS:
+        shown = " x ".join(f"{many} {name}" for name, many in lists.items())
+        raise UserError(
+            f"{where}: {count} cells ({shown}); an experiment has at most {MAX_CELLS}",
+            "Divide it into several files; they share victims and other stages in one store.",
+        )
+
+
 def _refuse_repeats(experiment: Experiment, where: str) -> None:
     """Rows are told apart by name, so that two entries of one kind need names of their own."""
     columns = {
@@ -140,8 +168,8 @@ def _refuse_repeats(experiment: Experiment, where: str) -> None:
         "seeds": [str(seed) for seed in experiment.seeds],
     }
     for column, shown in columns.items():
-        for name in shown:
-            if shown.count(name) > 1:
+        for name, many in Counter(shown).items():
+            if many > 1:
                 raise UserError(
                     f"{where}: {column}: {name!r} stands there twice",
                     "Remove one, or give each a name of its own: {kind: ..., name: ...}.",

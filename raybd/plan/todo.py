@@ -8,7 +8,7 @@ from typing import Any
 from raybd.cells.cell import Cell
 from raybd.cells.stage import Stage
 from raybd.plan.experiment import Experiment
-from raybd.results.artifacts import Damaged, NewerSchema
+from raybd.results.artifacts import Damaged, Unusable
 from raybd.results.store import Store
 
 TIMED_ARTEFACTS_PER_STAGE = 500
@@ -122,12 +122,12 @@ def _estimated_seconds(stages: Collection[Stage], store: Store) -> float | None:
         # Keys are hashes, so that every n-th of them is a fair sample.
         for key in keys[:: 1 + len(keys) // TIMED_ARTEFACTS_PER_STAGE]:
             try:
-                manifest = store.manifest(name, key)
-            except (Damaged, NewerSchema, FileNotFoundError):
+                found = _time_of(store.manifest(name, key))
+            except (Damaged, Unusable, FileNotFoundError):
                 continue  # it counts as not seen, whatever experiment it is of
-            network = (manifest.get("network") or {}).get("kind", "")
-            kind = (name, manifest["method"]["kind"], network, manifest["data"])
-            seen.setdefault(kind, []).append(manifest["seconds"])
+            if found is not None:
+                of_what, seconds = found
+                seen.setdefault((name, *of_what), []).append(seconds)
 
     # The median: a single slow run should not change the estimate.
     typical = {kind: median(seconds) for kind, seconds in seen.items()}
@@ -140,3 +140,19 @@ def _estimated_seconds(stages: Collection[Stage], store: Store) -> float | None:
             return None
         total += typical[kind]
     return total
+
+
+def _time_of(manifest: Mapping[str, Any]) -> tuple[tuple[str, ...], float] | None:
+    """Return method, network and data of an artefact, and how long it took.
+
+    None if its manifest does not say so: somebody else may have written it.
+    """
+    method = manifest.get("method")
+    network = manifest.get("network") or {}
+    seconds = manifest.get("seconds")
+    if not isinstance(method, dict) or not isinstance(network, dict):
+        return None
+    if not isinstance(seconds, int | float) or not 0 <= seconds < float("inf"):
+        return None
+    of_what = (method.get("kind"), network.get("kind", ""), manifest.get("data"))
+    return tuple(map(str, of_what)), seconds

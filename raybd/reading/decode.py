@@ -2,6 +2,7 @@
 
 import io
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -24,6 +25,9 @@ MIN_MEAN_BYTES_FOR_THREADS = 8192
 MAX_THREADS = 8
 MAX_PIXELS = 2**25
 """Pixels of one encoded image, 8192 x 4096. A few bytes may stand for many more."""
+# What Pillow says of damaged tags names no image. What it can't decode is an error, which does.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What is decoded. Pillow knows kinds that run other programs, such as EPS."""
 

@@ -3,9 +3,11 @@
 Everything on it is read from the store. Nothing is computed anew.
 """
 
+import base64
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +17,12 @@ from raybd.metrics.catalogue import MEASURES
 from raybd.report.cells.cell import Cell, attack_failed, benign, hyperparameters, stage_key
 from raybd.report.cells.drawings import attack_drawing, defended_drawing, detector_drawing
 from raybd.report.cells.tables import Table, count, tables, tint
+from raybd.report.records import records
 from raybd.report.sweeps.drawing import drawing as sweep_drawing
 from raybd.report.sweeps.find import find_sweeps
 from raybd.report.sweeps.stored import BEST, StoredSweep
+from raybd.results.configurations import MAX_EXPERIMENT_BYTES
+from raybd.results.parquet import Unsound
 from raybd.results.provenance import mixed_versions, versions
 from raybd.results.store import Store
 from raybd.types.errors import UserError
@@ -93,7 +98,10 @@ def _render(
     # all that is not ASCII become \uXXXX, so that no name can close its element or become markup.
     # allow_nan: browsers refuse the whole JSON for one NaN. It is better to fail here.
     data = htmlsafe_json_dumps(drawings, separators=(",", ":"), allow_nan=False)
+    script = "".join(map(_read, _SCRIPTS))
+    plotly = get_plotlyjs()
     return template.render(
+        policy=_policy(script, plotly),
         store=store.url,
         version=versions()["raybd"],
         now=datetime.now(UTC),
@@ -110,8 +118,22 @@ def _render(
         attacks=attacks,
         data=data,
         style=Markup(_read("style.css")),
-        script=Markup("".join(map(_read, _SCRIPTS))),
-        plotly=Markup(get_plotlyjs()),
+        script=Markup(script),
+        plotly=Markup(plotly),
+    )
+
+
+def _policy(*scripts: str) -> str:
+    """Return the Content-Security-Policy of a page that runs these scripts, and no other.
+
+    The templates escape all that the store says; this is a second lock. Styles may stand in
+    elements, which Plotly makes, and images in the page itself. Nothing is loaded or sent.
+    """
+    hashes = [base64.b64encode(sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
     )
 
 
@@ -181,11 +203,8 @@ def _cells(store: Store) -> tuple[list[Cell], int]:
     frame = store.cells()
     # cells() sets unreadable files aside, so that they are missing now.
     unreadable = len(before) - len(store.files("cells/*.parquet"))
-    # Only a column of objects can hold None; a column of floats turns it into NaN.
-    known = frame.astype(object).where(frame.notna(), None)
-    cells = [{str(name): value for name, value in row.items()} for row in known.to_dict("records")]
     # A new list: to the type checker a list of dicts is no list of mappings.
-    return [*cells], unreadable
+    return [*records(frame)], unreadable
 
 
 def _mixed(found: Sequence[Table]) -> dict[str, str]:
@@ -199,9 +218,12 @@ def _mixed(found: Sequence[Table]) -> dict[str, str]:
 
 def _requested(store: Store, table: Table) -> str | None:
     """Return the experiment as the user asked for it, as YAML."""
+    path = f"experiments/{table.experiment}.yaml"
     try:
         # The text is only shown: a damaged letter must not cost the whole page.
-        return store.read(f"experiments/{table.experiment}.yaml").decode(errors="replace")
+        return store.read(path, MAX_EXPERIMENT_BYTES).decode(errors="replace")
+    except Unsound as error:
+        return f"# {path} is not shown: it {error}"
     except FileNotFoundError:
         # The file is for the reader only: without it the results are shown all the same.
         return None

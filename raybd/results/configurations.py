@@ -9,10 +9,13 @@ import re
 from typing import TYPE_CHECKING
 
 from raybd.results.files import FileStorage
+from raybd.results.parquet import Unsound
 
 if TYPE_CHECKING:
     import pandas as pd
 
+MAX_EXPERIMENT_BYTES = 2**22
+"""Size of an experiment's file, with all defaults."""
 _FIRST_LINE = re.compile(rb"# configuration: (\w+)\n")
 
 
@@ -35,9 +38,17 @@ def latest_only(cells: "pd.DataFrame", storage: FileStorage) -> "pd.DataFrame":
     return cells[kept].reset_index(drop=True)
 
 
+def _experiment_file(experiment: str, storage: FileStorage) -> bytes:
+    """Return an experiment's file; nothing if there is none, or if it is none of ours."""
+    try:
+        return storage.read(f"experiments/{experiment}.yaml", MAX_EXPERIMENT_BYTES)
+    except (FileNotFoundError, Unsound):
+        return b""
+
+
 def _latest(experiment: str, rows: "pd.DataFrame", storage: FileStorage) -> str:
     """Return the configuration that was run last: by the experiment's file, or by its rows."""
-    found = _FIRST_LINE.match(storage.read_if_there(f"experiments/{experiment}.yaml") or b"")
+    found = _FIRST_LINE.match(_experiment_file(experiment, storage))
     named = found[1].decode() if found else ""
     if (rows["config_id"] == named).any():
         return named

@@ -18,6 +18,7 @@ from typing import Any
 
 import fsspec
 
+from raybd.results.parquet import Unsound
 from raybd.results.places import (
     Kind,
     Misplaced,
@@ -26,7 +27,7 @@ from raybd.results.places import (
     misplaced,
 )
 from raybd.results.retries import retried
-from raybd.types.errors import UserError
+from raybd.types.errors import UserError, one_line
 
 log = logging.getLogger("raybd.store")
 
@@ -86,21 +87,33 @@ class FileStorage:
 
     # --- reading -----------------------------------------------------------------------------
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, at_most: int | None = None) -> bytes:
         """Return the bytes of a file.
 
         Raises FileNotFoundError if it does not exist, and its subclass Misplaced if something else
-        stands in its place; that is set aside.
+        stands in its place; that is set aside. Raises Unsound if it has more bytes than `at_most`.
         """
         if leaves_the_store(path):
             raise FileNotFoundError(path)
-        if not self.local:
-            data: bytes = retried(lambda: self.filesystem.cat_file(self.at(path)))
-            return data
+        # One byte more than is allowed tells that there are more.
+        end = None if at_most is None else at_most + 1
+        if self.local:
+            data = self._read_local(path, end)
+        else:
+            data = retried(lambda: self.filesystem.cat_file(self.at(path), end=end))
+        if at_most is not None and len(data) > at_most:
+            raise Unsound(f"has more than {at_most} bytes")
+        return data
 
+    def _read_local(self, path: str, end: int | None) -> bytes:
         self.check_place(path, "file")
+
+        def first_bytes() -> bytes:
+            with Path(self.at(path)).open("rb") as file:
+                return file.read(end)
+
         try:
-            return retried(Path(self.at(path)).read_bytes)
+            return retried(first_bytes)
         except (NotADirectoryError, IsADirectoryError) as error:
             raise FileNotFoundError(path) from error
 
@@ -115,13 +128,14 @@ class FileStorage:
         except FileNotFoundError:
             return None
 
-    def read_many(self, paths: Sequence[str]) -> dict[str, bytes]:
-        """Return the bytes of those files that exist, by path.
+    def read_many(self, paths: Sequence[str], at_most: int | None = None) -> dict[str, bytes]:
+        """Return the bytes of those files that exist, by path; of a larger file only the first.
 
         Remote files are read concurrently. Raises the first error other than a missing file.
         """
         if self.local:
-            return {path: data for path in paths if (data := self.read_if_there(path)) is not None}
+            first = {path: self._first_bytes(path, at_most) for path in paths}
+            return {path: data for path, data in first.items() if data is not None}
 
         found = retried(
             lambda: self.filesystem.cat([self.at(path) for path in paths], on_error="return")
@@ -131,6 +145,12 @@ class FileStorage:
             if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
                 raise data
         return {self.relative(at): data for at, data in found.items() if isinstance(data, bytes)}
+
+    def _first_bytes(self, path: str, count: int | None) -> bytes | None:
+        try:
+            return None if leaves_the_store(path) else self._read_local(path, count)
+        except FileNotFoundError:
+            return None
 
     def exists(self, path: str) -> bool:
         """Return whether a file or folder exists."""
@@ -238,6 +258,8 @@ class FileStorage:
         Return whether it was moved. In a store that may only be read it stays where it is.
         """
         aside = f"damaged/{path}-{uuid.uuid4().hex[:8]}"
+        # Names of files, and what is quoted of them, may come from somebody else.
+        place, reason = one_line(f"{self.url}/{path}"), one_line(reason)
         try:
             if self.local:
                 self._move(path, aside)
@@ -249,11 +271,11 @@ class FileStorage:
         except FileNotFoundError:
             return False  # another process has set it aside, and has said so
         except OSError as error:
-            text = "%s/%s: %s; it can't be set aside (%s), and is not used"
-            log.warning(text, self.url, path, reason, error.strerror or error)
+            text = "%s: %s; it can't be set aside (%s), and is not used"
+            log.warning(text, place, reason, error.strerror or error)
             return False
         log.warning(
-            "%s/%s: %s; set aside as %s, will be computed again", self.url, path, reason, aside
+            "%s: %s; set aside as %s, will be computed again", place, reason, one_line(aside)
         )
         return True
 

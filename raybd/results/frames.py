@@ -43,7 +43,8 @@ def read_frame(
 
     def rows_of(path: str) -> pa.Table | None:
         try:
-            table = read_sound(storage.read(path), rules, PurePosixPath(path).stem, read)
+            data = storage.read(path, rules.max_bytes)
+            table = read_sound(data, rules, PurePosixPath(path).stem, read)
         except FileNotFoundError:
             return None
         except Unsound as error:

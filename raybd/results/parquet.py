@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from raybd.results.parquet_limits import MAX_ROWS, check_footer, check_limits
 from raybd.results.schemas import FIRST_SCHEMA_WITH_CHECKSUM, SCHEMA_KEY, SCHEMA_VERSION
 
 CHECKSUM_KEY = b"raybd.sha256"
+MAX_WORD_BYTES = 2**28
+"""Bytes of all words of a column, of which many rows may share one."""
 _BLANK = b"0" * 64
 _IN_FOOTER = re.compile(re.escape(CHECKSUM_KEY) + rb"\x18\x40([0-9a-f]{64})", re.DOTALL)
 """Key and value in the footer, between them the type and the length of the value."""
@@ -66,24 +70,71 @@ def is_sealed(data: bytes) -> bool:
     return True
 
 
-def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> ParquetContent:
+def read_parquet(
+    data: bytes, columns: Sequence[str] | None = None, max_rows: int = MAX_ROWS
+) -> ParquetContent:
     """Return the rows of a Parquet file; columns that it does not have are left out.
 
-    Raises Unsound if it is damaged, or if it is of a version that has a checksum, and has none.
+    Raises Unsound if it is damaged, if it is of a version that has a checksum, and has none, and if
+    its rows are more, or take more memory, than those of a table.
     """
     sealed = is_sealed(data)
     try:
+        check_footer(data)
         file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
+        check_limits(file, data, max_rows)
         schema = file.schema_arrow
         known = None if columns is None else [name for name in columns if name in schema.names]
-        table = file.read(known, use_threads=False)
+        if len(set(schema.names)) < len(schema.names):
+            raise Unsound("has two columns of one name")
+        table = _read(data, file, schema, known)
         stated = {**(schema.metadata or {}), **(file.metadata.metadata or {})}
         version = int(stated.get(SCHEMA_KEY, b"1"))
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+    # MemoryError: what is stated may be more than the machine has.
+    except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
         raise Unsound(_unreadable(error)) from error
     if version >= FIRST_SCHEMA_WITH_CHECKSUM and not sealed:
         raise Unsound("has lost its checksum")
     return ParquetContent(table.replace_schema_metadata(), schema, sealed)
+
+
+def _read(
+    data: bytes, file: pq.ParquetFile, schema: pa.Schema, columns: Sequence[str] | None
+) -> pa.Table:
+    """Return columns of a file. Raises Unsound if their words take too much memory."""
+    # Of one row each word stands once in the file.
+    several = file.metadata.num_rows > 1
+    asked = schema.names if several and columns is None else columns or ()
+    words = [name for name in asked if several and _holds_words(schema.field(name).type)]
+    if not words:
+        return file.read(columns, use_threads=False)
+
+    # As a dictionary a word takes its bytes once, however many rows have it.
+    file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False, read_dictionary=words)
+    table = file.read(columns, use_threads=False)
+    for name in words:
+        column = table[name]
+        if _spelled_bytes(column) > MAX_WORD_BYTES:
+            raise Unsound(f"the words of column {name!r} take more than {MAX_WORD_BYTES} bytes")
+        plain = column.cast(schema.field(name).type)
+        table = table.set_column(table.schema.get_field_index(name), schema.field(name), plain)
+    return table
+
+
+def _holds_words(kind: pa.DataType) -> bool:
+    words = (pa.types.is_string, pa.types.is_large_string)
+    data = (pa.types.is_binary, pa.types.is_large_binary)
+    return any(is_kind(kind) for is_kind in (*words, *data))
+
+
+def _spelled_bytes(column: pa.ChunkedArray) -> int:
+    """Return how many bytes the words of a column take, each as often as it stands there."""
+    return sum(
+        pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() or 0
+        if pa.types.is_dictionary(chunk.type)
+        else chunk.nbytes
+        for chunk in column.chunks
+    )
 
 
 def count_rows(file: Any) -> int:

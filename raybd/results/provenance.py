@@ -4,12 +4,14 @@ import json
 import logging
 import os
 import platform
+import re
 import resource
 import subprocess
 from collections.abc import Iterable, Mapping
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -50,14 +52,13 @@ def mixed_versions(texts: Iterable[str | None]) -> str | None:
     torches: set[str] = set()
     precisions: set[str] = set()
     for text in set(texts):
-        # A frame holds None or NaN where a value is missing.
-        row = json.loads(text) if isinstance(text, str) else {}
+        row = _mapping(text)
         torches |= {".".join(one.split(".")[:2]) for one in _listed(row, "torch")}
         precisions |= set(_listed(row, "precision"))
 
     mixes = []
     if len(torches) > 1:
-        by_number = sorted(torches, key=lambda one: [int(part) for part in one.split(".")])
+        by_number = sorted(torches, key=lambda one: [int(n) for n in re.findall(r"\d{1,9}", one)])
         mixes.append(f"by torch {' and '.join(by_number)}")
     if len(precisions) > 1:
         mixes.append(f"in {' and '.join(sorted(precisions))}")
@@ -66,8 +67,18 @@ def mixed_versions(texts: Iterable[str | None]) -> str | None:
     return f"these rows were computed {', '.join(mixes)}: small differences may come from that"
 
 
-def _listed(row: Mapping[str, str], name: str) -> list[str]:
-    return row[name].split(_SEPARATOR) if name in row else []
+def _mapping(text: str | None) -> dict[str, Any]:
+    """Return a column of JSON; empty if it is missing, or is no mapping."""
+    try:
+        # A frame holds None or NaN where a value is missing.
+        found = json.loads(text) if isinstance(text, str) else {}
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _listed(row: Mapping[str, Any], name: str) -> list[str]:
+    return str(row[name]).split(_SEPARATOR) if name in row else []
 
 
 @cache

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from raybd.results.files import FileStorage
 from raybd.results.parquet import Unsound, as_parquet, read_parquet
-from raybd.results.validation import Rules, check_values, in_columns
+from raybd.results.validation import MAX_TABLE_BYTES, Rules, check_values, in_columns
 
 log = logging.getLogger("raybd.store")
 
@@ -37,7 +37,7 @@ def read_folder(storage: FileStorage, folder: str, rules: Rules) -> pa.Table:
         for name, fingerprint in storage.fingerprints(folder).items()
         if name.endswith(".parquet") and name[0] != "."
     }
-    cached = _unchanged_rows(_load_cache(storage, cache_path, schema), fingerprints)
+    cached = _unchanged_rows(_load_cache(storage, cache_path, rules), fingerprints)
 
     unread = sorted(fingerprints.keys() - set(cached[FILE_COLUMN].to_pylist()))
     if not unread:
@@ -52,15 +52,21 @@ def read_folder(storage: FileStorage, folder: str, rules: Rules) -> pa.Table:
     return table.select(schema.names)
 
 
-def _load_cache(storage: FileStorage, path: str, schema: pa.Schema) -> pa.Table:
-    """Return the cache; an empty table if there is none or it has other columns."""
-    expected = pa.schema([*schema, (FILE_COLUMN, pa.string()), (FINGERPRINT_COLUMN, pa.string())])
+def _load_cache(storage: FileStorage, path: str, rules: Rules) -> pa.Table:
+    """Return the cache; an empty table if there is none, or if its rows can't be ours."""
+    expected = pa.schema(
+        [*rules.schema, (FILE_COLUMN, pa.string()), (FINGERPRINT_COLUMN, pa.string())]
+    )
     try:
-        table = read_parquet(storage.read(path)).table
+        table = read_parquet(storage.read(path, MAX_TABLE_BYTES)).table
+        # An older version of raybd, with other columns, may have written it.
+        if not table.schema.equals(expected):
+            return expected.empty_table()
+        names = table[FILE_COLUMN].to_pylist()
+        check_values(table, rules, [Path(name or "").stem for name in names])
     except (FileNotFoundError, Unsound):
         return expected.empty_table()
-    # An older version of raybd, with other columns, may have written it.
-    return table if table.schema.equals(expected) else expected.empty_table()
+    return table
 
 
 def _unchanged_rows(cached: pa.Table, fingerprints: Mapping[str, str]) -> pa.Table:
@@ -90,9 +96,10 @@ def _read_files(storage: FileStorage, folder: str, names: Sequence[str], rules: 
 
 def _read_batch(storage: FileStorage, folder: str, names: Sequence[str], rules: Rules) -> pa.Table:
     tables = {}
-    for path, data in storage.read_many([f"{folder}/{name}" for name in names]).items():
+    paths = [f"{folder}/{name}" for name in names]
+    for path, data in storage.read_many(paths, rules.max_bytes).items():
         try:
-            tables[path] = in_columns(read_parquet(data), rules)
+            tables[path] = in_columns(read_parquet(data, max_rows=rules.max_rows), rules)
         except Unsound as error:
             storage.quarantine(path, str(error))
     try:

@@ -10,7 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from raybd.results.configurations import first_line, without_first_line
+from raybd.results.configurations import (
+    MAX_EXPERIMENT_BYTES,
+    first_line,
+    without_first_line,
+)
 from raybd.results.files import FileStorage
 from raybd.results.parquet import (
     Unsound,
@@ -19,11 +23,13 @@ from raybd.results.parquet import (
     count_rows,
     read_parquet,
 )
+from raybd.results.places import leaves_the_store
 from raybd.results.row_cache import read_folder
 from raybd.results.schemas import CELLS, SCORES, SCORES_ENCODING, TRIALS
 from raybd.results.threads import map_in_threads
 from raybd.results.validation import (
     CELL_RULES,
+    MAX_TABLE_BYTES,
     SCORE_RULES,
     TRIAL_RULES,
     Rules,
@@ -98,11 +104,13 @@ class TableStorage(FileStorage):
         return True
 
     def _count_scores(self, path: str, cell: str) -> int:
+        if leaves_the_store(path):
+            raise FileNotFoundError(path)
         if not self.local:
             # To be checked, a remote file would have to be downloaded; `scores` does that.
             with self.filesystem.open(self.at(path), "rb") as file:
                 return count_rows(file)
-        data = self.read(path)
+        data = self.read(path, SCORE_RULES.max_bytes)
         content = read_parquet(data, ["cell"])
         if content.sealed:
             check_values(content.table, SCORE_RULES, [cell] * len(content.table))
@@ -116,7 +124,8 @@ class TableStorage(FileStorage):
         """
         path = scores_path(row)
         try:
-            return read_sound(self.read(path), SCORE_RULES, row["cell"], columns)
+            data = self.read(path, SCORE_RULES.max_bytes)
+            return read_sound(data, SCORE_RULES, row["cell"], columns)
         except Unsound as error:
             self.quarantine(path, str(error))
             raise
@@ -150,7 +159,7 @@ class TableStorage(FileStorage):
         """
         name = PurePosixPath(path).stem
         try:
-            content = read_parquet(self.read(path))
+            content = read_parquet(self.read(path, MAX_TABLE_BYTES))
             # Only its metadata says which one it is. Older files do not.
             stated = (content.schema.metadata or {}).get(ANALYSIS_KEY, name.encode())
             if stated != name.encode():
@@ -185,7 +194,13 @@ class TableStorage(FileStorage):
         path = f"experiments/{name}.yaml"
         # In the order of an experiment file, which a reader knows.
         text = yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True).encode()
-        before = without_first_line(self.read_if_there(path) or text)
+        try:
+            before = without_first_line(self.read(path, MAX_EXPERIMENT_BYTES))
+        except FileNotFoundError:
+            before = text
+        except Unsound as error:
+            self.quarantine(path, str(error))
+            before = text
         if before != text:
             kept = hashlib.sha256(before).hexdigest()[:8]
             self.write(f"experiments/{name}-{kept}.yaml", before)
@@ -198,7 +213,8 @@ class TableStorage(FileStorage):
         A damaged file is set aside.
         """
         try:
-            rows = read_sound(self.read(path), rules, PurePosixPath(path).stem).to_pylist()
+            data = self.read(path, rules.max_bytes)
+            rows = read_sound(data, rules, PurePosixPath(path).stem).to_pylist()
             if len(rows) != 1:
                 raise Unsound(f"has {len(rows)} rows instead of 1")
         except FileNotFoundError:

@@ -1,6 +1,7 @@
 """What the values of a table can be. A file that holds others is damaged, or is not ours."""
 
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 from raybd.metrics.catalogue import MEASURES
 from raybd.metrics.measure import Group
 from raybd.results.parquet import ParquetContent, Unsound, read_parquet
+from raybd.results.parquet_limits import MAX_ROWS
 from raybd.results.schemas import ADDED_COLUMNS, CELLS, SCORES, TRIALS
 
 ROUNDING = 1e-6
@@ -27,6 +29,12 @@ _SHARES: tuple[Group, ...] = (
 SCORED_ROLES = ("clean", "poison", "cross")
 """The roles of samples as words; types/data.py has them too, but takes long to import."""
 _DIFFERENCES = ("auroc_over_control",)
+MAX_NAME = 240
+"""Bytes of a name: with a suffix it is that of a file, which may have 255."""
+MAX_ROW_BYTES = 2**20
+"""Bytes of a file of one row; its configuration and its error are texts."""
+MAX_TABLE_BYTES = 2**30
+"""Bytes of any other file."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,12 @@ class Rules:
     """All values of a column."""
     objects: Sequence[str] = ()
     """Columns of JSON objects."""
+    names: Sequence[str] = ()
+    """Columns of names, which may be those of files."""
+    max_rows: int = MAX_ROWS
+    """Rows of a file."""
+    max_bytes: int = MAX_TABLE_BYTES
+    """Bytes of a file."""
 
 
 CELL_RULES = Rules(
@@ -59,6 +73,9 @@ CELL_RULES = Rules(
     counts=tuple(m.name for m in MEASURES if m.group in ("counts", "cost", "test set")),
     words={"status": ("ok", "failed", "infeasible")},
     objects=("config", "versions"),
+    names=("experiment", "dataset", "attack", "trainer", "network", "defense"),
+    max_rows=1,
+    max_bytes=MAX_ROW_BYTES,
 )
 SCORE_RULES = Rules(
     SCORES,
@@ -75,6 +92,8 @@ TRIAL_RULES = Rules(
     counts=("seconds", "gpu_seconds"),
     words={"state": ("complete", "pruned", "failed", "infeasible")},
     objects=("params", "objectives", "versions"),
+    max_rows=1,
+    max_bytes=MAX_ROW_BYTES,
 )
 
 
@@ -85,7 +104,7 @@ def read_sound(
 
     Raises Unsound if the file is damaged, or holds what it can't.
     """
-    content = read_parquet(data, columns)
+    content = read_parquet(data, columns, rules.max_rows)
     table = in_columns(content, rules, columns)
     check_values(table, rules, [name] * len(table))
     return table
@@ -139,8 +158,21 @@ def check_values(table: pa.Table, rules: Rules, names: Sequence[str]) -> None:
         values = pc.unique(table[column]).to_pylist()
         if odd := [value for value in values if value not in (None, *rules.words[column])]:
             raise Unsound(f"{column} can't be {odd[0]!r}")
+    for column in have.intersection(rules.names):
+        odd = [name for name in pc.unique(table[column]).to_pylist() if not _can_be_name(name)]
+        if odd:
+            raise Unsound(f"{column} can't be {odd[0][:MAX_NAME]!r}")
     if {"score", "threshold", "flagged"} <= have:
         _check_flags(table)
+
+
+def _can_be_name(name: str | None) -> bool:
+    """Return whether a text can be a name: of one line, and of no place outside of the store."""
+    if name is None:
+        return True
+    controls = any(unicodedata.category(character) == "Cc" for character in name)
+    outside = name.startswith("/") or ".." in name.split("/")
+    return 0 < len(name.encode()) <= MAX_NAME and not controls and not outside
 
 
 def _are(column: pa.ChunkedArray, names: Sequence[str]) -> bool:

@@ -55,10 +55,10 @@ class _SweepFile(Config):
     objectives: tuple[str | dict[str, Direction], ...] = Field(
         min_length=1, max_length=MAX_OBJECTIVES
     )
-    trials: int = Field(20, ge=1)
-    seed: int = 0
+    trials: int = Field(20, ge=1, le=1_000_000)
+    seed: int = Field(0, ge=0, lt=2**32)
     sampler: Literal["tpe", "random", "nsga2"] = "tpe"
-    concurrency: int = Field(1, ge=1)
+    concurrency: int = Field(1, ge=1, le=10_000)
     pruning: Pruning = "none"
     held_out: _HeldOut | None = None
 

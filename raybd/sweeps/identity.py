@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from raybd.cells.stage import content_hash
+from raybd.results.parquet import Unsound
 from raybd.results.store import Store
 from raybd.sweeps.sweep import DEFAULT, Sweep
 from raybd.types.errors import UserError
@@ -17,6 +18,8 @@ WHAT_DIFFERS = {
     "stages": "on other data, or by other versions of its methods",
 }
 """How a sweep can differ from the one in the store."""
+MAX_IDENTITY_BYTES = 2**20
+"""Size of the file that says so; it has two hashes."""
 LEASE = "sweeps/{name}/lease"
 """Folder of the lease of the process that runs a sweep."""
 
@@ -49,8 +52,8 @@ def _identity(sweep: Sweep) -> dict[str, str]:
 def _stored(name: str, store: Store) -> dict[str, Any]:
     """Return what the store tells of a sweep; {} if that is nothing."""
     try:
-        found = json.loads(store.read_if_there(_path(name)) or b"{}")
-    except ValueError:
+        found = json.loads(store.read(_path(name), MAX_IDENTITY_BYTES))
+    except (FileNotFoundError, Unsound, ValueError, RecursionError):
         found = {}
     if isinstance(found, dict) and found:
         return found
@@ -66,7 +69,7 @@ def _of_journal(journal: bytes) -> dict[str, Any]:
             continue
         try:
             found |= {"definition": json.loads(line)["user_attr"]["definition"]}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue  # a line that a killed driver did not finish, or of another kind
     return found
 

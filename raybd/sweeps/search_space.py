@@ -19,6 +19,8 @@ from raybd.registry import METHOD_ROLES, did_you_mean
 from raybd.sweeps.ranges import Range, entry_at, fields_of
 from raybd.types.errors import UserError
 
+MAX_END = 1e100
+"""Size of an end of a range, without its sign."""
 _RANGE_KEYS = ({"low", "high"}, {"low", "high", "log"}, {"choices"})
 
 
@@ -110,7 +112,11 @@ def _ends(space: Mapping[str, Any], at: str) -> tuple[float, float, bool]:
     high = space["high"]
     log = space.get("log", False)
     # In Python a bool is an int.
-    numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
+    numbers = all(
+        # An infinite end, or one of many digits, is none.
+        isinstance(end, int | float) and not isinstance(end, bool) and abs(end) < MAX_END
+        for end in (low, high)
+    )
     if not numbers or not isinstance(log, bool):
         raise UserError(
             f"{at}: {dict(space)} does not hold numbers", "YAML reads 1e-3 as a word: write 1.0e-3."

@@ -1,7 +1,9 @@
 """CLIP: its loss, its texts, and the weights that it takes."""
 
 import copy
+import json
 import math
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
+from safetensors.torch import save
 from torch import Tensor
 
 from raybd.networks import tiny_clip
@@ -26,6 +29,7 @@ from tests.clips import (
     towers,
     trained,
 )
+from tests.hostile import refusal
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -200,3 +204,53 @@ def test_without_network_the_hubs_weights_are_a_clear_error(
         match=r"weights laion2b_s34b_b79k of ViT-B-32 \(huggingface.co/laion/.*\nSet `pretrained`",
     ):
         Clip(model="ViT-B-32", pretrained="laion2b_s34b_b79k").build(4, 32)
+
+
+def _header(header: Any, body: bytes = b"", length: int | None = None) -> bytes:
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + body
+
+
+HOSTILE_WEIGHTS: dict[str, bytes | Tensor] = {
+    "nothing": b"",
+    "a header of exabytes": _header({}, length=2**62),
+    "a tensor of terabytes": _header(
+        {"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}
+    ),
+    "numbers that torch lacks": _header(
+        {"a": {"dtype": "F4", "shape": [8], "data_offsets": [0, 4]}}, b"1234"
+    ),
+    "another name with an escape": _header(
+        {"\x1b[2J\n": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"1234"
+    ),
+    "positions without any": torch.zeros(0, 0),
+    "positions of a scalar": torch.zeros(()),
+    "thin positions": torch.zeros(5, 1),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE_WEIGHTS)
+def test_hostile_weights_are_refused_in_one_line(
+    small_clip: tuple[str, Any, Path], tmp_path: Path, what: str
+) -> None:
+    name, model, _ = small_clip
+    path = tmp_path / "weights.safetensors"
+    content = HOSTILE_WEIGHTS[what]
+    if isinstance(content, Tensor):
+        state = model.state_dict() | {"visual.positional_embedding": content}
+        content = save({key: tensor.contiguous() for key, tensor in state.items()})
+    path.write_bytes(content)
+    said = refusal(lambda: Clip(model=name, pretrained=str(path)).build(10, 32))
+    assert f"clip: weights {path} of {name} can't be had: " in said
+
+
+def test_weights_of_gigabytes_for_a_small_architecture_are_not_read(
+    small_clip: tuple[str, Any, Path], tmp_path: Path
+) -> None:
+    name, _, weights = small_clip
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(weights.read_bytes())
+    with path.open("r+b") as file:
+        file.truncate(2**32)
+    said = refusal(lambda: Clip(model=name, pretrained=str(path)).build(10, 32))
+    assert f"the file has {2**32} bytes; this architecture has " in said

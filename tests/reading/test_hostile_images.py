@@ -4,6 +4,8 @@ import io
 import json
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -158,6 +160,27 @@ def test_an_image_with_random_damage_is_read_or_named(tmp_path: Path, kind: str)
             assert "train.parquet, row " in error.what
             assert "object at 0x" not in error.what
     assert refusals
+
+
+SHOWS_WARNINGS = """
+import sys
+from raybd.reading.decode import Encoded, decode
+
+data = open(sys.argv[1], "rb").read()
+print(decode([[Encoded(0, "it", data)]], 1, None).shape)
+"""
+
+
+def test_what_pillow_says_of_damaged_tags_is_not_shown(tmp_path: Path) -> None:
+    data = encoded("TIFF", software="x" * 100)
+    entry = data.index(struct.pack("<HH", 305, 2), struct.unpack("<I", data[4:8])[0])
+    # A text that begins in the file, and ends far behind it.
+    (tmp_path / "x.tiff").write_bytes(patched(data, entry + 4, struct.pack("<I", 10**6)))
+    command = [sys.executable, "-W", "default", "-c", SHOWS_WARNINGS, str(tmp_path / "x.tiff")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "torch.Size([1, 3, 8, 8])\n", done.stderr
+    assert "PIL" not in done.stderr
+    assert "Tag" not in done.stderr
 
 
 def labelled(folder: Path, labels: Any, **more: Any) -> Path:

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from datetime import UTC, datetime
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -627,3 +628,110 @@ def test_a_linked_experiment_file_is_not_shown(store: Store, tmp_path: Path) -> 
     path.unlink(missing_ok=True)
     path.symlink_to(secret)
     assert "what only the user may read" not in Path(write_report(store)).read_text()
+
+
+def test_the_page_runs_its_own_scripts_and_no_other(store: Store) -> None:
+    found = page(store)
+    policies = [
+        attributes["content"] or ""
+        for tag, attributes in found.elements
+        if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
+    ]
+    # Before anything that it should stop.
+    assert [tag for tag, _ in found.elements[:4]] == ["html", "head", "meta", "meta"]
+    assert len(policies) == 1
+    rules = dict(rule.split(maxsplit=1) for rule in policies[0].split("; "))
+    digests = [base64.b64encode(sha256(text.encode()).digest()) for text in found.scripts[1:]]
+    assert rules["script-src"].split() == [
+        f"'sha256-{digest.decode()}'" for digest in digests[::-1]
+    ]
+    assert rules["default-src"] == "'none'"
+    assert rules["img-src"] == "data:"
+    # A browser hashes a script as it reads it, with one kind of line end.
+    assert not any("\r" in text for text in found.scripts)
+
+
+def replaced(store: Store, stage: str, name: str, **tensors: torch.Tensor | None) -> None:
+    """Write an artefact again, with other tensors or without some, under checksums that fit."""
+    artifact = store.load(stage, name)
+    changed = {**artifact.tensors, **tensors}
+    kept = {key: tensor for key, tensor in changed.items() if tensor is not None}
+    store.save(stage, name, kept, artifact.manifest)
+
+
+OF_A_DETECTOR: dict[str, dict[str, torch.Tensor | None]] = {
+    "no gallery": {"gallery": None},
+    "no rows": {"gallery_row": None},
+    "no scores": {"score_N": None},
+    "rows beyond the last": {"gallery_row": torch.full((SHOWN,), 10**9)},
+    "more rows than pictures": {"gallery_row": torch.zeros(SHOWN + 1, dtype=torch.int64)},
+    "scores of two dimensions": {"score_N": torch.zeros(N, 1)},
+    "fewer scores": {"score_N": torch.zeros(3)},
+    "scores that are not finite": {"score_N": torch.full((N,), float("inf"))},
+    "roles that no sample has": {"role_N": torch.full((N,), 99)},
+    "pictures of floats": {"gallery": torch.zeros(SHOWN, 3, 8, 8)},
+    "pictures of five colours": {"gallery": torch.zeros(SHOWN, 5, 8, 8, dtype=torch.uint8)},
+    "pictures without pixels": {"gallery": torch.zeros(SHOWN, 3, 0, 8, dtype=torch.uint8)},
+    "endless pictures": {"gallery": torch.zeros(0, 3, 2**40, 8, dtype=torch.uint8)},
+    "large pictures": {"gallery": torch.zeros(SHOWN, 3, 1500, 1500, dtype=torch.uint8)},
+    "own pictures of many sizes": {"picture.x": torch.zeros(1, 3, 9000, 9000, dtype=torch.uint8)},
+}
+
+
+@pytest.mark.parametrize("what", OF_A_DETECTOR)
+def test_an_artefact_that_is_no_detectors_is_named_on_the_page(store: Store, what: str) -> None:
+    replaced(store, "score", key("score", "badnets", "spectral", 0), **OF_A_DETECTOR[what])
+    drawn = page(store).data["cells"]
+    assert (
+        f"artifacts/score/{key('score', 'badnets', 'spectral', 0)}: " in drawn["d0"]["missing"][0]
+    )
+    assert drawn["d0"]["missing"][0].endswith("can't be shown.")
+    assert not drawn["d0"]["captions"]
+    assert drawn["d0"]["histogram"]
+    assert drawn["d1"]["captions"]
+
+
+OF_AN_ATTACK: dict[str, dict[str, torch.Tensor | None]] = {
+    "no pictures": {"gallery_before": None},
+    "other pictures after": {"gallery_after": torch.zeros(SHOWN, 3, 4, 4, dtype=torch.uint8)},
+    "no labels": {"y_M": None},
+    "few labels": {"y_M": torch.zeros(2), "role_M": torch.zeros(2)},
+    "roles that no sample has": {"role_M": torch.full((30,), -1)},
+}
+
+
+@pytest.mark.parametrize("what", OF_AN_ATTACK)
+def test_an_artefact_that_is_no_attacks_is_named_on_the_page(store: Store, what: str) -> None:
+    replaced(store, "poison", key("poison", "badnets", 0), **OF_AN_ATTACK[what])
+    drawn = page(store).data["attacks"]
+    assert drawn[key("poison", "badnets", 0)]["missing"][0].endswith("can't be shown.")
+    assert drawn[key("poison", "badnets", 1)]["images"]
+
+
+HOSTILE_ROWS: dict[str, dict[str, Any]] = {
+    "a configuration that is no JSON": {"config": "{"},
+    "a configuration of a list": {"config": "[1]"},
+    "a deep configuration": {"config": "[" * 100_000},
+    "methods that are none": {"config": json.dumps({"attack": [], "dataset": 3, "stages": "x"})},
+    "keys outside of the store": {
+        "config": json.dumps({"stages": {"poison": "../../../x", "score": "../x"}})
+    },
+    "a stage outside of the store": {"config": json.dumps({"suspicion": "../../..", "stages": 1})},
+    "versions that are none": {"versions": json.dumps({"torch": ["2.5"], "precision": None})},
+    "versions of words": {"versions": json.dumps({"torch": "x.y, 9.9"})},
+    "versions of a list": {"versions": "[1]"},
+    "infinite numbers": {"gpu_seconds": float("inf"), "auroc_over_control": float("inf")},
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE_ROWS)
+def test_a_row_that_somebody_else_wrote_is_on_the_page(store: Store, what: str) -> None:
+    found = row("h0", "badnets", "spectral", "detector", 0) | HOSTILE_ROWS[what]
+    store.write_cell(found)
+    assert 'id="row-h0"' in Path(write_report(store)).read_text(encoding="utf-8")
+
+
+def test_an_experiment_file_of_gigabytes_is_not_shown(store: Store) -> None:
+    with Path(store.at("experiments/quick.yaml")).open("r+b") as file:
+        file.truncate(2**30)
+    assert "is not shown: it has more than" in page(store).text

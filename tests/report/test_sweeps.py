@@ -534,3 +534,48 @@ def test_five_hundred_trials_stay_a_small_page(store: Store) -> None:
     large = Store(f"{store.root}-large")
     run(large, trials=500)
     assert len(Path(write_report(large)).read_bytes()) - small < 400_000
+
+
+TOLD: dict[str, Any] = {
+    "a list": [1, 2],
+    "a text": "x",
+    "objectives of texts": {"objectives": ["auroc"]},
+    "objectives without a name": {"objectives": [{"direction": "maximize"}]},
+    "a direction that is none": {"objectives": [{"name": "auroc", "direction": "up"}]},
+    "many objectives": {"objectives": [{"name": "auroc", "direction": "maximize"}] * 50},
+    "a space of lists": {"space": [1], "defaults": 3, "held_out": 7},
+    "values of lists": {"space": {"a": [1]}, "defaults": {"a": {"b": 1}, "c": 1e400}},
+}
+
+
+@pytest.mark.parametrize("what", TOLD)
+def test_a_study_that_somebody_else_wrote_leaves_a_page(store: Store, what: str) -> None:
+    run(store, trials=4)
+    path = Path(store.at("sweeps/tuned/study.journal"))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        if "sweep" in line.get("user_attr", {}):
+            line["user_attr"]["sweep"] = TOLD[what]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "Sweep tuned" in text(store)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"objective_0": float("inf")},
+        {"objective_0": 1e308, "auroc": None},
+        {"params": '{"detectors.0.cut": [1]}'},
+        {"params": '{"detectors.0.cut": NaN, "detectors.0.lr_max": 1e400}'},
+        {"params": '{"detectors.0.lr_max": ' + "9" * 400 + "}"},
+        {"objectives": "[" * 100_000},
+    ],
+)
+def test_a_trial_that_somebody_else_wrote_leaves_a_page(
+    store: Store, changed: dict[str, Any]
+) -> None:
+    run(store, trials=4)
+    old = store.trial("tuned", "0001")
+    assert old is not None
+    store.write_trial("tuned", {**old, **changed})
+    assert "Sweep tuned" in text(store)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -20,6 +21,10 @@ from raybd.types.errors import UserError
 
 CONNECT_SECONDS = 10.0
 """How long an address may take to accept a connection."""
+MIN_OPEN_FILES = 512
+"""Files and sockets that a process of Ray holds open, with room for its workers."""
+MIN_OBJECT_STORE_BYTES = 75 * 2**20
+"""What Ray's object store has at least."""
 
 
 @contextmanager
@@ -51,14 +56,14 @@ def connected(
 
 
 def _start(verbose: bool, dashboard: bool) -> None:
+    check_open_files()
     guard_token()
     with loopback_only():
         ray.init(
             # Without `local`, Ray joins what others started here, or trusts a dead one's address.
             "local",
             include_dashboard=dashboard,
-            # More than /dev/shm holds would make Ray fall back to files in /tmp, which are slow.
-            object_store_memory=min(_memory_bytes() // 4, _shared_memory_bytes() // 2),
+            object_store_memory=object_store_bytes(_memory_bytes(), _shared_memory_bytes()),
             log_to_driver=verbose,
             logging_level=_logging_level(verbose),
             _node_ip_address="127.0.0.1",
@@ -160,6 +165,29 @@ def use_local_token() -> None:
     # A local start of Ray demands this token; a client with an address sends none unless told.
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def check_open_files() -> None:
+    """Raise UserError (exit code 3) if this process may not open as many files as Ray needs.
+
+    Ray itself raises the soft limit as far as the hard one allows.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < MIN_OPEN_FILES:
+        raise UserError(
+            f"at most {most} files may be open here; Ray needs {MIN_OPEN_FILES}",
+            "Raise the hard limit: ulimit -Hn 8192, or docker run --ulimit nofile=8192.",
+            exit_code=3,
+        )
+
+
+def object_store_bytes(memory: int, shared_memory: int) -> int:
+    """Return the size of Ray's object store on a machine of so many bytes.
+
+    More than /dev/shm holds makes Ray take files in /tmp, which are slow. Less than its minimum it
+    refuses, so that a small /dev/shm means slow files.
+    """
+    return max(MIN_OBJECT_STORE_BYTES, min(memory // 4, shared_memory // 2))
 
 
 def _memory_bytes() -> int:

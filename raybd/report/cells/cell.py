@@ -12,13 +12,26 @@ Cell = Mapping[str, Any]
 
 
 def config(cell: Cell) -> dict[str, Any]:
-    """Return every hyperparameter of a cell by role, and the keys of its stages."""
-    return dict(json.loads(cell["config"])) if cell["config"] else {}
+    """Return every hyperparameter of a cell by role, and the keys of its stages.
+
+    Empty if it can't be read.
+    """
+    try:
+        found = json.loads(cell["config"] or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def part(cell: Cell, name: str) -> dict[str, Any]:
+    """Return one mapping of the configuration: the fields of a role, or the stages."""
+    found = config(cell).get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def hyperparameters(cell: Cell, role: str) -> str:
     """Return the fields of the method that has a role, as one line."""
-    fields = config(cell).get(role) or {}
+    fields = part(cell, role)
     # `version` is raybd's own count of a method's changes, and the hash of a source is no field.
     unset = ("version", SOURCE_FIELD)
     return ", ".join(f"{name}={value}" for name, value in fields.items() if name not in unset)
@@ -27,7 +40,7 @@ def hyperparameters(cell: Cell, role: str) -> str:
 def benign(cell: Cell) -> bool:
     """Whether nothing is poisoned: the control, where every flagged sample is a false alarm."""
     # An experiment may give the control another name. Its kind tells what it is.
-    return str((config(cell).get("attack") or {}).get("kind", cell["attack"])) == "none"
+    return str(part(cell, "attack").get("kind", cell["attack"])) == "none"
 
 
 def attack_failed(cell: Cell) -> bool:
@@ -39,7 +52,7 @@ def attack_failed(cell: Cell) -> bool:
 
 def stage_key(cell: Cell, stage: str) -> str | None:
     """Return the key of the artefact of a stage; None if the cell has no such stage."""
-    key = (config(cell).get("stages") or {}).get(stage)
+    key = part(cell, "stages").get(stage)
     return None if key is None else str(key)
 
 

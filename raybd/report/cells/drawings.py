@@ -3,15 +3,18 @@
 Each drawing has `missing`: sentences about what can't be shown, and why.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from raybd.report.cells.cell import Cell, defense_action, scored_stage, stage_key
 from raybd.report.cells.curves import histogram, roc, threshold
 from raybd.report.cells.gallery import data_uris, difference
 from raybd.report.cells.tables import Table
-from raybd.results.artifacts import Artifact, Damaged, NewerSchema
+from raybd.results.artifacts import Artifact, Damaged, Unusable
 from raybd.results.parquet import Unsound
 from raybd.results.store import Store
 from raybd.results.tables import scores_path
@@ -21,6 +24,10 @@ COMPARED = ("clean_accuracy", "attack_success")
 """Measures that are drawn before and after a defense."""
 _PICTURE_ORDER = ("input", "masked", "reconstruction", "mask", "pattern")
 """Order of the pictures that a method makes; others follow in the order of their names."""
+MAX_PIXELS = 2**25
+"""Pixels of all pictures of one kind, times channels. A stage keeps a few small ones."""
+FACTS = ("n_train", "n_poison", "n_cross", "largest_pixel_change")
+"""What is said of an attack in numbers."""
 
 
 def detector_drawing(store: Store, cell: Cell) -> dict[str, Any]:
@@ -51,35 +58,52 @@ def detector_drawing(store: Store, cell: Cell) -> dict[str, Any]:
         }
     what = "what the scanner found" if scanned else "the most suspicious images"
     artifact = _artifact(store, stage, stage_key(cell, stage), what, drawing["missing"])
-    if artifact is not None:
-        drawing |= _own_pictures(artifact)
+    if artifact is None:
+        return drawing
+    try:
         # A scanner ranks no images.
-        drawing |= {} if scanned else _suspicious(artifact)
-    return drawing
+        shown = {**_own_pictures(artifact), **({} if scanned else _suspicious(artifact))}
+    except Unusable as error:
+        drawing["missing"].append(f"{error.what}; {what} can't be shown.")
+        return drawing
+    return {**drawing, **shown}
 
 
 def attack_drawing(store: Store, key: str) -> dict[str, Any]:
     """Return images before and after the attack, and what it changed."""
     drawing: dict[str, Any] = {"images": {}, "captions": [], "missing": []}
-    artifact = _artifact(store, "poison", key, "the images before and after", drawing["missing"])
+    what = "the images before and after"
+    artifact = _artifact(store, "poison", key, what, drawing["missing"])
     if artifact is None:
         return drawing
-    tensors = artifact.tensors
-    before = tensors["gallery_before"]
-    after = tensors["gallery_after"]
+    try:
+        return {**drawing, **_before_and_after(artifact)}
+    except Unusable as error:
+        drawing["missing"].append(f"{error.what}; {what} can't be shown.")
+        return drawing
+
+
+def _before_and_after(artifact: Artifact) -> dict[str, Any]:
+    """Return pictures, captions and facts of an attack. Raises Foreign."""
+    before = _pictures(artifact, "gallery_before")
+    after = _pictures(artifact, "gallery_after")
+    role_M, label_M = _columns(artifact, ("role_M", "y_M"))
+    if before.shape != after.shape or len(role_M) < len(after):
+        raise artifact.refuse("its pictures do not fit together")
     change, factor = difference(before, after)
-    drawing["images"] = {
-        "before": data_uris(before),
-        "after": data_uris(after),
-        "change": data_uris(change),
-    }
-    labels = zip(tensors["role_M"].tolist(), tensors["y_M"].tolist(), strict=True)
-    captions = [[SAMPLE_ROLES[role], label] for role, label in labels]
     # Roles and labels are stored of all poisoned rows, pictures of the first ones only.
-    drawing["captions"] = captions[: len(after)]
-    names = ("n_train", "n_poison", "n_cross", "largest_pixel_change")
-    facts = {name: artifact.manifest.get(name) for name in names}
-    return {**drawing, "factor": factor, "facts": facts}
+    roles = _role_names(artifact, role_M[: len(after)])
+    labels = label_M[: len(after)].tolist()
+    return {
+        "images": {
+            "before": data_uris(before),
+            "after": data_uris(after),
+            "change": data_uris(change),
+        },
+        "captions": [[role, label] for role, label in zip(roles, labels, strict=True)],
+        "factor": factor,
+        "facts": {name: _whole_number(artifact.manifest.get(name)) for name in FACTS},
+    }
 
 
 def defended_drawing(table: Table) -> list[dict[str, Any]]:
@@ -104,44 +128,96 @@ def defended_drawing(table: Table) -> list[dict[str, Any]]:
 
 
 def _suspicious(artifact: Artifact) -> dict[str, Any]:
-    """Return the images with the highest scores, and their captions.
+    """Return the images with the highest scores, and their captions. Raises Foreign.
 
     A caption is [role, score, flagged, given label, true label, index].
     """
-    tensors = artifact.tensors
+    gallery = _pictures(artifact, "gallery")
     # The gallery holds the most suspicious images only: this finds their samples.
-    rows = tensors["gallery_row"]
-    columns = [
-        tensors[name][rows].tolist()
-        for name in ("role_N", "score_N", "threshold_N", "label_N", "true_label_N", "index_N")
-    ]
+    (rows,) = _columns(artifact, ("gallery_row",))
+    names = ("role_N", "score_N", "threshold_N", "label_N", "true_label_N", "index_N")
+    columns = _columns(artifact, names)
+    count = len(columns[0])
+    if len(rows) != len(gallery) or not all(0 <= row < count for row in rows.tolist()):
+        raise artifact.refuse("its gallery does not fit its scores")
+
+    roles, score_K, *others = (column[rows.long()] for column in columns)
+    values = zip(
+        _role_names(artifact, roles),
+        _finite(artifact, score_K),
+        *(other.tolist() for other in others),
+        strict=True,
+    )
     captions = [
-        [SAMPLE_ROLES[role], float(f"{score:.4g}"), score > limit, label, true_label, index]
-        for role, score, limit, label, true_label, index in zip(*columns, strict=True)
+        [role, float(f"{score:.4g}"), score > limit, label, true_label, index]
+        for role, score, limit, label, true_label, index in values
     ]
-    return {"images": data_uris(tensors["gallery"]), "captions": captions}
+    return {"images": data_uris(gallery), "captions": captions}
 
 
 def _own_pictures(artifact: Artifact) -> dict[str, Any]:
-    """Return the pictures that the method made itself, by name, and [role, score] of each image."""
+    """Return the pictures that the method made itself, by name, and [role, score] of each image.
+
+    Raises Foreign.
+    """
     tensors = artifact.tensors
-    pictures = {
-        name.removeprefix("picture."): x
+    names = [
+        name.removeprefix("picture.")
         for name, x in tensors.items()
         # The roles and scores of the pictures have the same prefix, and one dimension.
         if name.startswith("picture.") and x.dim() == 4
-    }
-    order = sorted(pictures, key=lambda name: (*_PICTURE_ORDER, name).index(name))
-    roles = tensors.get("picture.role")
-    scores = tensors.get("picture.score")
+    ]
+    order = sorted(names, key=lambda name: (*_PICTURE_ORDER, name).index(name))
     captions = []
     # A scanner's pictures are its own inventions and belong to no sample.
-    if roles is not None and scores is not None:
+    if "picture.role" in tensors and "picture.score" in tensors:
+        roles, scores = _columns(artifact, ("picture.role", "picture.score"))
         captions = [
-            [SAMPLE_ROLES[role], float(f"{score:.4g}")]
-            for role, score in zip(roles.tolist(), scores.tolist(), strict=True)
+            [role, float(f"{score:.4g}")]
+            for role, score in zip(
+                _role_names(artifact, roles), _finite(artifact, scores), strict=True
+            )
         ]
-    return {"seen": {name: data_uris(pictures[name]) for name in order}, "seen_captions": captions}
+    seen = {name: data_uris(_pictures(artifact, f"picture.{name}")) for name in order}
+    return {"seen": seen, "seen_captions": captions}
+
+
+def _pictures(artifact: Artifact, name: str) -> Tensor:
+    """Return x_NCHW, uint8, of few pixels. Raises Foreign for a tensor that is something else."""
+    x_NCHW = artifact.tensors[name]
+    shape = list(x_NCHW.shape)
+    if x_NCHW.dtype != torch.uint8 or len(shape) != 4 or shape[1] not in (1, 3):
+        raise artifact.refuse(f"{name!r} holds no pictures")
+    if min(shape[1:]) < 1 or x_NCHW.numel() > MAX_PIXELS or shape[0] > MAX_PIXELS:
+        raise artifact.refuse(f"{name!r} can't hold {shape[0]} pictures of {shape[2]} x {shape[3]}")
+    return x_NCHW
+
+
+def _columns(artifact: Artifact, names: Sequence[str]) -> list[Tensor]:
+    """Return tensors of one number for each sample. Raises Foreign for others."""
+    columns = [artifact.tensors[name] for name in names]
+    for name, column in zip(names, columns, strict=True):
+        if column.dim() != 1 or len(column) != len(columns[0]) or column.is_complex():
+            raise artifact.refuse(f"{name!r} can't have the shape {list(column.shape)[:8]}")
+    return columns
+
+
+def _role_names(artifact: Artifact, role_K: Tensor) -> list[str]:
+    roles = role_K.tolist()
+    if not all(role in range(len(SAMPLE_ROLES)) for role in roles):
+        raise artifact.refuse("it has roles that no sample can have")
+    return [SAMPLE_ROLES[int(role)] for role in roles]
+
+
+def _finite(artifact: Artifact, score_K: Tensor) -> list[float]:
+    # JSON has no infinity.
+    if not torch.isfinite(score_K).all():
+        raise artifact.refuse("a score is not finite")
+    return [float(score) for score in score_K.tolist()]
+
+
+def _whole_number(value: Any) -> int | None:
+    return value if type(value) is int else None
 
 
 def _score_columns(store: Store, cell: Cell, missing: list[str]) -> dict[str, Any] | None:
@@ -183,8 +259,8 @@ def _artifact(
             f"{path} is damaged and was set aside: {what} can't be shown. "
             "Run the experiment again to get it."
         )
-    except NewerSchema:
-        missing.append(f"{path} was written by a newer raybd: {what} can't be shown.")
+    except Unusable as error:
+        missing.append(f"{error.what}; {what} can't be shown.")
     except FileNotFoundError:
         missing.append(
             f"{path} is missing: {what} can't be shown. Run the experiment again to get it."

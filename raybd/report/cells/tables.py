@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from raybd.metrics.catalogue import REPORTED
 from raybd.metrics.measure import Measure
-from raybd.report.cells.cell import Cell, attack_failed, benign, config
+from raybd.report.cells.cell import Cell, attack_failed, benign, config, part
 
 _NAMES = ("dataset", "attack", "trainer", "network", "defense")
 
@@ -191,7 +191,8 @@ def _identity(cell: Cell) -> str:
     """Return all that two cells have in common if they differ in their seed alone."""
     known = config(cell)
     # Keys depend on the seed, which must not tell cells apart. Which stages there are, may.
-    stages = sorted(known.pop("stages", None) or {})
+    stages = sorted(part(cell, "stages"))
+    known.pop("stages", None)
     known.pop("suspicion", None)  # older rows do not have it
     names = [cell[name] for name in (*_NAMES, "rate", "defense_role")]
     return json.dumps([names, known, stages], sort_keys=True)
@@ -228,5 +229,7 @@ def _flat(known: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(fields, dict) and role != "stages"
         for name, value in fields.items()
     }
+    stages = known.get("stages")
+    stages = stages if isinstance(stages, dict) else {}
     # Removal is no field of a method, and two rows may differ in nothing else.
-    return {**flat, "removal": "removal" in (known.get("stages") or {})}
+    return {**flat, "removal": "removal" in stages}

@@ -45,7 +45,7 @@ def drawing(sweep: StoredSweep) -> dict[str, Any]:
             for state in sweep.states
         },
         "correlation": {
-            i: short(rank_correlation(sweep.searched, columns[i])) for i in sweep.label_free
+            i: short(rank_correlation(sweep.done, columns[i])) for i in sweep.label_free
         },
         "importance": importance(sweep),
         "parallel": parallel(sweep),

@@ -2,16 +2,20 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
+from raybd.report.records import records, scalars
 from raybd.report.sweeps.stored import StoredSweep, values
+from raybd.results.schemas import MAX_OBJECTIVES
 from raybd.results.store import Store
-from raybd.sweeps.objectives import DIRECTIONS, Objective
+from raybd.sweeps.objectives import DIRECTIONS, Direction, Objective
 from raybd.sweeps.sweep import Row
+
+WAYS = get_args(Direction)
 
 
 def find_sweeps(store: Store) -> tuple[list[StoredSweep], int]:
@@ -23,9 +27,7 @@ def find_sweeps(store: Store) -> tuple[list[StoredSweep], int]:
     frame = store.trials()
     # trials() sets unreadable files aside, so that they are missing now.
     unreadable = len(before) - len(store.files("trials/*/*.parquet"))
-    # Only a column of objects can hold None; a column of floats turns it into NaN.
-    known = frame.astype(object).where(frame.notna(), None)
-    rows = [{str(name): value for name, value in row.items()} for row in known.to_dict("records")]
+    rows = records(frame)
     # A driver that was killed early leaves a study without any row.
     studied = [path.split("/")[1] for path in store.files("sweeps/*/study.journal")]
     names = sorted({*(row["sweep"] for row in rows), *studied})
@@ -53,9 +55,8 @@ class _ReadOnlyJournal(BaseJournalBackend):
 def _sweep(store: Store, name: str, rows: Sequence[Row]) -> StoredSweep:
     missing: list[str] = []
     study = _study(store, name, missing)
-    about: dict[str, Any] = study.user_attrs.get("sweep", {}) if study else {}
-    told = about.get("objectives", ())
-    objectives = tuple(Objective(one["name"], one["direction"]) for one in told)
+    about = _about(study)
+    objectives = _told_objectives(about.get("objectives"))
     # A study may lack the names: then the rows are asked.
     objectives = objectives or _objectives_of_rows(study, rows)
     if not rows:
@@ -85,6 +86,30 @@ def _study(store: Store, name: str, missing: list[str]) -> optuna.Study | None:
     finally:
         optuna.logging.set_verbosity(level)
     return None
+
+
+def _about(study: optuna.Study | None) -> dict[str, Any]:
+    """Return what the study says about its sweep, as far as it can be shown."""
+    told: Any = study.user_attrs.get("sweep") if study else None
+    if not isinstance(told, dict):
+        return {}
+    space, defaults = (
+        scalars(told[name]) if isinstance(told.get(name), dict) else {}
+        for name in ("space", "defaults")
+    )
+    held_out = told.get("held_out")
+    names = [str(name) for name in held_out] if isinstance(held_out, list) else []
+    return {**told, "space": space, "defaults": defaults, "held_out": names}
+
+
+def _told_objectives(told: Any) -> tuple[Objective, ...]:
+    """Return the objectives that a study names; empty if it names none, or other than these."""
+    if not isinstance(told, list) or len(told) > MAX_OBJECTIVES:
+        return ()
+    found = [one for one in told if isinstance(one, dict) and isinstance(one.get("name"), str)]
+    if len(found) < len(told) or any(one.get("direction") not in WAYS for one in found):
+        return ()
+    return tuple(Objective(one["name"], one["direction"]) for one in found)
 
 
 def _objectives_of_rows(study: optuna.Study | None, rows: Sequence[Row]) -> tuple[Objective, ...]:

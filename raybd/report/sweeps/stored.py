@@ -10,6 +10,7 @@ import optuna
 
 from raybd.metrics.catalogue import COST
 from raybd.report.cells.tables import Table, TableRow, count
+from raybd.report.records import scalars
 from raybd.sweeps.objectives import Objective
 from raybd.sweeps.ranges import Params
 from raybd.sweeps.sweep import DEFAULT, Row
@@ -193,11 +194,11 @@ def values(row: Row, column: str = "params") -> dict[str, Any]:
     """Return the values of a trial, or its objectives by name; empty if they can't be read."""
     try:
         found = json.loads(row[column] or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         # The other columns of the row are still good.
         return {}
     # Any JSON can be read, also what is no mapping.
-    return found if isinstance(found, dict) else {}
+    return scalars(found) if isinstance(found, dict) else {}
 
 
 def _order(state: str) -> int:

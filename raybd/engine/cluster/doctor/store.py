@@ -5,16 +5,18 @@ import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import ray
 
 from raybd.engine.cluster.doctor.finding import GIB, MIN_DISK_BYTES, Finding, error_text
 from raybd.engine.cluster.doctor.node import on_every_node
-from raybd.results.artifacts import NewerSchema
+from raybd.results.artifacts import State, Unusable
 from raybd.results.store import Store, open_store
 from raybd.results.threads import map_in_threads
 from raybd.types.errors import UserError
+
+STATES = get_args(State)
 
 
 def store_findings(url: str) -> Iterator[Finding]:
@@ -103,7 +105,7 @@ def _integrity(store: Store) -> Finding:
     ]
     states = map_in_threads(lambda artifact: _state(store, *artifact), artifacts)
     damaged = sum(state == "damaged" for state in states.values())
-    newer = sum(state == "newer" for state in states.values())
+    unusable = sorted({state for state in states.values() if state not in STATES})
 
     cells = [Path(path).stem for path in store.files("cells/*.parquet")]
     checked = {cell for cell in cells if store.cell(cell) is not None}
@@ -121,14 +123,16 @@ def _integrity(store: Store) -> Finding:
     hints = []
     if damaged:
         hints.append("They were set aside; run the experiment again to compute them again.")
-    if newer:
-        found += f"; {newer} of a newer raybd were not checked"
-        hints.append("Upgrade raybd.")
+    if unusable:
+        found += f"; not checked: {unusable[0]}"
+        found += f", and {len(unusable) - 1} more" if len(unusable) > 1 else ""
+        hints.append("Upgrade raybd, or use a machine with more memory.")
     return Finding("integrity", not hints, found, " ".join(hints))
 
 
 def _state(store: Store, stage: str, key: str) -> str:
+    """Return the state of an artefact, or why it can't be checked here."""
     try:
         return store.state(stage, key)
-    except NewerSchema:
-        return "newer"
+    except Unusable as error:
+        return error.what
