@@ -7,6 +7,7 @@ import torch
 from raybd.attacks.data.badnets import BadNets
 from raybd.cells import judging, pools
 from raybd.cells.stage import random_stream
+from raybd.types.data import Split
 from raybd.types.verdicts import Suspicion
 from tests.tiny_cells import by_hand, given, purified
 
@@ -36,3 +37,26 @@ def test_pictures_show_the_same_images_without_and_with_the_trigger(tmp_path: Pa
     clean, triggered = tensors["picture.input"].split(judging.PAIRS)
     assert torch.equal(clean[..., :4, :4], triggered[..., :4, :4])
     assert (triggered[..., -2:, -2:] == 255).all() and not (clean[..., -2:, -2:] == 255).all()
+
+
+def test_score_threshold_and_truth_of_an_image_stay_together_whatever_the_order() -> None:
+    """A detector that is given the images in another order is judged as one that is not."""
+    rng = torch.Generator().manual_seed(0)
+    score_N, threshold_N = torch.rand((2, 60), generator=rng)
+    role_N = (torch.rand(60, generator=rng) < 0.3).to(torch.int8)
+    suspects = Split(
+        torch.randint(0, 256, (60, 3, 4, 4), generator=rng, dtype=torch.uint8), torch.arange(60) % 4
+    )
+    pool = pools.Pool(suspects, torch.arange(60), (torch.arange(60) + 1) % 4, role_N)
+    plain, facts = judging.judge("x", Suspicion(score_N, threshold_N), pool)
+    order = torch.randperm(60, generator=rng)
+    verdict = Suspicion(score_N[order], threshold_N[order])
+    shuffled, other = judging.judge("x", verdict, pool.shuffled(order), torch.argsort(order))
+    assert facts == other
+    assert plain.keys() == shuffled.keys()
+    assert all(torch.equal(shuffled[name], tensor) for name, tensor in plain.items())
+    assert torch.equal(plain["score_N"], score_N)
+    assert torch.equal(plain["threshold_N"], threshold_N)
+    assert torch.equal(plain["role_N"], role_N)
+    assert torch.equal(plain["label_N"], suspects.y_N)
+    assert facts["n_flagged"] == int((score_N > threshold_N).sum())
