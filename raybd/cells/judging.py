@@ -32,7 +32,9 @@ def judge(
 
     Planted canaries are evaluated apart, and appear in no table. Rows are returned in the order
     `back`, or in that of the pool. Test inputs carry the victim's predictions: without given labels
-    no AUROC within a class is measured. Raises ValueError for scores that are not finite.
+    no AUROC within a class is measured. A threshold that misses a group of high scores in a
+    training set gives a warning, which does not look at the truth. Raises ValueError for scores
+    that are not finite.
     """
     back = torch.arange(len(pool.suspects)) if back is None else back
     score_N = verdict.score_N.float().cpu()[back]
@@ -63,6 +65,9 @@ def judge(
     label_N = pool.suspects.y_N[back]
     facts = {"separation": thresholds.separation(score_N[own])}
     warnings = [verdict.warning]
+    # Half of a stream of test inputs may wear the trigger, and there an upper group is expected.
+    if labels_are_given:
+        warnings.append(thresholds.missed_mode(score_N[own], flagged_N[own]))
     if len(own) < len(score_N):  # canaries were planted
         facts |= canaries.measured(score_N, flagged_N, role_N)
         warnings.append(canaries.missed(facts, role_N))

@@ -3,11 +3,15 @@
 Gao, Xu, Wang, Chen, Ranasinghe and Nepal 2019, arXiv 1902.06531, sections on the detection system
 and its entropy.
 Differs: every input is superimposed with the same overlays, drawn once from one half of the clean
-part; the threshold comes from the other half; the training set can be scored too.
+part; the threshold comes from the other half; the training set can be scored too. The paper's code
+adds pixels and clips the sum to 0..255 (`superimpose: pixels`), the field's toolboxes add
+normalised images (`superimpose: normalised`). A sum loses the contrast that a network needs to see
+a faint trigger, and an average halves a small patch, so by default an input has the highest of its
+suspicions under both sums and the average, with a third of the paper's overlays for each.
 """
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -19,17 +23,30 @@ from raybd.types.methods import StreamDetector
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
 
+Way = Literal["pixels", "normalised", "average"]
+"""How one image is laid over another."""
+WAYS: tuple[Way, ...] = ("pixels", "normalised", "average")
+LEAST_DEVIATION = 1e-6
+"""In nats; scores of trusted images that differ by less count as equal."""
+
 
 class Strip(StreamDetector):
     """Score by the (negative) mean entropy of the predictions under superimposed clean images."""
 
+    version = 2
+
     pools: ClassVar[tuple[Pool, ...]] = ("train", "test")
     pool: Pool = "test"
     """Scores a stream of test inputs, or the training set."""
-    overlays: int = Field(100, ge=1)
-    """Clean images laid over each input; at most half of the clean part."""
+    overlays: int = Field(30, ge=1)
+    """Clean images laid over each input; at most half of the clean part. The paper has 100."""
+    superimpose: Way | Literal["all"] = "all"
+    """How they are laid over it. pixels: the sum, clipped to 0..255. normalised: the sum of the
+    images as the network sees them, not clipped. average: the weighted mean of the pixels. all:
+    each score in deviations from its mean on trusted images, and the highest of the three; it
+    takes three times as long."""
     strength: float = Field(1.0, gt=0)
-    """Weight of the overlay; the sum is clipped to 0..255, as in the paper's code."""
+    """Weight of the overlay; the image has 1."""
     fpr: float = Field(0.01, gt=0, lt=1)
     """Share of clean inputs above the threshold (the paper's false rejection rate)."""
 
@@ -39,23 +56,37 @@ class Strip(StreamDetector):
         half = max(1, min(self.overlays, len(clean) // 2))
         overlays_MCHW = clean.x_NCHW[order[:half]]
 
+        ways = WAYS if self.superimpose == "all" else (self.superimpose,)
+
         def confidence(x_BCHW: Tensor) -> Tensor:
-            return self.negative_entropy(victim, x_BCHW, overlays_MCHW)
+            found = [self.negative_entropy(victim, x_BCHW, overlays_MCHW, way) for way in ways]
+            return torch.stack(found, dim=1)
 
         # No calibration image is an overlay: laid over itself, it would keep its prediction, as
         # if it wore a trigger.
-        calibration_N = infer(victim, clean.x_NCHW[order[half:]], confidence, exact=False)
-        threshold = torch.quantile(calibration_N, 1 - self.fpr)
+        held_MW = infer(victim, clean.x_NCHW[order[half:]], confidence, exact=False)
+        mean_W = held_MW.mean(dim=0)
+        deviation_W = held_MW.std(dim=0, correction=0).clamp_min(LEAST_DEVIATION)
+
+        def combined(score_NW: Tensor) -> Tensor:
+            if self.superimpose != "all":
+                return score_NW[:, 0]
+            # Entropies are lower in one of the ways, which would decide alone.
+            return ((score_NW - mean_W) / deviation_W).amax(dim=1)
+
+        threshold = torch.quantile(combined(held_MW), 1 - self.fpr)
         return lambda suspects: Suspicion(
-            infer(victim, suspects.x_NCHW, confidence, exact=False), threshold
+            combined(infer(victim, suspects.x_NCHW, confidence, exact=False)), threshold
         )
 
-    def negative_entropy(self, victim: Victim, x_BCHW: Tensor, overlays_MCHW: Tensor) -> Tensor:
+    def negative_entropy(
+        self, victim: Victim, x_BCHW: Tensor, overlays_MCHW: Tensor, way: Way
+    ) -> Tensor:
         """Return the mean over overlays of the predictions' negative entropy, in nats, B."""
         total_B = torch.zeros(len(x_BCHW), device=x_BCHW.device)
         x_BCHW = x_BCHW.float()
         for overlay_CHW in overlays_MCHW.to(x_BCHW.device):
-            both_BCHW = (x_BCHW + self.strength * overlay_CHW).clamp_(0, 255)
+            both_BCHW = self.laid_over(x_BCHW, overlay_CHW, way, victim)
             # bf16 would round away the small entropy of a confident prediction. The logarithm of a
             # probability that underflows to 0 would give NaN, which `log_softmax` avoids.
             logp_BK = victim(both_BCHW).float().log_softmax(dim=1)
@@ -63,3 +94,13 @@ class Strip(StreamDetector):
 
         # The sum of p log p is the negative entropy, which is high for suspicious inputs.
         return total_B / len(overlays_MCHW)
+
+    def laid_over(self, x_BCHW: Tensor, overlay_CHW: Tensor, way: Way, victim: Victim) -> Tensor:
+        """Return images with one laid over each, as float pixels."""
+        if way == "pixels":
+            return (x_BCHW + self.strength * overlay_CHW).clamp_(0, 255)
+        if way == "average":
+            return (x_BCHW + self.strength * overlay_CHW) / (1 + self.strength)
+        # In units of pixels, the sum of normalised images is that of the pixels less one mean.
+        mean_C11 = 255 * victim.mean_C.view(-1, 1, 1)
+        return x_BCHW + self.strength * (overlay_CHW - mean_C11)

@@ -7,10 +7,23 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 MIXTURE_STEPS = 1001
 """Points between the means of a mixture at which its components are compared."""
+DENSITY_STEPS = 512
+"""Points at which the density of scores is estimated when a second mode is looked for."""
+BANDWIDTHS = (1.5, 3.0, 6.0, 12.0)
+"""Widths of the estimate's kernel, in units of Silverman's rule: a group may be wider than most."""
+DEEPEST = 0.75
+"""Density between two modes, as a share of that of the upper one, above which they are one."""
+SURE = 3.0
+"""How many standard errors the density of an upper mode must lie above that below it."""
+UPPER_MODE = (0.02, 0.4)
+"""Smallest and largest share of the scores that an upper mode may hold to be called one."""
+MISSED = 0.1
+"""A threshold that flags less than this share of an upper mode has missed it."""
 
 
 def conformal(held_M: Tensor, alpha: float) -> float:
@@ -95,6 +108,68 @@ def separation(score_N: Tensor) -> float:
     share = float(above_N.double().mean())
     gap = float(score_N[above_N].mean() - score_N[~above_N].mean())
     return share * (1 - share) * gap**2 / variance
+
+
+def upper_mode(score_N: Tensor) -> float:
+    """Return the share of the scores in a second mode above the main one; 0 if there is none.
+
+    It looks at a smooth estimate of the scores' density. A second mode holds a share within
+    UPPER_MODE, and the density below it falls to DEEPEST of its own peak, by more than chance would
+    let it. No ground truth is used.
+    """
+    score_N = score_N.double()
+    # A few extreme scores would take up all of the range, and widen the kernel.
+    low, high = (float(torch.quantile(score_N, share)) for share in (0.001, 0.999))
+    lower, upper = (float(torch.quantile(score_N, share)) for share in (0.25, 0.75))
+    spread = min(float(score_N.std(correction=0)), (upper - lower) / 1.34)
+    if spread <= 0:
+        return 0.0
+
+    counts_G = torch.histc(score_N.clamp(low, high), DENSITY_STEPS, low, high).numpy()
+    # Silverman 1986, formula (3.31), in steps of the histogram.
+    silverman = 0.9 * spread * len(score_N) ** -0.2 * DENSITY_STEPS / (high - low)
+    found = (_upper_group(counts_G, width * silverman) for width in BANDWIDTHS)
+    return min(found)[1]
+
+
+def _upper_group(counts_G: NDArray[np.float64], bandwidth: float) -> tuple[float, float]:
+    """Return the deepest valley, as a share of the peak above it, and the share of scores above it.
+
+    Both are 1 and 0 if there is none. The bandwidth is in steps of the histogram `counts_G`.
+    """
+    offsets = np.arange(-DENSITY_STEPS, DENSITY_STEPS + 1)
+    kernel = np.exp(-0.5 * (offsets / bandwidth) ** 2)
+    # Mirrored at both ends: scores pile up at a bound, such as that of an entropy of zero.
+    mirrored = np.concatenate([counts_G[::-1], counts_G, counts_G[::-1]])
+    # Of height 1, the kernel counts scores. The variance of the sum is that of a count, times
+    # sqrt(1/2), which scales it.
+    scores_G = math.sqrt(2) * np.convolve(mirrored, kernel, "same")[DENSITY_STEPS:-DENSITY_STEPS]
+    above_G = 1 - counts_G.cumsum() / counts_G.sum()
+
+    deepest = (1.0, 0.0)
+    smallest, largest = UPPER_MODE
+    for place in range(int(scores_G.argmax()) + 1, DENSITY_STEPS - 1):
+        valley = float(scores_G[place])
+        if not scores_G[place - 1] > valley <= scores_G[place + 1]:
+            continue
+        peak = float(scores_G[place + 1 :].max())
+        # In a long tail, few scores make hills of their own.
+        by_chance = peak - valley < SURE * math.sqrt(peak + valley)
+        if not by_chance and smallest <= above_G[place] <= largest and valley / peak <= DEEPEST:
+            deepest = min(deepest, (valley / peak, float(above_G[place])))
+    return deepest
+
+
+def missed_mode(score_N: Tensor, flagged_N: Tensor) -> str | None:
+    """Return a warning if the scores have a second mode and next to none of it is flagged."""
+    share = upper_mode(score_N)
+    flagged = float(flagged_N.double().mean())
+    if flagged >= MISSED * share:
+        return None
+    return (
+        f"{share:.1%} of the scores form a group of their own above the others, and the threshold"
+        f" flags {flagged:.1%} of all: it is too high for them"
+    )
 
 
 def top_share(score_N: Tensor, share: float) -> float:

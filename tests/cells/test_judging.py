@@ -1,14 +1,18 @@
 """A verdict is compared with the truth."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from raybd.attacks.data.badnets import BadNets
 from raybd.cells import judging, pools
 from raybd.cells.stage import random_stream
-from raybd.types.data import Split
+from raybd.detectors.spectral import Spectral
+from raybd.types.data import POISON, Split
 from raybd.types.verdicts import Suspicion
+from tests.shared_victims import DIGITS, SharedVictims
 from tests.tiny_cells import by_hand, given, purified
 
 
@@ -60,3 +64,44 @@ def test_score_threshold_and_truth_of_an_image_stay_together_whatever_the_order(
     assert torch.equal(plain["role_N"], role_N)
     assert torch.equal(plain["label_N"], suspects.y_N)
     assert facts["n_flagged"] == int((score_N > threshold_N).sum())
+
+
+def verdict_on(score_N: torch.Tensor, threshold: float, role_N: torch.Tensor, train: bool) -> Any:
+    """The facts about scores of as many gray images."""
+    n = len(score_N)
+    images = Split(torch.zeros((n, 3, 4, 4), dtype=torch.uint8), torch.zeros(n).long())
+    pool = pools.Pool(images, torch.arange(n), images.y_N, role_N)
+    verdict = Suspicion(score_N, torch.tensor(threshold), warning="its own")
+    return judging.judge("by_hand", verdict, pool, labels_are_given=train)[1]
+
+
+def test_a_row_warns_of_a_threshold_above_a_group_of_high_scores() -> None:
+    score_N = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    score_N[:100] = score_N[:100] / 2 + 6
+    role_N = torch.zeros(1000, dtype=torch.int8)
+    role_N[:100] = POISON
+    missed = verdict_on(score_N, 20, role_N, train=True)
+    assert missed["auroc"] > 0.95 and missed["tpr"] == 0
+    assert missed["warning"].startswith("its own; 10.0% of the scores form a group of their own")
+
+    # The truth changes nothing, a lower threshold does.
+    blind = verdict_on(score_N, 20, torch.zeros_like(role_N), train=True)
+    assert blind["warning"] == missed["warning"]
+    assert verdict_on(score_N, 3, role_N, train=True)["warning"] == "its own"
+    assert verdict_on(score_N, 20, role_N, train=False)["warning"] == "its own"
+
+
+def test_the_row_of_a_real_detector_warns_if_its_threshold_is_out_of_reach(
+    shared: SharedVictims,
+) -> None:
+    trained = shared.classifier(DIGITS, {"kind": "badnets", "rate": 0.1})
+    pool = pools.training_pool(trained.dataset, trained.poisoned)
+    rng = random_stream("score", 0)
+    detector = Spectral(reference="trusted")
+    verdict = detector.score(trained.victim, pool.suspects, trained.dataset.clean, rng)
+    found = judging.judge("spectral", verdict, pool)[1]
+    assert found["tpr"] > 0.8 and found["warning"] is None
+    beyond = replace(verdict, threshold_N=verdict.score_N.max())
+    missed = judging.judge("spectral", beyond, pool)[1]
+    assert missed["auroc"] > 0.95 and missed["tpr"] == 0
+    assert "form a group of their own above the others" in missed["warning"]

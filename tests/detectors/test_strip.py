@@ -1,18 +1,38 @@
 """STRIP, for classifiers and for encoders: what it finds, and the formulas."""
 
+from typing import Any
+
 import pytest
 import torch
 
-from raybd.detectors.strip import Strip
+from raybd.detectors.strip import WAYS, Strip
 from raybd.detectors.strip_encoder import StripEncoder
+from raybd.types.models import Victim
 from tests.detectors.conftest import Scene
-from tests.small_scene import small_scene
+from tests.shared_victims import DIGITS, SharedVictims
+from tests.small_scene import small_scene, stream
 
 
 def test_finds_triggered_test_inputs(scene: Scene) -> None:
-    found = scene.found_by(Strip(overlays=20))
+    found = scene.found_by(Strip(overlays=10))
     assert found["auroc"] > 0.8
     assert found["fpr"] < 0.1
+
+
+@pytest.mark.slow
+def test_finds_triggers_of_the_training_set_that_one_way_alone_misses(
+    scene: Scene, shared: SharedVictims
+) -> None:
+    def auroc(where: Scene, **fields: Any) -> float:
+        return where.found_by(Strip(pool="train", overlays=5, **fields))["auroc"]
+
+    # The average halves a white square, and a clipped sum loses a blended pattern.
+    trained = shared.classifier(DIGITS, {"kind": "blended", "rate": 0.1})
+    blended = Scene(trained.victim, trained.dataset, trained.poisoned)
+    assert auroc(scene) > 0.9
+    assert auroc(blended) > 0.9
+    assert auroc(scene, superimpose="average") < 0.9
+    assert auroc(blended, superimpose="pixels") < 0.6
 
 
 @pytest.mark.slow
@@ -40,16 +60,66 @@ def test_the_test_pool_holds_every_test_image_and_each_counted_one_with_the_trig
     assert float((pool.suspects.y_N[pool.role_N == 1] == 0).float().mean()) > 0.9
 
 
+def entropies(blends: torch.Tensor, victim: Victim) -> torch.Tensor:
+    p = victim(blends).softmax(1)
+    return -(p * p.log()).sum(1)
+
+
 def test_the_score_is_the_mean_negative_entropy_of_the_blends() -> None:
     victim, suspects, clean = small_scene()
-    overlays = clean.x_NCHW[:2]
-    score = Strip().negative_entropy(victim, suspects.x_NCHW[:3], overlays)
+    x, overlays = suspects.x_NCHW[:3], clean.x_NCHW[:2]
+    score = Strip().negative_entropy(victim, x, overlays, "pixels")
+    blends = [(x.int() + overlay.int()).clamp(0, 255).to(torch.uint8) for overlay in overlays]
+    expected = -torch.stack([entropies(blend, victim) for blend in blends]).mean(0)
+    assert torch.allclose(score, expected, atol=1e-5)
+
+
+def test_normalised_images_are_added_as_the_encoder_sees_them() -> None:
+    victim, suspects, clean = small_scene()
+    x, overlays = suspects.x_NCHW[:3], clean.x_NCHW[:2]
+    score = Strip(strength=0.7).negative_entropy(victim, x, overlays, "normalised")
+    assert victim.head is not None
     expected = torch.zeros(3)
     for overlay in overlays:
-        blend = (suspects.x_NCHW[:3].int() + overlay.int()).clamp(0, 255).to(torch.uint8)
-        p = victim(blend).softmax(1)
+        both = victim.preprocess(x) + 0.7 * victim.preprocess(overlay[None])
+        p = victim.head(victim.encoder(both)).softmax(1)
         expected += (p * p.log()).sum(1) / 2
     assert torch.allclose(score, expected, atol=1e-5)
+
+
+def test_an_average_is_of_pixels() -> None:
+    victim, suspects, clean = small_scene()
+    x, overlays = suspects.x_NCHW[:3], clean.x_NCHW[:2]
+    score = Strip(strength=0.25).negative_entropy(victim, x, overlays, "average")
+    blends = [0.8 * x.float() + 0.2 * overlay for overlay in overlays]
+    expected = -torch.stack([entropies(blend, victim) for blend in blends]).mean(0)
+    assert torch.allclose(score, expected, atol=1e-5)
+
+
+def test_of_all_ways_the_highest_score_counts_in_deviations_of_trusted_images() -> None:
+    victim, suspects, clean = small_scene()
+    alone = {way: Strip(superimpose=way, overlays=5).learn(victim, clean, stream()) for way in WAYS}
+    # The same draw: five overlays, and the others hold the threshold.
+    held = clean.select(torch.randperm(len(clean), generator=stream())[5:])
+    expected = []
+    for found in alone.values():
+        trusted_M = found(held).score_N
+        deviation = trusted_M.std(correction=0)
+        expected.append((found(suspects).score_N - trusted_M.mean()) / deviation)
+    verdict = Strip(overlays=5).learn(victim, clean, stream())(suspects)
+    assert torch.allclose(verdict.score_N, torch.stack(expected).amax(0), atol=1e-3)
+    # Each of the three decides somewhere.
+    assert len(torch.stack(expected).argmax(0).unique()) == 3
+
+
+@pytest.mark.parametrize("way", [*WAYS, "all"])
+def test_the_threshold_is_exceeded_by_its_share_of_held_out_trusted_images(way: Any) -> None:
+    victim, _, clean = small_scene()
+    verdict_of = Strip(overlays=5, fpr=0.2, superimpose=way).learn(victim, clean, stream())
+    order = torch.randperm(len(clean), generator=stream())
+    verdict = verdict_of(clean.select(order[5:]))
+    # 25 images are held out.
+    assert int((verdict.score_N > verdict.threshold_N).sum()) == 5
 
 
 def test_for_encoders_the_score_is_the_mean_cosine_of_each_two_blends() -> None:

@@ -62,3 +62,52 @@ def test_separation_is_the_share_of_variance_between_two_groups() -> None:
     # Variance 26, of which 1 is within the groups {0, 2} and {10, 12}.
     assert thresholds.separation(score) == pytest.approx(25 / 26)
     assert thresholds.separation(torch.ones(5)) == 0
+
+
+def heaps(*parts: tuple[int, float, float]) -> torch.Tensor:
+    """Normal scores: how many, around what, and how far."""
+    return torch.cat(
+        [mean + width * torch.randn(n, generator=stream(n)) for n, mean, width in parts]
+    )
+
+
+def test_a_group_above_the_others_is_a_second_mode() -> None:
+    score = heaps((1900, 0, 1), (100, 6, 0.5))
+    assert thresholds.upper_mode(score) == pytest.approx(0.05, abs=0.005)
+    # Neither unit nor zero of the scores matters.
+    assert thresholds.upper_mode(1e-3 * score - 7) == pytest.approx(0.05, abs=0.005)
+    # A group below the others is none of poison.
+    assert thresholds.upper_mode(-score) == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_scores_of_one_mode_have_no_second_one(seed: int) -> None:
+    normal = torch.randn(1500, generator=stream(seed))
+    # Bounded ones, one-sided ones, ones with a long tail, and ones that pile up at a bound.
+    for score in (
+        normal,
+        normal.abs(),
+        normal.square(),
+        normal.exp(),
+        -normal.exp(),
+        torch.special.ndtr(normal),
+    ):
+        assert thresholds.upper_mode(score) == 0
+
+
+def test_too_few_scores_too_many_and_equal_ones_are_no_second_mode() -> None:
+    assert thresholds.upper_mode(heaps((1990, 0, 1), (10, 20, 0.5))) == 0
+    assert thresholds.upper_mode(heaps((900, 0, 1), (1100, 20, 1))) == 0
+    assert thresholds.upper_mode(torch.ones(50)) == 0
+    assert thresholds.upper_mode(torch.tensor([1.0])) == 0
+
+
+def test_a_threshold_that_misses_the_second_mode_gives_a_warning() -> None:
+    score = heaps((1900, 0, 1), (100, 6, 0.5))
+    missed = thresholds.missed_mode(score, score > 9)
+    assert missed is not None
+    assert "5.0% of the scores form a group" in missed
+    assert "the threshold flags 0.0% of all" in missed
+    assert thresholds.missed_mode(score, score > 3.5) is None
+    # Without a second mode, to flag nothing is right.
+    assert thresholds.missed_mode(heaps((2000, 0, 1)), torch.zeros(2000)) is None

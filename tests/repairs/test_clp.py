@@ -50,6 +50,35 @@ def test_one_channel_of_eleven_is_pruned_and_one_of_ten_is_out_of_reach() -> Non
     assert warning is not None and "nothing was pruned" in warning
 
 
+@pytest.mark.parametrize(("read", "warns"), [(10, True), (0, False)])
+def test_a_pruned_channel_that_the_victim_needed_gives_a_warning(read: int, warns: bool) -> None:
+    # Of eleven channels the last one is pruned. All show the brightness; the head reads one.
+    victim = one_layer(11)
+    head = nn.Linear(11, 2)
+    with torch.no_grad():
+        head.weight.zero_()
+        head.weight[1, read] = 1.0
+        # Halfway between the brightness of the two classes, as this channel shows it.
+        head.bias.copy_(torch.tensor([0.5 * (1.0 if read == 10 else 0.1), 0.0]))
+    victim.head = head
+    y_N = torch.arange(60) % 2
+    clean = Split((255 * y_N).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4), y_N)
+    defended = Clp().repair(victim, clean, clean, stream())
+    assert defended.facts["pruned_channels"] == 1
+    assert defended.facts["clean_part_accuracy_before"] == 1.0
+    if not warns:
+        assert defended.facts["clean_part_accuracy_after"] == 1.0
+        assert defended.warning is None
+        return
+    assert defended.facts["clean_part_accuracy_after"] == 0.5
+    assert defended.warning is not None
+    assert "clp: accuracy on 60 trusted images is 0.50, and 1.00 before it" in defended.warning
+
+    # So few images say nothing.
+    few = clean.select(torch.arange(40))
+    assert Clp().repair(victim, few, few, stream()).warning is None
+
+
 def test_equal_channels_and_a_single_one_are_left_alone() -> None:
     for victim in (one_layer(12, largest=0.1), one_layer(1)):
         _, facts, warning = pruned(victim, u=0.5)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from raybd.repairs.shrink_pad import ShrinkAndPad, ShrinkPad
 from raybd.training.inference import infer
+from raybd.types.data import Split
 from raybd.types.errors import Infeasible
 from raybd.types.models import Victim
 from tests.small_scene import images, small_scene, stream
@@ -92,6 +93,40 @@ def test_an_entry_that_is_there_already_still_acts() -> None:
     assert not torch.allclose(
         infer(defended.victim, suspects.x_NCHW), infer(plain.victim, suspects.x_NCHW)
     )
+
+
+class _Brightness(nn.Module):
+    """Says class 1 if a part of the image is bright: the first pixel, or the mean of all."""
+
+    def __init__(self, whole: bool) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        shown_B = x_BCHW.mean((1, 2, 3)) if self.whole else x_BCHW[:, 0, 0, 0]
+        return nn.functional.one_hot((shown_B > 0.3).long(), 2).float()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_victim_that_needs_the_place_of_a_pixel_gives_a_warning(whole: bool) -> None:
+    victim = Victim(
+        nn.Sequential(_Brightness(whole)), nn.Identity(), torch.zeros(3), torch.ones(3)
+    ).eval()
+    # Bright images are class 1, and no two images are equal, so that each has a place of its own.
+    x = images(100)
+    y = torch.arange(100) % 2
+    x = torch.where(y.view(-1, 1, 1, 1) == 1, 200 + x // 8, x // 8)
+    defended = ShrinkPad(size=4).repair(victim, Split(x, y), Split(x, y), stream())
+    assert defended.facts["clean_part_accuracy_before"] == 1.0
+    if whole:
+        assert defended.facts["clean_part_accuracy_after"] == 1.0
+        assert defended.warning is None
+        return
+    # The first pixel is nearly always that of the padding.
+    assert defended.facts["clean_part_accuracy_after"] < 0.7
+    assert defended.warning is not None
+    assert "shrink_pad: accuracy on 100 trusted images is 0." in defended.warning
+    assert "and 1.00 before it" in defended.warning
 
 
 def test_a_size_that_leaves_nothing_is_refused() -> None:

@@ -1,7 +1,7 @@
 """Keys of stages stay as they are, so that old stores are used: computed by raybd 0.1.0.
 
-Those of input_aware are of its version 3, those of fine_tune and cbd of their version 2: they
-compute other numbers.
+Those of input_aware are of its version 3, those of fine_tune, cbd and strip of their version 2:
+they compute other numbers.
 """
 
 from collections.abc import Iterator
@@ -48,8 +48,8 @@ KEYS = {
     "plain/input_aware/none": "7fed6c1a29b09742732d",
     "probe/badnets/victim": "5f41092e26a4d0a5f76d",
     "probe/badnets/spectral": "ed1104494f506ed1b2ce",
-    "probe/badnets/strip": "f5d8151ce4c279536750",
-    "probe/badnets/strip/control": "9bee2f4316230003ad18",
+    "probe/badnets/strip": "a80db1edd09bdf1f31f3",
+    "probe/badnets/strip/control": "944e7badad67a77bc17a",
     "probe/badnets/dede": "6b8250262b323967d3e6",
     "probe/badnets/dede/control": "98d9374baf1047b30f3b",
     "probe/badnets/decree": "ec38c03e0e92f12c3f96",
@@ -59,8 +59,8 @@ KEYS = {
     "probe/badnets/none/control": "f397a309669c662cd4f8",
     "probe/badencoder/victim": "8e9b0b9803d4b7bab5b1",
     "probe/badencoder/spectral": "fb7051345d117d93b6d5",
-    "probe/badencoder/strip": "90a0879e5e503904b37f",
-    "probe/badencoder/strip/control": "e3d883c7665a00248e51",
+    "probe/badencoder/strip": "483f74e34150bf4f5032",
+    "probe/badencoder/strip/control": "e8efd80734b5f88751bb",
     "probe/badencoder/dede": "dfdc6ad8674adb14d790",
     "probe/badencoder/dede/control": "9ec66337908e77c5eb38",
     "probe/badencoder/decree": "65793c96e4fc7b228f79",
