@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from raybd.results.failures import Vanished, store_errors
 from raybd.results.files import FileStorage
 from raybd.results.manifests import manifest_text, sound_manifest
 from raybd.results.parquet import Unsound
@@ -89,12 +90,16 @@ class ArtifactStorage(FileStorage):
     def manifest(self, stage: str, key: str) -> dict[str, Any]:
         """Return the facts of an artefact.
 
-        Raises FileNotFoundError if there is none, Damaged if the manifest fails its check (it is
-        set aside), and NewerSchema if a newer version of raybd wrote it.
+        Raises Vanished, a FileNotFoundError, if there is none, Damaged if the manifest fails its
+        check (it is set aside), and NewerSchema if a newer version of raybd wrote it.
         """
         path = f"{_folder(stage, key)}/manifest.json"
         try:
             manifest = sound_manifest(self.read(path), stage, key)
+        except Misplaced:
+            raise
+        except FileNotFoundError as error:
+            raise Vanished(path) from error
         except Unsound as error:
             self.quarantine(_folder(stage, key), f"manifest.json {error}")
             raise Damaged(path) from error
@@ -105,8 +110,8 @@ class ArtifactStorage(FileStorage):
     def load(self, stage: str, key: str) -> Artifact:
         """Return an artefact, checked against its manifest.
 
-        Raises FileNotFoundError if there is none, and Damaged if it fails the check (it is set
-        aside).
+        Raises Vanished, a FileNotFoundError, if there is none, and Damaged if it fails the check
+        (it is set aside).
         """
         from safetensors.torch import load
 
@@ -128,7 +133,8 @@ class ArtifactStorage(FileStorage):
                 sound = self._hash(path) == manifest["sha256"]
             else:
                 # A remote file would have to be downloaded to be hashed; `load` does that.
-                sound = self.filesystem.size(self.at(path)) == manifest["bytes"]
+                with store_errors(self.url, path, "read"):
+                    sound = self.filesystem.size(self.at(path)) == manifest["bytes"]
         except Damaged:
             return "damaged"
         except Misplaced:
@@ -161,9 +167,10 @@ class ArtifactStorage(FileStorage):
 
     def _hash(self, path: str) -> str:
         """Return the SHA-256 of a local file."""
-        self.check_place(path, "file")
-        with Path(self.at(path)).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with store_errors(self.url, path, "read"):
+            self.check_place(path, "file")
+            with Path(self.at(path)).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _folder(stage: str, key: str) -> str:

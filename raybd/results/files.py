@@ -11,6 +11,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import fsspec
 
+from raybd.results.failures import StoreUnusable, store_errors, store_gone
 from raybd.results.places import (
     Kind,
     Misplaced,
@@ -29,6 +31,7 @@ from raybd.results.retries import retried
 from raybd.types.errors import UserError
 
 log = logging.getLogger("raybd.store")
+
 
 CHANGING_ATTRIBUTES = (
     "size",
@@ -82,7 +85,7 @@ class FileStorage:
 
     def __getstate__(self) -> dict[str, Any]:
         # A file system holds connections and locks, so the receiving process opens its own.
-        return {"url": self.url}
+        return {"url": self.url, "_was_there": vars(self).get("_was_there", False)}
 
     # --- reading -----------------------------------------------------------------------------
 
@@ -94,15 +97,16 @@ class FileStorage:
         """
         if leaves_the_store(path):
             raise FileNotFoundError(path)
-        if not self.local:
-            data: bytes = retried(lambda: self.filesystem.cat_file(self.at(path)))
-            return data
+        with store_errors(self.url, path, "read"):
+            if not self.local:
+                data: bytes = retried(lambda: self.filesystem.cat_file(self.at(path)))
+                return data
 
-        self.check_place(path, "file")
-        try:
-            return retried(Path(self.at(path)).read_bytes)
-        except (NotADirectoryError, IsADirectoryError) as error:
-            raise FileNotFoundError(path) from error
+            self.check_place(path, "file")
+            try:
+                return retried(Path(self.at(path)).read_bytes)
+            except (NotADirectoryError, IsADirectoryError) as error:
+                raise FileNotFoundError(path) from error
 
     def read_if_there(self, path: str) -> bytes | None:
         """Return the bytes of a file, or None if it does not exist.
@@ -123,20 +127,22 @@ class FileStorage:
         if self.local:
             return {path: data for path in paths if (data := self.read_if_there(path)) is not None}
 
-        found = retried(
-            lambda: self.filesystem.cat([self.at(path) for path in paths], on_error="return")
-        )
-        for data in found.values():
-            # "return" hands over every error: only a missing file is an answer.
-            if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
-                raise data
+        with store_errors(self.url, "several files", "read"):
+            found = retried(
+                lambda: self.filesystem.cat([self.at(path) for path in paths], on_error="return")
+            )
+            for data in found.values():
+                # "return" hands over every error: only a missing file is an answer.
+                if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
+                    raise data
         return {self.relative(at): data for at, data in found.items() if isinstance(data, bytes)}
 
     def exists(self, path: str) -> bool:
         """Return whether a file or folder exists."""
         if self.local:
             return os.path.lexists(self.at(path)) and misplaced(self.root, path) is None
-        return bool(retried(lambda: self.filesystem.exists(self.at(path))))
+        with store_errors(self.url, path, "read"):
+            return bool(retried(lambda: self.filesystem.exists(self.at(path))))
 
     def files(self, pattern: str) -> list[str]:
         """Return the paths that match a glob, sorted, without names that begin with a dot."""
@@ -148,8 +154,9 @@ class FileStorage:
             found = [str(path.relative_to(self.root)) for path in Path(self.root).glob(pattern)]
             found = [path for path in found if self._is_in_place(path, None)]
         else:
-            pattern = f"{glob.escape(self.root)}/{pattern}"
-            found = [self.relative(path) for path in self.filesystem.glob(pattern)]
+            with store_errors(self.url, pattern, "read"):
+                found = self.filesystem.glob(f"{glob.escape(self.root)}/{pattern}")
+            found = [self.relative(path) for path in found]
         return sorted(path for path in found if not path.rpartition("/")[2].startswith("."))
 
     def fingerprints(self, folder: str) -> dict[str, str]:
@@ -158,10 +165,11 @@ class FileStorage:
         A file whose fingerprint is the same as before was not written since. A folder that does
         not exist has no files.
         """
-        if self.local:
-            return self._local_fingerprints(folder)
         try:
-            found = retried(lambda: self.filesystem.ls(self.at(folder), detail=True))
+            with store_errors(self.url, folder, "read"):
+                if self.local:
+                    return self._local_fingerprints(folder)
+                found = retried(lambda: self.filesystem.ls(self.at(folder), detail=True))
         except FileNotFoundError:
             return {}
         return {
@@ -185,7 +193,8 @@ class FileStorage:
         """Write or replace a file so that no reader ever sees a part of it."""
         # Object storage shows a file when its one request is complete; there is nothing to rename.
         if not self.local:
-            retried(lambda: self.filesystem.pipe_file(self.at(path), data))
+            with store_errors(self.url, path, "written"):
+                retried(lambda: self.filesystem.pipe_file(self.at(path), data))
             return
 
         target = Path(self.at(path))
@@ -194,43 +203,64 @@ class FileStorage:
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
 
         def write_and_rename() -> None:
-            self._clear(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            self._make_folder(path)
             try:
                 temporary.write_bytes(data)
                 temporary.replace(target)
             finally:
                 temporary.unlink(missing_ok=True)
 
-        retried(write_and_rename)
+        with store_errors(self.url, path, "written"):
+            retried(write_and_rename)
 
     def create(self, path: str, data: bytes) -> bool:
         """Write a file unless it exists. Return whether this process, and no other one, wrote it.
 
         A reader may see a part of a local file.
         """
-        try:
-            if not self.local:
-                self.filesystem.pipe_file(self.at(path), data, mode="create")
-                return True
-            self._clear(path)
-            Path(self.at(path)).parent.mkdir(parents=True, exist_ok=True)
-            with Path(self.at(path)).open("xb") as file:
-                file.write(data)
-        except FileExistsError:
-            return False
+        with store_errors(self.url, path, "written"):
+            try:
+                if not self.local:
+                    self.filesystem.pipe_file(self.at(path), data, mode="create")
+                    return True
+                self._make_folder(path)
+                with Path(self.at(path)).open("xb") as file:
+                    file.write(data)
+            except FileExistsError:
+                return False
         return True
+
+    def _make_folder(self, path: str) -> None:
+        """Make the folder of a local file, and set aside what stands in its place.
+
+        Raises StoreUnusable if the store itself was there before, and is gone: it is not made
+        again, else a store that was deleted in the middle of a run would come back with a part of
+        what it had.
+        """
+        if self.gone():
+            raise store_gone(self.url)
+        self._clear(path)
+        Path(self.at(path)).parent.mkdir(parents=True, exist_ok=True)
+        # Beside the fields, which are frozen: like the cached properties.
+        vars(self)["_was_there"] = True
+
+    def gone(self) -> bool:
+        """Return whether this store, or the one it is a copy of, was a folder and is none now."""
+        return bool(vars(self).get("_was_there")) and self.local and not Path(self.root).is_dir()
 
     def remove(self, path: str) -> None:
         """Remove a file or a folder with all its files, if it exists."""
         if not self.exists(path):
             return
-        if not self.local:
-            self.filesystem.rm(self.at(path), recursive=True)
-        elif Path(self.at(path)).is_dir():
-            shutil.rmtree(self.at(path))
-        else:
-            Path(self.at(path)).unlink(missing_ok=True)
+        with store_errors(self.url, path, "written"):
+            if not self.local:
+                # Another process may remove the same folder.
+                with suppress(FileNotFoundError):
+                    self.filesystem.rm(self.at(path), recursive=True)
+            elif Path(self.at(path)).is_dir():
+                shutil.rmtree(self.at(path), onerror=_unless_missing)
+            else:
+                Path(self.at(path)).unlink(missing_ok=True)
 
     def quarantine(self, path: str, reason: str) -> bool:
         """Move a damaged file or folder below `damaged/`, and log a warning with the reason.
@@ -310,6 +340,8 @@ class FileStorage:
             if self.read(path) != payload:
                 raise OSError("what was read is not what was written")
             self.filesystem.rm_file(self.at(path))
+        except StoreUnusable:
+            raise
         # Each file system of fsspec has errors of its own.
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
@@ -329,3 +361,9 @@ class FileStorage:
     def relative(self, at: str) -> str:
         """Return the path that the file system names `at`, relative to the storage."""
         return str(at)[len(self.root) + 1 :]
+
+
+def _unless_missing(_function: Any, _path: str, about: tuple[Any, BaseException, Any]) -> None:
+    """Raise the error of a file that can't be removed, unless another process has removed it."""
+    if not isinstance(about[1], FileNotFoundError):
+        raise about[1]
