@@ -15,7 +15,7 @@ import ray
 
 from raybd.cells.cell import Cell
 from raybd.cells.outcome import outcome_of
-from raybd.cells.row import record_failure
+from raybd.cells.row import finished_since, record_failure
 from raybd.cells.stage import Stage
 from raybd.engine.cluster.doctor.store import check_store_everywhere
 from raybd.engine.cluster.presence import fault_now
@@ -260,17 +260,10 @@ class _GridRun:
         self.run_log.record(outcome.status, key=name, error=outcome.text, cells=cells)
         for cell in lost:
             # Another driver of this experiment may have finished what failed here.
-            row = self._finished_elsewhere(cell) or record_failure(
+            row = finished_since(cell, self.store, self.began_at) or record_failure(
                 cell, self.store, outcome.status, outcome.text, traceback
             )
             self._count_row(cell, row)
-
-    def _finished_elsewhere(self, cell: Cell) -> dict[str, Any] | None:
-        """Return the row of a cell that was finished, by another process, since this run began."""
-        row = self.store.cell(cell.id)
-        if row is None or row["status"] != "ok" or row["finished_at"] is None:
-            return None
-        return row if row["finished_at"] >= self.began_at else None
 
     def _count_row(self, cell: Cell, row: Mapping[str, Any]) -> None:
         self.statuses[cell.id] = row["status"]
