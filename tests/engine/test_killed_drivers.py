@@ -52,7 +52,7 @@ SWEEP: dict[str, Any] = {
 CONFIGS: dict[Command, dict[str, Any]] = {"run": GRID, "sweep": SWEEP}
 CODES: dict[Command, int] = {"run": 0, "sweep": 1}
 """Exit codes: some trials fail by themselves."""
-VARYING = ["seconds", "gpu_seconds", "peak_memory_bytes", "finished_at", "versions"]
+VARYING = ["seconds", "gpu_seconds", "peak_memory_bytes", "finished_at", "versions", "commit"]
 """Columns that differ from run to run."""
 
 
