@@ -59,6 +59,14 @@ def record_failure(
     return row
 
 
+def finished_since(cell: Cell, store: Store, since: datetime) -> Facts | None:
+    """Return the row of a cell that some process has finished since then; None if none has."""
+    row = store.cell(cell.id)
+    if row is None or row["status"] != "ok" or row["finished_at"] is None:
+        return None
+    return row if row["finished_at"] >= since else None
+
+
 def row_of(cell: Cell, store: Store) -> Facts:
     """Return the row that the finished stages of a cell make up."""
     manifests = {stage.key: store.manifest(stage.name, stage.key) for stage in cell.stages()}

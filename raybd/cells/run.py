@@ -9,7 +9,7 @@ from typing import Any
 
 from raybd.cells.cell import Cell
 from raybd.cells.data import load_data
-from raybd.cells.outcome import outcome_of
+from raybd.cells.outcome import outcome_of, store_fault, store_faults
 from raybd.cells.resources import Resources
 from raybd.cells.row import record, record_failure
 from raybd.cells.stage import Facts, Stage
@@ -97,7 +97,7 @@ def run_stage(
 def run_cell(cell: Cell, store: Store, report: Report | None = None) -> dict[str, Any]:
     """Run a cell in the calling process and return its row: for debuggers and notebooks.
 
-    An error is recorded as in a grid, and raised.
+    An error is recorded as in a grid, and raised. StoreUnusable is raised, and not recorded.
     """
     if cell.infeasible:
         return record_failure(cell, store, "infeasible", cell.infeasible)
@@ -108,10 +108,13 @@ def run_cell(cell: Cell, store: Store, report: Report | None = None) -> dict[str
         for stage in cell.stages():
             run_stage(stage, store, loaded(stage.dataset, stage.data), report=report)
     except Exception as error:
-        outcome = outcome_of(error)
-        record_failure(cell, store, outcome.status, outcome.text)
-        raise
-    return record(cell, store)
+        with store_faults(store):
+            if store_fault(error, store) is None:
+                outcome = outcome_of(error)
+                record_failure(cell, store, outcome.status, outcome.text)
+            raise
+    with store_faults(store):
+        return record(cell, store)
 
 
 def _check_code(stage: Stage) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from raybd.results.failures import Vanished, store_errors
 from raybd.results.files import FileStorage
 from raybd.results.manifests import manifest_text, sound_manifest
 from raybd.results.parquet import Unsound
@@ -152,13 +153,17 @@ class ArtifactStorage(FileStorage):
     def manifest(self, stage: str, key: str) -> dict[str, Any]:
         """Return the facts of an artefact.
 
-        Raises FileNotFoundError if there is none, Damaged if the manifest fails its check (it is
-        set aside), and Unusable if a newer version of raybd wrote it, or if its tensors do not fit
-        into the memory of this machine.
+        Raises Vanished, a FileNotFoundError, if there is none, Damaged if the manifest fails its
+        check (it is set aside), and Unusable if a newer version of raybd wrote it, or if its
+        tensors do not fit into the memory of this machine.
         """
         path = f"{_folder(stage, key)}/manifest.json"
         try:
             manifest = sound_manifest(self.read(path, MAX_MANIFEST_BYTES), stage, key)
+        except Misplaced:
+            raise
+        except FileNotFoundError as error:
+            raise Vanished(path) from error
         except Unsound as error:
             self.quarantine(_folder(stage, key), f"manifest.json {error}")
             raise Damaged(path) from error
@@ -172,8 +177,8 @@ class ArtifactStorage(FileStorage):
     def load(self, stage: str, key: str) -> Artifact:
         """Return an artefact, checked against its manifest.
 
-        Raises FileNotFoundError if there is none, and Damaged if it fails the check (it is set
-        aside).
+        Raises Vanished, a FileNotFoundError, if there is none, and Damaged if it fails the check
+        (it is set aside).
         """
         manifest = self.manifest(stage, key)
         folder = _folder(stage, key)
@@ -208,7 +213,8 @@ class ArtifactStorage(FileStorage):
                 )
             else:
                 # A remote file would have to be downloaded to be hashed; `load` does that.
-                sound = self.filesystem.size(self.at(path)) == manifest["bytes"]
+                with store_errors(self.url, path, "read"):
+                    sound = self.filesystem.size(self.at(path)) == manifest["bytes"]
         except Damaged:
             return "damaged"
         except Misplaced:
@@ -249,9 +255,10 @@ class ArtifactStorage(FileStorage):
 
     def _hash(self, path: str) -> str:
         """Return the SHA-256 of a local file."""
-        self.check_place(path, "file")
-        with Path(self.at(path)).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with store_errors(self.url, path, "read"):
+            self.check_place(path, "file")
+            with Path(self.at(path)).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _folder(stage: str, key: str) -> str:

@@ -11,6 +11,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import fsspec
 
+from raybd.results.failures import StoreUnusable, store_errors, store_gone
 from raybd.results.parquet import Unsound
 from raybd.results.places import (
     Kind,
@@ -30,6 +32,7 @@ from raybd.results.retries import retried
 from raybd.types.errors import UserError, one_line
 
 log = logging.getLogger("raybd.store")
+
 
 CHANGING_ATTRIBUTES = (
     "size",
@@ -83,7 +86,7 @@ class FileStorage:
 
     def __getstate__(self) -> dict[str, Any]:
         # A file system holds connections and locks, so the receiving process opens its own.
-        return {"url": self.url}
+        return {"url": self.url, "_was_there": vars(self).get("_was_there", False)}
 
     # --- reading -----------------------------------------------------------------------------
 
@@ -97,10 +100,11 @@ class FileStorage:
             raise FileNotFoundError(path)
         # One byte more than is allowed tells that there are more.
         end = None if at_most is None else at_most + 1
-        if self.local:
-            data = self._read_local(path, end)
-        else:
-            data = retried(lambda: self.filesystem.cat_file(self.at(path), end=end))
+        with store_errors(self.url, path, "read"):
+            if self.local:
+                data = self._read_local(path, end)
+            else:
+                data = retried(lambda: self.filesystem.cat_file(self.at(path), end=end))
         if at_most is not None and len(data) > at_most:
             raise Unsound(f"has more than {at_most} bytes")
         return data
@@ -137,13 +141,14 @@ class FileStorage:
             first = {path: self._first_bytes(path, at_most) for path in paths}
             return {path: data for path, data in first.items() if data is not None}
 
-        found = retried(
-            lambda: self.filesystem.cat([self.at(path) for path in paths], on_error="return")
-        )
-        for data in found.values():
-            # "return" hands over every error: only a missing file is an answer.
-            if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
-                raise data
+        with store_errors(self.url, "several files", "read"):
+            found = retried(
+                lambda: self.filesystem.cat([self.at(path) for path in paths], on_error="return")
+            )
+            for data in found.values():
+                # "return" hands over every error: only a missing file is an answer.
+                if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
+                    raise data
         return {self.relative(at): data for at, data in found.items() if isinstance(data, bytes)}
 
     def _first_bytes(self, path: str, count: int | None) -> bytes | None:
@@ -156,7 +161,8 @@ class FileStorage:
         """Return whether a file or folder exists."""
         if self.local:
             return os.path.lexists(self.at(path)) and misplaced(self.root, path) is None
-        return bool(retried(lambda: self.filesystem.exists(self.at(path))))
+        with store_errors(self.url, path, "read"):
+            return bool(retried(lambda: self.filesystem.exists(self.at(path))))
 
     def files(self, pattern: str) -> list[str]:
         """Return the paths that match a glob, sorted, without names that begin with a dot."""
@@ -168,8 +174,9 @@ class FileStorage:
             found = [str(path.relative_to(self.root)) for path in Path(self.root).glob(pattern)]
             found = [path for path in found if self._is_in_place(path, None)]
         else:
-            pattern = f"{glob.escape(self.root)}/{pattern}"
-            found = [self.relative(path) for path in self.filesystem.glob(pattern)]
+            with store_errors(self.url, pattern, "read"):
+                found = self.filesystem.glob(f"{glob.escape(self.root)}/{pattern}")
+            found = [self.relative(path) for path in found]
         return sorted(path for path in found if not path.rpartition("/")[2].startswith("."))
 
     def fingerprints(self, folder: str) -> dict[str, str]:
@@ -178,10 +185,11 @@ class FileStorage:
         A file whose fingerprint is the same as before was not written since. A folder that does
         not exist has no files.
         """
-        if self.local:
-            return self._local_fingerprints(folder)
         try:
-            found = retried(lambda: self.filesystem.ls(self.at(folder), detail=True))
+            with store_errors(self.url, folder, "read"):
+                if self.local:
+                    return self._local_fingerprints(folder)
+                found = retried(lambda: self.filesystem.ls(self.at(folder), detail=True))
         except FileNotFoundError:
             return {}
         return {
@@ -205,7 +213,8 @@ class FileStorage:
         """Write or replace a file so that no reader ever sees a part of it."""
         # Object storage shows a file when its one request is complete; there is nothing to rename.
         if not self.local:
-            retried(lambda: self.filesystem.pipe_file(self.at(path), data))
+            with store_errors(self.url, path, "written"):
+                retried(lambda: self.filesystem.pipe_file(self.at(path), data))
             return
 
         target = Path(self.at(path))
@@ -214,43 +223,64 @@ class FileStorage:
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
 
         def write_and_rename() -> None:
-            self._clear(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            self._make_folder(path)
             try:
                 temporary.write_bytes(data)
                 temporary.replace(target)
             finally:
                 temporary.unlink(missing_ok=True)
 
-        retried(write_and_rename)
+        with store_errors(self.url, path, "written"):
+            retried(write_and_rename)
 
     def create(self, path: str, data: bytes) -> bool:
         """Write a file unless it exists. Return whether this process, and no other one, wrote it.
 
         A reader may see a part of a local file.
         """
-        try:
-            if not self.local:
-                self.filesystem.pipe_file(self.at(path), data, mode="create")
-                return True
-            self._clear(path)
-            Path(self.at(path)).parent.mkdir(parents=True, exist_ok=True)
-            with Path(self.at(path)).open("xb") as file:
-                file.write(data)
-        except FileExistsError:
-            return False
+        with store_errors(self.url, path, "written"):
+            try:
+                if not self.local:
+                    self.filesystem.pipe_file(self.at(path), data, mode="create")
+                    return True
+                self._make_folder(path)
+                with Path(self.at(path)).open("xb") as file:
+                    file.write(data)
+            except FileExistsError:
+                return False
         return True
+
+    def _make_folder(self, path: str) -> None:
+        """Make the folder of a local file, and set aside what stands in its place.
+
+        Raises StoreUnusable if the store itself was there before, and is gone: it is not made
+        again, else a store that was deleted in the middle of a run would come back with a part of
+        what it had.
+        """
+        if self.gone():
+            raise store_gone(self.url)
+        self._clear(path)
+        Path(self.at(path)).parent.mkdir(parents=True, exist_ok=True)
+        # Beside the fields, which are frozen: like the cached properties.
+        vars(self)["_was_there"] = True
+
+    def gone(self) -> bool:
+        """Return whether this store, or the one it is a copy of, was a folder and is none now."""
+        return bool(vars(self).get("_was_there")) and self.local and not Path(self.root).is_dir()
 
     def remove(self, path: str) -> None:
         """Remove a file or a folder with all its files, if it exists."""
         if not self.exists(path):
             return
-        if not self.local:
-            self.filesystem.rm(self.at(path), recursive=True)
-        elif Path(self.at(path)).is_dir():
-            shutil.rmtree(self.at(path))
-        else:
-            Path(self.at(path)).unlink(missing_ok=True)
+        with store_errors(self.url, path, "written"):
+            if not self.local:
+                # Another process may remove the same folder.
+                with suppress(FileNotFoundError):
+                    self.filesystem.rm(self.at(path), recursive=True)
+            elif Path(self.at(path)).is_dir():
+                shutil.rmtree(self.at(path), onerror=_unless_missing)
+            else:
+                Path(self.at(path)).unlink(missing_ok=True)
 
     def quarantine(self, path: str, reason: str) -> bool:
         """Move a damaged file or folder below `damaged/`, and log a warning with the reason.
@@ -332,6 +362,8 @@ class FileStorage:
             if self.read(path) != payload:
                 raise OSError("what was read is not what was written")
             self.filesystem.rm_file(self.at(path))
+        except StoreUnusable:
+            raise
         # Each file system of fsspec has errors of its own.
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
@@ -351,3 +383,9 @@ class FileStorage:
     def relative(self, at: str) -> str:
         """Return the path that the file system names `at`, relative to the storage."""
         return str(at)[len(self.root) + 1 :]
+
+
+def _unless_missing(_function: Any, _path: str, about: tuple[Any, BaseException, Any]) -> None:
+    """Raise the error of a file that can't be removed, unless another process has removed it."""
+    if not isinstance(about[1], FileNotFoundError):
+        raise about[1]

@@ -8,7 +8,6 @@ own has lost the lease, and stops.
 """
 
 import json
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,10 +15,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
-from typing import Any, cast
+from typing import Any
 
+from raybd.results.failures import StoreUnusable
 from raybd.results.files import FileStorage
-from raybd.results.processes import describe_this_process, has_ended, name_this_process
+from raybd.results.processes import (
+    describe_this_process,
+    has_ended,
+    interrupt_main,
+    name_this_process,
+)
 from raybd.types.errors import UserError
 
 LEASE_SECONDS = 45.0
@@ -107,9 +112,9 @@ def owned(
             except LeaseLost as error:
                 lost.append(error)
                 if in_main:
-                    _interrupt_main()
+                    interrupt_main()
                 return
-            except OSError:
+            except (OSError, StoreUnusable):
                 continue  # the next renewal may work, and the lease lasts for several
 
     keeper = threading.Thread(target=keep, name="raybd-lease", daemon=True)
@@ -123,7 +128,7 @@ def owned(
         ended.set()
         keeper.join()
         # A lease that can't be released expires.
-        with suppress(OSError):
+        with suppress(OSError, StoreUnusable):
             lease.release()
 
 
@@ -176,16 +181,6 @@ def _wait_until_free(
         "first.",
         exit_code=OWNED_BY_ANOTHER,
     )
-
-
-def _interrupt_main() -> None:
-    """Raise KeyboardInterrupt in the main thread."""
-    for name in (signal.SIGINT, signal.SIGTERM):
-        # A shell script lets its background commands ignore SIGINT.
-        if callable(signal.getsignal(name)):
-            # A real signal: it ends a wait of the main thread, too.
-            signal.pthread_kill(cast(int, threading.main_thread().ident), name)
-            return
 
 
 def _text(process: str, since: str, released: bool) -> bytes:

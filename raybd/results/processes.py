@@ -1,9 +1,12 @@
-"""Names of processes that tell, on the machine of a process, whether it has ended."""
+"""Names of processes that tell, on the machine of a process, whether it has ended; interrupts."""
 
 import getpass
 import os
+import signal
 import socket
+import threading
 from pathlib import Path
+from typing import cast
 
 _PROC = Path("/proc")
 _ENDED = ("Z", "X")
@@ -28,6 +31,16 @@ def has_ended(name: str) -> bool:
     """Return whether a process has certainly ended. False if it may run on another machine."""
     machine, _, pid = name.rpartition(" ")[0].rpartition(" ")
     return bool(machine) and pid.isdigit() and machine == _machine() and _name(int(pid)) != name
+
+
+def interrupt_main() -> None:
+    """Raise KeyboardInterrupt in the main thread."""
+    for name in (signal.SIGINT, signal.SIGTERM):
+        # A shell script lets its background commands ignore SIGINT.
+        if callable(signal.getsignal(name)):
+            # A real signal: it ends a wait of the main thread, too.
+            signal.pthread_kill(cast(int, threading.main_thread().ident), name)
+            return
 
 
 def _name(pid: int) -> str:

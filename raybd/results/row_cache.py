@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from raybd.results.failures import StoreUnusable
 from raybd.results.files import FileStorage
 from raybd.results.parquet import Unsound, as_parquet, read_parquet
 from raybd.results.validation import MAX_TABLE_BYTES, Rules, check_values, in_columns
@@ -81,7 +82,7 @@ def _unchanged_rows(cached: pa.Table, fingerprints: Mapping[str, str]) -> pa.Tab
 def _write_cache(storage: FileStorage, path: str, table: pa.Table) -> None:
     try:
         storage.write(path, as_parquet(table))
-    except OSError as error:
+    except (OSError, StoreUnusable) as error:
         # A user may only be allowed to read the store, and needs no cache for that.
         log.debug("%s was not written: %s", path, error)
 

@@ -15,6 +15,7 @@ from raybd.results.configurations import (
     first_line,
     without_first_line,
 )
+from raybd.results.failures import store_errors
 from raybd.results.files import FileStorage
 from raybd.results.parquet import (
     Unsound,
@@ -108,7 +109,9 @@ class TableStorage(FileStorage):
             raise FileNotFoundError(path)
         if not self.local:
             # To be checked, a remote file would have to be downloaded; `scores` does that.
-            with self.filesystem.open(self.at(path), "rb") as file:
+            with store_errors(self.url, path, "read"):
+                opened = self.filesystem.open(self.at(path), "rb")
+            with opened as file:
                 return count_rows(file)
         data = self.read(path, SCORE_RULES.max_bytes)
         content = read_parquet(data, ["cell"])

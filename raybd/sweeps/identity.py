@@ -20,6 +20,8 @@ WHAT_DIFFERS = {
 """How a sweep can differ from the one in the store."""
 MAX_IDENTITY_BYTES = 2**20
 """Size of the file that says so; it has two hashes."""
+CHECKSUM = "checksum"
+"""What a damaged file is told by: a changed hash would else say that this is another sweep."""
 LEASE = "sweeps/{name}/lease"
 """Folder of the lease of the process that runs a sweep."""
 
@@ -40,7 +42,8 @@ def check_same_sweep(sweep: Sweep, store: Store) -> None:
 
 def note_sweep(sweep: Sweep, store: Store) -> None:
     """Write what makes the trials of a sweep comparable, for `check_same_sweep`."""
-    text = json.dumps(_identity(sweep), indent=1)
+    told = _identity(sweep)
+    text = json.dumps({**told, CHECKSUM: content_hash(told)}, indent=1)
     store.write(_path(sweep.name), text.encode())
 
 
@@ -50,15 +53,37 @@ def _identity(sweep: Sweep) -> dict[str, str]:
 
 
 def _stored(name: str, store: Store) -> dict[str, Any]:
-    """Return what the store tells of a sweep; {} if that is nothing."""
+    """Return what the store tells of a sweep; {} if that is nothing.
+
+    A damaged file is set aside.
+    """
     try:
-        found = json.loads(store.read(_path(name), MAX_IDENTITY_BYTES))
-    except (FileNotFoundError, Unsound, ValueError, RecursionError):
-        found = {}
-    if isinstance(found, dict) and found:
+        found = _sound(store.read(_path(name), MAX_IDENTITY_BYTES))
+        damaged = found is None
+    except FileNotFoundError:
+        found, damaged = None, False
+    except Unsound:
+        found, damaged = None, True
+    if found is not None:
         return found
+    if damaged:
+        store.quarantine(_path(name), "is damaged, and the journal tells what was searched")
     # Older versions keep the definition in the study alone. Importing Optuna takes long.
     return _of_journal(store.read_if_there(f"sweeps/{name}/study.journal") or b"")
+
+
+def _sound(data: bytes) -> dict[str, str] | None:
+    """Return what the file says; None if it is damaged."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    # Those of older versions have none.
+    stated = found.pop(CHECKSUM, None)
+    whole = found.keys() == WHAT_DIFFERS.keys() and stated in (None, content_hash(found))
+    return found if whole else None
 
 
 def _of_journal(journal: bytes) -> dict[str, Any]:

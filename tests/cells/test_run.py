@@ -1,12 +1,14 @@
 """A cell runs in one process: its row, its errors, its cached stages."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from raybd.cells.row import finished_since, record_failure
 from raybd.cells.run import run_cell
 from raybd.plan.file import parse
 from raybd.plan.todo import make_plan
@@ -74,6 +76,21 @@ def test_an_error_is_a_row_with_its_reason(tmp_path: Path) -> None:
             parse({**TINY, "detectors": [{"kind": "tests.methods.raises"}]}), store
         ).todo
     ][-1] == cell.id
+
+
+def test_a_cell_that_another_process_finished_since_is_told_from_an_older_and_a_failed_one(
+    tmp_path: Path,
+) -> None:
+    store, cell = Store(str(tmp_path)), one_cell()
+    before = datetime.now(UTC)
+    assert finished_since(cell, store, before) is None
+    row = run_cell(cell, store)
+    found = finished_since(cell, store, before)
+    assert found is not None
+    assert found["auroc"] == row["auroc"]
+    assert finished_since(cell, store, datetime.now(UTC)) is None
+    record_failure(cell, store, "failed", "too slow")
+    assert finished_since(cell, store, before) is None
 
 
 def test_an_encoder_without_a_head_is_no_victim(tmp_path: Path) -> None:

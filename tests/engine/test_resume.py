@@ -3,6 +3,7 @@
 The search is driven as Tune drives it, without Ray.
 """
 
+import errno
 import json
 import random
 import shutil
@@ -14,12 +15,13 @@ import optuna
 import pandas as pd
 import pytest
 from optuna.trial import TrialState
+from ray.tune.search import Searcher
 
 from raybd.engine.cluster.resources import ClusterResources
 from raybd.engine.tune.journal import Journal
-from raybd.engine.tune.search import Search
+from raybd.engine.tune.search import Search, StopAtFault
 from raybd.engine.tune.study import open_study
-from raybd.engine.tune.trial import TrialContext, trial_row
+from raybd.engine.tune.trial import FAULT, TrialContext, run_trial, trial_row, write_failure
 from raybd.results.files import FileStorage
 from raybd.results.lease import Lease, LeaseLost, owned
 from raybd.results.store import Store
@@ -223,18 +225,54 @@ def test_a_damaged_journal_is_not_believed_and_no_trial_is_lost_or_run_again(
         assert all("\n" not in line for line in lines)
 
 
-def test_a_trial_of_a_driver_that_lost_the_sweep_writes_no_row(tmp_path: Path) -> None:
-    store = Store(str(tmp_path))
-    store.create("lease/000001.json", b"{}")
-    store.create("lease/000002.json", b"{}")
-    lease = Lease(store, "lease", 1, "sweep 'tiny'", "", "")
+def begun(store: Store, numbers: tuple[int, ...]) -> tuple[TrialContext, Search]:
+    """Return the context and the search of the owner of lease 1, where there are these leases."""
+    for number in numbers:
+        store.create(f"lease/{number:06}.json", b"{}")
     sweep = asked("random")
     cluster = ClusterResources({}, 0.0, started_here=True)
     journal = Journal(sweep, store)
     storage = open_study(sweep, journal, {})
+    lease = Lease(store, "lease", 1, "sweep 'tiny'", "", "")
     context = TrialContext(sweep, store, cluster, {}, lease)
-    search = Search(context, journal, storage, SIDE, quiet=True)
-    assert search.suggest("one")["trial"] == "0000"
+    return context, Search(context, journal, storage, SIDE, quiet=True)
+
+
+def test_a_trial_of_a_driver_that_lost_the_sweep_writes_no_row_and_ends_the_sweep(
+    tmp_path: Path,
+) -> None:
+    store = Store(str(tmp_path))
+    context, search = begun(store, (1, 2))
+    config = search.suggest("one")
+    assert config["trial"] == "0000"
+    # As after a time limit.
     with pytest.raises(LeaseLost, match="has taken it over"):
-        search.on_trial_complete("one", error=True)
+        write_failure(context, json.loads(config["params"]), "0000", ValueError("too slow"))
+    assert not StopAtFault(search).stop_all()
+    search.on_trial_complete("one", error=True)
+    assert isinstance(search.fault, LeaseLost)
+    assert StopAtFault(search).stop_all()
+    assert search.suggest("two") == Searcher.FINISHED
+    assert not store.files("trials/*/*")
+
+
+def test_a_trial_whose_store_fails_has_no_row_and_ends_the_sweep_with_that_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(str(tmp_path))
+    context, search = begun(store, (1,))
+    config = search.suggest("one")
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    result = run_trial(config, context, {})
+    assert result["state"] == FAULT
+    search.on_trial_complete("one", result)
+    assert search.fault is not None
+    assert "No space left on device" in search.fault.what
+    assert search.fault.exit_code == 3
+    # Another one that ends with the sweep says nothing more.
+    search.on_trial_complete("two", {"state": "intermediate", "progress": 3})
     assert not store.files("trials/*/*")

@@ -1,6 +1,7 @@
 """A sweep that changed under its name is refused before anything of the store changes."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,40 @@ def test_another_sweep_of_the_same_name_is_refused_and_nothing_is_written(
     check_same_sweep(sweep, store)
     check_same_sweep(parse_sweep(_changed(trials=99)), store)
     assert len(study.trials) == 5
+
+
+@pytest.mark.parametrize("damage", ["hash", "type", "name", "nesting", "bytes", "list"])
+def test_a_damaged_note_of_what_was_searched_does_not_make_it_another_sweep(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(str(tmp_path))
+    sweep = parse_sweep(RAW)
+    run(store, trials=2)
+    note_sweep(sweep, store)
+    path = "sweeps/tuned/identity.json"
+    told = json.loads(store.read(path))
+    other = ("b" if told["stages"][0] == "a" else "a") + told["stages"][1:]
+    damaged = {
+        "hash": json.dumps({**told, "stages": other}).encode(),
+        "type": json.dumps({**told, "stages": 3}).encode(),
+        "name": json.dumps(told).replace("definition", "definitiom").encode(),
+        "nesting": b"[" * 100_000,
+        "bytes": b"\xff\x00",
+        "list": b"[]",
+    }
+    # The journal tells the same.
+    journal = Path(store.at("sweeps/tuned/study.journal"))
+    line = f'{{"op_code": 2, "study_id": 0, "user_attr": {{"definition": "{sweep.definition}"}}}}'
+    journal.write_text(f"{journal.read_text()}{line}\n")
+    store.write(path, damaged[damage])
+
+    check_same_sweep(sweep, store)
+    (message,) = [record.getMessage() for record in caplog.records if "set aside" in record.msg]
+    assert path in message
+    note_sweep(sweep, store)
+    check_same_sweep(sweep, store)
+    with pytest.raises(UserError, match="another sweep 'tuned'"):
+        check_same_sweep(parse_sweep(OTHERS["range"]), store)
 
 
 def test_trials_without_what_was_searched_are_refused(tmp_path: Path) -> None:

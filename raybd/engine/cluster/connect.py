@@ -14,6 +14,7 @@ from typing import Any
 import ray
 
 from raybd.engine.cluster.doors import guard_token, loopback_only, private_folder, token_path
+from raybd.engine.cluster.presence import presence, present
 from raybd.engine.cluster.resources import ClusterResources, read_resources
 from raybd.reading.named import absolute_places
 from raybd.results.store import in_ray_job
@@ -35,7 +36,7 @@ def connected(
 
     Without an address RAY_ADDRESS is used, which Ray sets in a job. `dashboard` matters only for a
     cluster that is started here. Raises UserError (exit code 3) within half a minute if the
-    address does not answer.
+    address does not answer, and ClusterLost (exit code 3) if the cluster goes away later.
     """
     # Workers, and the trials of a sweep, run in other working folders.
     os.environ.update(absolute_places())
@@ -50,7 +51,8 @@ def connected(
     # Ray prints messages of its daemons, some of them while it stops; stdout is for data.
     with redirect_stdout(sys.stderr):
         try:
-            yield read_resources(started_here=address is None)
+            with present(presence()):
+                yield read_resources(started_here=address is None)
         finally:
             ray.shutdown()
 

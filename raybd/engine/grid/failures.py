@@ -1,15 +1,44 @@
-"""Errors that a task of Ray ends with, as errors of the stage, for `outcome_of`."""
+"""Errors that a task of Ray ends with: of the stage, for `outcome_of`, or of the run."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ray.exceptions import (
+    ActorUnschedulableError,
+    AuthenticationError,
+    LocalRayletDiedError,
     NodeDiedError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    OutOfDiskError,
     OutOfMemoryError,
     RayActorError,
+    RayError,
     RayTaskError,
+    RpcError,
+    RuntimeEnvSetupError,
+    TaskUnschedulableError,
     WorkerCrashedError,
 )
 
+from raybd.cells.outcome import store_fault
 from raybd.cells.stage import Stage
+from raybd.engine.cluster.presence import ClusterLost, fault_now
+from raybd.results.store import Store
 from raybd.types.errors import UserError
+
+CLUSTER_ERRORS = (
+    ActorUnschedulableError,
+    AuthenticationError,
+    LocalRayletDiedError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    RpcError,
+    RuntimeEnvSetupError,
+    TaskUnschedulableError,
+)
+"""Errors of Ray that say nothing about the stage which met them."""
 
 
 class StageLost(UserError):
@@ -18,6 +47,42 @@ class StageLost(UserError):
 
 class TimeLimit(UserError):
     """A stage ran for longer than `resources.time_limit`."""
+
+
+def run_fault(error: BaseException, store: Store) -> UserError | None:
+    """Return the error that ends the whole run, of the store or of the cluster.
+
+    `error` is what `stage_error` returns. None if it is the stage's own, which becomes a row.
+    """
+    fault = store_fault(error, store)
+    if fault is not None:
+        return fault
+    if isinstance(error, ClusterLost):
+        return error
+    # A process that died may have died with its cluster.
+    if isinstance(error, StageLost | RayError) and (lost := fault_now()) is not None:
+        return lost
+    if isinstance(error, CLUSTER_ERRORS):
+        # The first line says what went wrong, and the others what to do about Ray.
+        reason = next(iter(str(error).strip().splitlines()), "")
+        return ClusterLost(
+            f"the Ray cluster: {type(error).__name__}: {reason}",
+            "See `raybd doctor`, then run the same command again: what is finished is kept.",
+            exit_code=3,
+        )
+    return None
+
+
+@contextmanager
+def run_faults(store: Store) -> Iterator[None]:
+    """Raise the error of the store or the cluster in the place of what follows from it."""
+    try:
+        yield
+    except Exception as error:
+        fault = run_fault(stage_error(error), store)
+        if fault is None or fault is error:
+            raise
+        raise fault from error
 
 
 def stage_error(error: BaseException, stage: Stage | None = None) -> BaseException:

@@ -11,6 +11,7 @@ from ray.exceptions import RayError
 
 from raybd.cells.resources import Resources
 from raybd.cells.stage import Stage
+from raybd.engine.cluster.presence import fault_now
 from raybd.engine.cluster.resources import (
     ClusterResources,
     gpus_per_worker,
@@ -97,6 +98,9 @@ class Monitor:
         if now - self._counted_at < CAPACITY_SECONDS:
             return
         self._counted_at = now
+        # Ray would wait for a head that is gone, and could not be interrupted.
+        if fault_now() is not None:
+            return
         self.cluster = read_resources(self.cluster)
 
         # A stage that runs will end, and then there is room again.

@@ -7,19 +7,22 @@ cells go on. A stage whose process dies continues from its last checkpoint.
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import ray
 
 from raybd.cells.cell import Cell
 from raybd.cells.outcome import outcome_of
-from raybd.cells.row import record_failure
+from raybd.cells.row import finished_since, record_failure
 from raybd.cells.stage import Stage
 from raybd.engine.cluster.doctor.store import check_store_everywhere
+from raybd.engine.cluster.presence import fault_now
 from raybd.engine.cluster.resources import ClusterResources, gpus_per_worker, share_of_cluster
 from raybd.engine.grid.datasets import load_dataset
 from raybd.engine.grid.dependencies import DependencyTracker
-from raybd.engine.grid.failures import stage_error
+from raybd.engine.grid.failures import run_fault, run_faults, stage_error
 from raybd.engine.grid.gauges import Gauges
 from raybd.engine.grid.monitor import Monitor, wait_for_capacity
 from raybd.engine.grid.progress import Progress
@@ -28,6 +31,7 @@ from raybd.engine.grid.run_log import RunLog
 from raybd.engine.grid.tasks import record_cell, run_alone, run_group
 from raybd.plan.experiment import Experiment
 from raybd.plan.todo import Plan
+from raybd.results.failures import Vanished
 from raybd.results.provenance import commit, versions
 from raybd.results.store import Store
 
@@ -48,8 +52,8 @@ def run_grid(
 ) -> list[dict[str, Any]]:
     """Run what is left of an experiment, and return the rows of all its cells, old and new.
 
-    Raises UserError (exit code 3) if the cluster cannot hold a stage, or if its nodes do not share
-    the store.
+    Raises UserError (exit code 3) if the cluster cannot hold a stage, if its nodes do not share the
+    store, or if either is lost; then nothing is recorded that did not fail by itself.
     """
     cluster = wait_for_capacity(experiment, plan.stages.values(), cluster)
     # Nodes that each have a folder of this name would not see each other's artefacts.
@@ -94,6 +98,7 @@ class _GridRun:
         self.monitor = Monitor(experiment, cluster)
         self.run_log = RunLog(store, experiment.name)
         self.gauges = Gauges(experiment.name)
+        self.began_at = datetime.now(UTC)
         self.gpu_seconds = 0.0
         self.gpu_seconds_until = time.monotonic()
 
@@ -107,17 +112,23 @@ class _GridRun:
             versions=versions(),
             commit=commit(),
         )
-        end = "done"
         try:
-            return self._run()
+            with run_faults(self.store):
+                rows = self._run()
         # BaseException: an interrupt ends a run, too.
         except BaseException as error:
-            end = outcome_of(error).text
+            # The first error counts; the log may fail by the same.
+            with suppress(Exception):
+                # Whoever lost the cluster is interrupted, too.
+                self._log_end(outcome_of(fault_now() or error).text)
             raise
-        finally:
-            running = sorted(self._names_in_flight())
-            self.run_log.record("run ended", how=end, cells=len(self.statuses), running=running)
-            self.run_log.write()
+        self._log_end("done")
+        return rows
+
+    def _log_end(self, how: str) -> None:
+        running = sorted(self._names_in_flight())
+        self.run_log.record("run ended", how=how, cells=len(self.statuses), running=running)
+        self.run_log.write()
 
     def _run(self) -> list[dict[str, Any]]:
         # In the driver: there is nothing to compute, only a row to write.
@@ -143,6 +154,9 @@ class _GridRun:
         self.gauges.update(self._measures, at_once=True)
         # Read again from the store, where the tasks wrote them: the driver kept none.
         rows = {**self.plan.rows, **self.store.rows(self.statuses.keys() - self.plan.rows.keys())}
+        for cell in self.plan.cells:
+            if cell.id in self.statuses and cell.id not in rows:
+                raise Vanished(f"the row of {cell}")
         return [rows[cell.id] for cell in self.plan.cells if cell.id in rows]
 
     # --- submitting --------------------------------------------------------------------------
@@ -226,7 +240,13 @@ class _GridRun:
             self._free_dataset(stage)
 
     def _fail(self, name: str, error: BaseException, traceback: str) -> None:
-        """Record an error of a stage for all cells that depend on it, or that of a single cell."""
+        """Record an error of a stage for all cells that depend on it, or that of a single cell.
+
+        Raise it if it is of the store or the cluster.
+        """
+        fault = run_fault(error, self.store)
+        if fault is not None:
+            raise fault from error
         outcome = outcome_of(error)
         stage = self.left.stages.get(name)
         if stage is None:
@@ -239,7 +259,10 @@ class _GridRun:
         cells = [str(cell) for cell in lost]
         self.run_log.record(outcome.status, key=name, error=outcome.text, cells=cells)
         for cell in lost:
-            row = record_failure(cell, self.store, outcome.status, outcome.text, traceback)
+            # Another driver of this experiment may have finished what failed here.
+            row = finished_since(cell, self.store, self.began_at) or record_failure(
+                cell, self.store, outcome.status, outcome.text, traceback
+            )
             self._count_row(cell, row)
 
     def _count_row(self, cell: Cell, row: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """A stage in a group of workers: a Ray Train (V2) TorchTrainer, whose workers all run the stage."""
 
 import uuid
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -16,6 +17,7 @@ from raybd.engine.grid.datasets import unpack
 from raybd.engine.grid.failures import process_died, stage_error
 from raybd.engine.grid.status_actor import report_start, reporter
 from raybd.engine.ray_storage import ray_filesystem
+from raybd.results.failures import StoreUnusable
 from raybd.results.store import Store
 
 STATE_FOLDER = "train"
@@ -68,13 +70,19 @@ def train_group(
     except WorkerGroupError as error:
         raise _member_error(error, stage) from error
     finally:
-        # Nobody reads it later: the stage's checkpoints are elsewhere in the store.
-        store.remove(f"{STATE_FOLDER}/{name}")
+        # Nobody reads it later: the stage's checkpoints are elsewhere in the store. An error of the
+        # stage says more than one of this.
+        with suppress(StoreUnusable):
+            store.remove(f"{STATE_FOLDER}/{name}")
 
 
 def _member_error(error: WorkerGroupError, stage: Stage) -> BaseException:
     """Return why a group failed: the error that the stage raised, or StageLost."""
     failures = [stage_error(failure, stage) for failure in error.worker_failures.values()]
+    # The first worker writes, and the others fail since they wait for it.
+    for failure in failures:
+        if isinstance(failure, StoreUnusable):
+            return failure
     # A failure of Ray's own says that a worker died; what the others raise follows from that.
     if any(type(failure).__module__.startswith("ray.") for failure in failures):
         return process_died(stage)

@@ -15,6 +15,7 @@ from typing import Any
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
+from raybd.results.failures import store_errors
 from raybd.results.store import Store
 from raybd.sweeps.sweep import Sweep
 
@@ -46,10 +47,11 @@ class Journal(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append lines, and write the new hash."""
-        super().append_logs(logs)
-        with self.path.open("rb") as file:
-            file.seek(self._hashed_bytes)
-            new = file.read()
+        with store_errors(self._store.url, self._name, "written"):
+            super().append_logs(logs)
+            with self.path.open("rb") as file:
+                file.seek(self._hashed_bytes)
+                new = file.read()
         self._hashed.update(new)
         self._hashed_bytes += len(new)
         # In object storage, `upload` writes both.

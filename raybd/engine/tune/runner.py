@@ -148,9 +148,11 @@ def _time_limit(seconds: float | None, fail: Callable[[TimeLimit], None]) -> Ite
         return
 
     def stop() -> None:
-        # First the row: Tune starts a trial whose process died again, and that one finds the row.
-        fail(time_limit_exceeded(seconds, seconds))
-        os._exit(1)
+        try:
+            # First the row: Tune starts a trial whose process died again, which finds the row.
+            fail(time_limit_exceeded(seconds, seconds))
+        finally:
+            os._exit(1)
 
     timer = threading.Timer(seconds, stop)
     timer.start()

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import optuna
 from optuna.trial import TrialState
+from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
@@ -18,11 +19,12 @@ from raybd.engine.grid.failures import process_died
 from raybd.engine.tune.journal import Journal
 from raybd.engine.tune.runner import INTERMEDIATE, PROGRESS
 from raybd.engine.tune.study import finish, trial_name
-from raybd.engine.tune.trial import TrialContext, trial_row
+from raybd.engine.tune.trial import FAULT, TrialContext, trial_row
 from raybd.sweeps.objectives import Direction
 from raybd.sweeps.ranges import Params
 from raybd.sweeps.sweep import Row, Sweep, as_json, make_sampler
 from raybd.sweeps.trials import trial_rows, trials_left
+from raybd.types.errors import UserError
 
 MAX_REFUSED_IN_A_ROW = 200
 """After so many combinations of values that the methods refuse, a sweep ends."""
@@ -51,6 +53,8 @@ class Search(OptunaSearch):
         self._journal = journal
         self._side = side
         self._quiet = quiet
+        self.fault: UserError | None = None
+        """Why the sweep ends early; nothing more is recorded."""
         self._names: dict[str, str] = {}
         """Names of the trials in the store, by Tune's id."""
         self._params: dict[str, Params] = {}
@@ -75,6 +79,8 @@ class Search(OptunaSearch):
 
     def suggest(self, trial_id: str) -> Any:
         """Return the config of the next trial, with values that the methods accept."""
+        if self.fault is not None:
+            return Searcher.FINISHED
         if self._lost:
             name, text = self._lost.popleft()
             self._names[trial_id] = name
@@ -161,8 +167,24 @@ class Search(OptunaSearch):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell Optuna how a trial ended, and write the row of a trial that could not."""
+        """Tell Optuna how a trial ended, and write the row of a trial that could not.
+
+        An error of the store, or a lost lease, ends the sweep: see `fault`.
+        """
+        # Trials that end after that were stopped with the sweep.
+        if self.fault is not None:
+            return
         result = result or {}
+        if result.get("state") == FAULT:
+            self.fault = UserError(*result[FAULT])
+            return
+        try:
+            self._complete(trial_id, result, error)
+        # Tune would take what is raised here for an error of the trial.
+        except UserError as found:
+            self.fault = found
+
+    def _complete(self, trial_id: str, result: dict[str, Any], error: bool) -> None:
         name = self._names[trial_id]
         params = self._params[trial_id]
         state = result.get("state")
@@ -211,6 +233,21 @@ class Search(OptunaSearch):
         left = trials_left(self._sweep, trial_rows(self._sweep, self._store))
         done = trials_left(self._sweep, {}) - left
         sys.stderr.write(f"[{done}/{self._sweep.trials}] trial {name}: {text}\n")
+
+
+class StopAtFault(tune.Stopper):
+    """Stops all trials when the search has met an error that ends the sweep."""
+
+    def __init__(self, search: Search) -> None:
+        self._search = search
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Stop no single trial."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Return whether the sweep ends."""
+        return self._search.fault is not None
 
 
 def make_scheduler(sweep: Sweep) -> Any:

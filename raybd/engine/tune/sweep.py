@@ -12,6 +12,7 @@ started again, and takes up what it had finished.
 
 import logging
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 import optuna
@@ -21,17 +22,24 @@ from raybd.cells.stage import Stage
 from raybd.engine.cluster.doctor.store import check_store_everywhere
 from raybd.engine.cluster.resources import ClusterResources, gpus_per_worker
 from raybd.engine.grid.datasets import load_dataset
+from raybd.engine.grid.failures import run_faults
 from raybd.engine.grid.progress import Progress
 from raybd.engine.grid.run import run_grid
 from raybd.engine.ray_storage import ray_filesystem
 from raybd.engine.tune.journal import Journal
-from raybd.engine.tune.search import MAX_REFUSED_IN_A_ROW, Search, make_scheduler
+from raybd.engine.tune.search import (
+    MAX_REFUSED_IN_A_ROW,
+    Search,
+    StopAtFault,
+    make_scheduler,
+)
 from raybd.engine.tune.study import open_study
 from raybd.engine.tune.trial import TrialContext, evaluate, run_trial
 from raybd.plan.experiment import Experiment
 from raybd.plan.graph import Opened, known_or_opened
 from raybd.plan.todo import begin, make_plan
 from raybd.registry import Method
+from raybd.results.failures import StoreUnusable, store_errors
 from raybd.results.lease import Lease
 from raybd.results.store import Store
 from raybd.sweeps.sweep import DEFAULT, Row, Sweep
@@ -51,8 +59,21 @@ def run_sweep(
 
     `lease` is that of the sweep, which this process owns.
 
-    Raises UserError if the experiment itself fails, or if the methods refuse all values.
+    Raises UserError if the experiment itself fails, if the methods refuse all values, or (exit code
+    3) if store or cluster are lost.
     """
+    with run_faults(store):
+        return _run_sweep(sweep, store, cluster, lease, console, quiet)
+
+
+def _run_sweep(
+    sweep: Sweep,
+    store: Store,
+    cluster: ClusterResources,
+    lease: Lease,
+    console: Any,
+    quiet: bool,
+) -> list[Row]:
     if len(cluster.nodes) > 1:
         check_store_everywhere(store)
     _measure_defaults(sweep, store, cluster, console, quiet)
@@ -133,8 +154,12 @@ def _run_trials(
 
     try:
         _fit(context, experiment, stages, search, left)
-    finally:
-        journal.upload()
+    # The first error counts; the upload may fail by the same.
+    except BaseException:
+        with suppress(Exception):
+            journal.upload()
+        raise
+    journal.upload()
 
     if trials_left(sweep, trial_rows(sweep, store)) == left:
         raise UserError(
@@ -177,6 +202,7 @@ def _fit(
             name="tune",
             storage_path=store.at(f"sweeps/{sweep.name}"),
             storage_filesystem=ray_filesystem(store),
+            stop=StopAtFault(search),
             failure_config=tune.FailureConfig(
                 # A trial runs several stages in one process, each with its own number of retries.
                 max_failures=max(stage.crash_retries for stage in stages)
@@ -186,8 +212,15 @@ def _fit(
     )
     try:
         tuner.fit()
+    # Tune keeps its own state in the store.
+    except OSError as error:
+        with store_errors(store.url, state_folder, "written"):
+            raise error
     finally:
-        store.remove(state_folder)
+        with suppress(StoreUnusable):
+            store.remove(state_folder)
+    if search.fault is not None:
+        raise search.fault
 
 
 def _resources(

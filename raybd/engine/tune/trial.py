@@ -10,18 +10,24 @@ from typing import Any, cast
 from raybd.cells.outcome import outcome_of
 from raybd.cells.row import record_trial
 from raybd.cells.stage import Stage
+from raybd.engine.cluster.presence import ClusterLost
 from raybd.engine.cluster.resources import ClusterResources
-from raybd.engine.grid.failures import stage_error
+from raybd.engine.grid.failures import run_fault, stage_error
 from raybd.engine.tune.runner import NO_PROGRESS, PROGRESS, StageRunner
 from raybd.plan.experiment import Experiment
 from raybd.plan.graph import OpenData, Opened, known_or_opened, open_labels
 from raybd.registry import Method
+from raybd.results.failures import StoreUnusable
 from raybd.results.lease import Lease
 from raybd.results.provenance import commit, merged_versions, versions
 from raybd.results.store import Store
 from raybd.sweeps.ranges import Params
 from raybd.sweeps.sweep import Row, Sweep, as_json
 from raybd.sweeps.trials import measured
+
+FAULT = "fault"
+"""The state of a trial that met an error of the store or the cluster, and the error in its result:
+what, hint and exit code. It has no row."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +55,29 @@ def run_trial(
     trial = config["trial"]
     params = cast(Params, json.loads(config["params"]))
 
+    try:
+        row = _row_of(config["params"], params, trial, context, datasets)
+    # Returned: Tune would try the trial again, and count it as one that failed.
+    except (StoreUnusable, ClusterLost) as error:
+        told = [error.what, error.hint, error.exit_code]
+        return {"state": FAULT, PROGRESS: NO_PROGRESS, FAULT: told}
+
+    objectives = {
+        objective.name: row.get(f"objective_{index}")
+        for index, objective in enumerate(sweep.objectives)
+    }
+    progress = 100 if row["state"] == "complete" else NO_PROGRESS
+    return {"state": row["state"], PROGRESS: progress, **objectives}
+
+
+def _row_of(
+    text: str, params: Params, trial: str, context: TrialContext, datasets: Mapping[str, Any]
+) -> Row:
+    """Run a trial unless it has a row, and return its row; `text` are its values as JSON."""
+    sweep = context.sweep
     # Tune tries a trial again if its process died, perhaps after the row was written.
     row = context.store.trial(sweep.name, trial)
-    if row is None or row["params"] != config["params"]:
+    if row is None or row["params"] != text:
         runner = StageRunner(sweep, context.store, context.cluster, datasets)
         row = evaluate(
             sweep,
@@ -61,18 +87,12 @@ def run_trial(
             lambda experiment, stages: runner.run(
                 experiment,
                 stages,
-                fail=lambda error: write_failure(sweep, params, trial, context.store, error),
+                fail=lambda error: write_failure(context, params, trial, error),
             ),
             known_or_opened(dict(context.data)),
             context.lease.check,
         )
-
-    objectives = {
-        objective.name: row.get(f"objective_{index}")
-        for index, objective in enumerate(sweep.objectives)
-    }
-    progress = 100 if row["state"] == "complete" else NO_PROGRESS
-    return {"state": row["state"], PROGRESS: progress, **objectives}
+    return row
 
 
 def evaluate(
@@ -86,8 +106,9 @@ def evaluate(
 ) -> Row:
     """Run the stages of a trial with `run`, write its row and scores, and return the row.
 
-    An error becomes a row, by the same rules as an error of a cell. `check` is called before the
-    row is written; what it raises is raised, and there is no row.
+    An error becomes a row, by the same rules as an error of a cell; one of the store or the cluster
+    is raised. `check` is called before the row is written; what it raises is raised, and there is
+    no row.
     """
     row = trial_row(sweep, params, trial)
     try:
@@ -95,7 +116,11 @@ def evaluate(
         row |= _measured_columns(sweep, experiment, trial, store, run, opened)
     # Tune would retry an error; as a row it counts as a trial that was run.
     except Exception as error:
-        outcome = outcome_of(stage_error(error))
+        own = stage_error(error)
+        fault = run_fault(own, store)
+        if fault is not None:
+            raise fault from error
+        outcome = outcome_of(own)
         row |= {"state": outcome.status, "error": outcome.text}
         store.write(f"errors/{sweep.name}-{trial}.txt", traceback.format_exc().encode())
     check()
@@ -150,10 +175,12 @@ def trial_row(
     }
 
 
-def write_failure(
-    sweep: Sweep, params: Params, trial: str, store: Store, error: BaseException
-) -> None:
-    """Write the row of a trial that ended with an error before it could write its own."""
+def write_failure(context: TrialContext, params: Params, trial: str, error: BaseException) -> None:
+    """Write the row of a trial that ended with an error before it could write its own.
+
+    Raises LeaseLost, and writes nothing, if another driver owns the sweep by now.
+    """
     outcome = outcome_of(error)
-    row = trial_row(sweep, params, trial, outcome.status, outcome.text)
-    store.write_trial(sweep.name, row)
+    row = trial_row(context.sweep, params, trial, outcome.status, outcome.text)
+    context.lease.check()
+    context.store.write_trial(context.sweep.name, row)
