@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 
 # Before torch is loaded: as many processes as cores run, so each computes with one thread.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -14,6 +15,10 @@ from typing import Any
 import pytest
 
 from tests.shared_victims import SMALL_CIFAR10, SharedVictims, shared_folder
+
+# A shell script lets its background commands ignore SIGINT, which several tests send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _BESIDE = Path(__file__).parents[2] / "shared" / "data"
 

@@ -148,8 +148,8 @@ FAULTS = (
     Fault(
         "strip-quantile",
         STRIP,
-        "torch.quantile(calibration_N, 1 - self.fpr)",
-        "torch.quantile(calibration_N, self.fpr)",
+        "torch.quantile(combined(held_MW), 1 - self.fpr)",
+        "torch.quantile(combined(held_MW), self.fpr)",
         "STRIP flags all but its share of clean inputs",
         (f"{TESTS}/test_strip.py",),
     ),

@@ -59,7 +59,7 @@ def test_a_pruned_channel_that_the_victim_needed_gives_a_warning(read: int, warn
         head.weight.zero_()
         head.weight[1, read] = 1.0
         # Halfway between the brightness of the two classes, as this channel shows it.
-        head.bias.copy_(torch.tensor([0.5 * (1.0 if read == 10 else 0.1), 0.0]))
+        head.bias.copy_(torch.tensor([0.25 + 0.5 * (1.0 if read == 10 else 0.1), 0.0]))
     victim.head = head
     y_N = torch.arange(60) % 2
     clean = Split((255 * y_N).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4), y_N)

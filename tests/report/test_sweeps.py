@@ -316,7 +316,7 @@ def test_a_log_range_has_a_log_axis(store: Store) -> None:
     assert axes["lr_min"]["default"] == pytest.approx(
         math.log(1e-3 / 3e-5) / math.log(100), rel=1e-3
     )
-    assert axes["epochs"]["log"] is False
+    assert axes["cut"]["log"] is False
 
 
 def test_words_have_bands_and_what_a_trial_lacks_lies_below(store: Store) -> None:

@@ -95,10 +95,10 @@ def test_a_folder_that_can_not_be_read_is_an_error_of_the_store(
     store = Store(str(tmp_path))
     store.write("cells/one.parquet", b"data")
 
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, mode: str) -> bytes:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(StoreUnusable, match="can't be read: Permission denied") as caught:
         store.read("cells/one.parquet")
     assert caught.value.exit_code == 3
