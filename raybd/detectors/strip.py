@@ -43,8 +43,8 @@ class Strip(StreamDetector):
     superimpose: Way | Literal["all"] = "all"
     """How they are laid over it. pixels: the sum, clipped to 0..255. normalised: the sum of the
     images as the network sees them, not clipped. average: the weighted mean of the pixels. all:
-    each score in deviations from its mean on trusted images, and the highest of the three; it
-    takes three times as long."""
+    each score in deviations from its mean on the trusted images that give the threshold, and the
+    highest of the three; it takes three times as long."""
     strength: float = Field(1.0, gt=0)
     """Weight of the overlay; the image has 1."""
     fpr: float = Field(0.01, gt=0, lt=1)
