@@ -140,6 +140,8 @@ def _run_trials(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Tune's own lines would mix with those of `Search`.
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    # A store that can't be written is told by the sweep itself, in one line and no traceback.
+    logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
     journal = Journal(sweep, store)
     storage = open_study(sweep, journal, rows)
 
