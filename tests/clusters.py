@@ -5,6 +5,7 @@ Each node is a raylet of this machine, on free ports; the cluster has a token of
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -21,6 +22,9 @@ from tests.paths import REPO
 
 END_SECONDS = 10.0
 """How long the nodes may take to end by themselves; some take half a minute."""
+# Above the ports of Ray's workers and below those that Linux gives to outgoing connections: a port
+# from there may be gone before Ray binds it, and an agent without its port takes no jobs.
+PORTS = range(20_000, 32_000)
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,9 @@ def cluster(folder: Path, nodes: int = 1, cpus: int = 1) -> Iterator[Cluster]:
     }
     processes: list[subprocess.Popen[bytes]] = []
 
-    def start(arguments: list[str]) -> None:
+    def start(arguments: list[str]) -> int:
+        """Start a node and return the port of its agent, which takes jobs."""
+        agent = free_port()
         command = [
             "ray",
             "start",
@@ -89,10 +95,11 @@ def cluster(folder: Path, nodes: int = 1, cpus: int = 1) -> Iterator[Cluster]:
             f"--num-cpus={cpus}",
             "--object-store-memory=150000000",
         ]
-        command += [f"--dashboard-agent-listen-port={free_port()}", *arguments]
+        command += [f"--dashboard-agent-listen-port={agent}", *arguments]
         processes.append(
             subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
         )
+        return agent
 
     def start_head() -> tuple[int, int]:
         """Return the ports of the head and of its dashboard."""
@@ -105,14 +112,15 @@ def cluster(folder: Path, nodes: int = 1, cpus: int = 1) -> Iterator[Cluster]:
                 f"--dashboard-port={dashboard}",
                 f"--ray-client-server-port={free_port()}",
             ]
-            start(
+            agent = start(
                 [
                     *head,
                     f"--temp-dir=/tmp/raybd-{os.getpid()}-{port}",
                     "--node-ip-address=127.0.0.1",
                 ]
             )
-            if _comes_up(partial(_is_up, dashboard, token.read_text()), processes[0]):
+            ready = partial(_is_up, dashboard, agent, token.read_text())
+            if _comes_up(ready, processes[0]):
                 return port, dashboard
             processes.pop().wait()
         raise AssertionError(f"the cluster did not start:\n{(folder / 'ray.log').read_text()}")
@@ -159,9 +167,15 @@ def kill(node: "subprocess.Popen[bytes]") -> None:
 
 def free_port() -> int:
     """Return a port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    # Not pytest's generator, which may be seeded: two processes would try the same ports.
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError(f"no port is free in {PORTS}")
 
 
 def _comes_up(ready: Callable[[], bool], head: "subprocess.Popen[bytes]") -> bool:
@@ -175,8 +189,8 @@ def _comes_up(ready: Callable[[], bool], head: "subprocess.Popen[bytes]") -> boo
     return False
 
 
-def _is_up(dashboard: int, token: str) -> bool:
-    return _listens(dashboard) and _alive(dashboard, token) == 1
+def _is_up(dashboard: int, agent: int, token: str) -> bool:
+    return _listens(dashboard) and _listens(agent) and _alive(dashboard, token) == 1
 
 
 def _listens(port: int) -> bool:

@@ -80,10 +80,13 @@ def s3_url() -> Iterator[str]:
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         patch.setenv(name, value)
+    # Instances keep the address of the server that they were made for.
+    s3fs.S3FileSystem.clear_instance_cache()
     s3fs.S3FileSystem().mkdir("raybd-tests")
     yield "s3://raybd-tests"
     patch.undo()
     server.stop()
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(scope="session")

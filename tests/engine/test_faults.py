@@ -154,6 +154,8 @@ def flaky_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Callable[[]
     s3fs.S3FileSystem().mkdir("flaky")
     yield "s3://flaky/results", lambda: writes
     server.shutdown()
+    # The next test has another server.
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_storage_that_fails_every_third_write_loses_nothing(
