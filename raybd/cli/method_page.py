@@ -25,19 +25,32 @@ _WORDS = {
     Path: "path",
     NoneType: "null",
 }
+FIELD_COLUMNS = ("field", "type", "default", "what it is")
 _PLURALS = {int: "integers", float: "numbers", str: "texts"}
 
 
 def method_page(role: str, kind: str, method: type[Config]) -> Group:
     """Return the docstring of a method, and a table of its fields."""
-    # The module's docstring names the paper and the differences from it; the class's is a line.
-    doc = (sys.modules[method.__module__].__doc__ or "").strip()
-    table = Table("field", "type", "default", "what it is", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, info in method.model_fields.items():
-        for row in _rows(name, info, _default_of(info)):
-            # As Text, because rich takes bounds like [x > 0] for markup.
-            table.add_row(*map(Text, row))
-    return Group(Text(f"{role}/{kind}"), Text(""), Text(doc), Text(""), table)
+    table = Table(*FIELD_COLUMNS, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in field_rows(method):
+        # As Text, because rich takes bounds like [x > 0] for markup.
+        table.add_row(*map(Text, row))
+    return Group(Text(f"{role}/{kind}"), Text(""), Text(description(method)), Text(""), table)
+
+
+def description(method: type[Config]) -> str:
+    """Return the docstring of a method's module: what it does, the paper, what differs from it."""
+    # That of the class is a line.
+    return (sys.modules[method.__module__].__doc__ or "").strip()
+
+
+def field_rows(method: type[Config]) -> list[tuple[str, str, str, str]]:
+    """Return a row of FIELD_COLUMNS for each field, and for the fields inside of it."""
+    return [
+        row
+        for name, info in method.model_fields.items()
+        for row in _rows(name, info, _default_of(info))
+    ]
 
 
 def bounds_of(info: FieldInfo) -> str:
