@@ -162,6 +162,14 @@ FAULTS = (
         (f"{TESTS}/test_strip.py",),
     ),
     Fault(
+        "strip-lighter-is-darker",
+        STRIP,
+        "return torch.maximum(x_BCHW, self.strength * overlay_CHW)",
+        "return torch.minimum(x_BCHW, self.strength * overlay_CHW)",
+        "the lighter of two values is the darker one",
+        (f"{TESTS}/test_strip.py",),
+    ),
+    Fault(
         "strip-encoder-sign",
         STRIP_ENCODER,
         "return (sum_BD.square().sum(1) - squares_B) / (count * (count - 1))",
