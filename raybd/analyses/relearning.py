@@ -5,8 +5,8 @@ success does not show that a repair has removed a backdoor, because a few poison
 it back.
 Differs: attack success after each step stands beside that after the last one; the few images are
 test images with the trigger, and success is measured on the others. Any network learns the trigger
-in the end. So compare with the clean twin, which the table holds, too: what returns no faster than
-the twin learns it was removed.
+in the end. So compare with the clean twin, which the table holds, too (an experiment trains it for
+this): what returns no faster than the twin learns it was removed.
 """
 
 import copy
