@@ -99,9 +99,9 @@ def test_a_trigger_works_on_the_images_of_other_classes_alone() -> None:
     assert triggers_work(victim, only, scan, [0]) == 0
 
 
-def corner(shared: SharedVictims) -> dict[str, Tensor]:
-    """What a perfect scan of badnets on digits would find."""
-    scan = found([0], classes=10, side=8)
+def perfect_scan(side: int) -> dict[str, Tensor]:
+    """What a perfect scan of badnets on digits would find: a white corner of three pixels."""
+    scan = found([0], classes=10, side=side)
     scan["mask"][0] = 0
     scan["mask"][0, -3:, -3:] = 1
     scan["pattern"][0] = 1
@@ -111,8 +111,9 @@ def corner(shared: SharedVictims) -> dict[str, Tensor]:
 def test_it_unlearns_the_trigger_of_a_real_victim(shared: SharedVictims) -> None:
     trained = shared.classifier(DIGITS, {"kind": "badnets", "rate": 0.1})
     victim, dataset, poisoned = trained.victim, trained.dataset, trained.poisoned
+    scan = perfect_scan(dataset.train.x_NCHW.shape[-1])
     repair = NeuralCleanse(epochs=30, lr=0.05, batch_size=32, augment="none")
-    defended = repair.repair_with(corner(shared), victim, dataset.train, dataset.clean, stream())
+    defended = repair.repair_with(scan, victim, dataset.train, dataset.clean, stream())
     assert defended.facts["triggers_work_before"] > 0.9
     assert defended.facts["triggers_work_after"] < 0.1
     assert defended.warning is None
@@ -122,5 +123,5 @@ def test_it_unlearns_the_trigger_of_a_real_victim(shared: SharedVictims) -> None
 
     # A rate at which nothing is learned.
     still = repair.model_copy(update={"lr": 1e-6, "epochs": 1})
-    idle = still.repair_with(corner(shared), victim, dataset.train, dataset.clean, stream())
+    idle = still.repair_with(scan, victim, dataset.train, dataset.clean, stream())
     assert idle.warning is not None and "still work" in idle.warning
