@@ -65,6 +65,11 @@ class Method:
     """For detectors: the source of the trusted images, if not the clean part of the data set."""
     side_data: "Method | None" = None
     """For attacks that read another data set: that data set."""
+    scan: "Method | None" = None
+    """For repairs that stand on a scan: the scanner."""
+    then: tuple[str, ...] = ()
+    """For repairs and training defenses: the names of the detectors and scanners of the experiment
+    that look at their victim, too. They change nothing of it, and are not described."""
     oracle: bool = False
     """Whether the experiment says that the fields hold knowledge that a defender lacks."""
     precision: "Precision | None" = None
@@ -85,6 +90,8 @@ class Method:
             described["trusted"] = self.trusted.describe()
         if self.side_data is not None:
             described["side_data"] = self.side_data.describe()
+        if self.scan is not None:
+            described["scan"] = self.scan.describe()
         return described
 
 

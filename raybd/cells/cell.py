@@ -6,6 +6,9 @@ from functools import cached_property
 from raybd.cells.stage import Stage, VictimStage, content_hash
 from raybd.registry import Method
 
+THEN = ">"
+"""Between the names of a defense and of the one that looks at its victim. No name has it."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -24,6 +27,8 @@ class Cell:
     """The end of its path: the victim itself, or what the defense does."""
     infeasible: str | None = None
     """Why it cannot be run, if so."""
+    judged: VictimStage | None = None
+    """The defended victim that the defense looks at; None: it looks at the undefended one."""
     control: Stage | None = None
     """The same on the clean twin: attack success, a detector or a scan without a backdoor."""
     extras: tuple[Stage, ...] = ()
@@ -33,8 +38,17 @@ class Cell:
 
     @property
     def defense_name(self) -> str:
-        """The name in the tables; `none` is the undefended victim."""
-        return self.defense.name if self.defense else "none"
+        """The name in the tables; `none` is the undefended victim.
+
+        One that looks at the victim of another defense has both names: `fine_tune>strip`.
+        """
+        return THEN.join(method.name for method in self.defenses) or "none"
+
+    @property
+    def defenses(self) -> tuple[Method, ...]:
+        """The defenses in the order in which they act: none, one, or one after another."""
+        first = (self.judged.method,) if self.judged is not None else ()
+        return (*first, self.defense) if self.defense is not None else first
 
     @property
     def suspicion(self) -> Stage | None:
@@ -56,9 +70,11 @@ class Cell:
         """Return the key of each of its stages, by name.
 
         Of the clean twin's stages only the last is there, as `control`, if its own have the name.
+        Of two stages of one name on its path, such as a scan before and one after a repair, the
+        later one is there.
         """
-        # The control first: the cell's own stages then replace those of the twin, name by name.
-        ends = (self.control, self.victim, self.last, *self.extras)
+        # The cell's own stages last: they then replace those of the twin, name by name.
+        ends = (self.control, *self.extras, self.victim, self.last)
         own = {stage.name: stage.key for end in ends if end for stage in end.path()}
         return {**own, **({"control": self.control.key} if self.control else {})}
 

@@ -73,7 +73,10 @@ def row_of(cell: Cell, store: Store) -> Facts:
     row = {**_names(cell), "status": "ok", "error": None}
 
     # The victim first: what a defense does is measured again under names of its own.
-    for stage in (cell.victim, cell.suspicion, cell.last):
+    row |= cell.victim.columns(manifests[cell.victim.key])
+    if cell.judged is not None:
+        row |= _defended_columns(cell.judged, manifests[cell.judged.key])
+    for stage in (cell.suspicion, cell.last):
         if stage is not None:
             row |= stage.columns(manifests[stage.key])
     # After the own columns, from which some of the control's are computed.
@@ -96,6 +99,13 @@ def row_of(cell: Cell, store: Store) -> Facts:
     return row
 
 
+def _defended_columns(judged: Stage, facts: Mapping[str, Any]) -> Facts:
+    """How well the defended victim does that another defense looks at."""
+    columns = judged.columns(facts)
+    # A training defense may have a verdict of its own, which is another row's.
+    return {name: value for name, value in columns.items() if name.startswith("defended_")}
+
+
 def _versions(manifest: Mapping[str, Any]) -> dict[str, str]:
     """What computed a stage. An artefact of an older version does not tell its precision."""
     precision = {"precision": manifest["precision"]} if "precision" in manifest else {}
@@ -103,11 +113,12 @@ def _versions(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _own_stages(cell: Cell) -> list[Stage]:
-    """The stages of the defense that may warn: the one that gives suspicion, and the last one."""
-    stages = [cell.suspicion] if cell.suspicion else []
-    if cell.last is not cell.victim and cell.last is not cell.suspicion:
-        stages.append(cell.last)
-    return stages
+    """The stages of the defense that may warn: those that it looks at or stands on, and the last.
+
+    The victim of another defense, the stage that gives suspicion, and the end of the path.
+    """
+    found = {stage.key: stage for stage in (cell.judged, cell.suspicion, cell.last) if stage}
+    return [stage for stage in found.values() if stage is not cell.victim]
 
 
 def _is_oracle(stage: Stage, facts: Mapping[str, Any]) -> bool:
@@ -167,6 +178,8 @@ def _config(cell: Cell) -> Facts:
         "defense": cell.defense.describe() if cell.defense else None,
         "stages": cell.keys(),
     }
+    if cell.judged is not None:
+        config["after"] = cell.judged.method.describe()
     if cell.suspicion is not None:
         config["suspicion"] = cell.suspicion.name
     for name, stage in cell.victim.inputs.items():

@@ -14,7 +14,7 @@ class Wanted:
     """A victim, and what is done with it."""
 
     victim: VictimStage
-    """The undefended victim."""
+    """The undefended victim; or the defended one, which another defense looks at."""
     twin: VictimStage
     """The victim of the same recipe without poison; a probe stands on the clean encoder."""
     defense: Method | None
@@ -40,3 +40,10 @@ class Wanted:
     def defends_by(self, role: str) -> bool:
         """Whether the defense has this role."""
         return self.defense is not None and self.defense.role == role
+
+    @property
+    def scanner(self) -> Method | None:
+        """The scanner of the cell: its defense, or what its repair stands on."""
+        if self.defense is None or self.defends_by("scanners"):
+            return self.defense
+        return self.defense.scan

@@ -18,6 +18,7 @@ from raybd.types.methods import (
     DatasetMethod,
     Detector,
     Repair,
+    ScannedRepair,
     Scanner,
     Trainer,
     TrainingDefense,
@@ -120,6 +121,8 @@ def defense(role: Role, entry: Mapping[str, Any], where: str) -> Method:
     """Return a defense. `oracle: true` says that its fields hold what a defender lacks.
 
     A detector's entry may say what its trusted images are: trusted: {dataset: ..., poisoned: ...}.
+    That of a repair or a training defense may name detectors and scanners that look at its victim,
+    then: [NAME, ...], and that of a repair on a scan the fields of its scanner, scan: {...}.
     """
     fields = dict(entry) if isinstance(entry, Mapping) else entry
     oracle = fields.pop("oracle", False)
@@ -127,7 +130,11 @@ def defense(role: Role, entry: Mapping[str, Any], where: str) -> Method:
         raise UserError(f"{where}.oracle: {oracle!r} is neither true nor false", "Write true.")
     # For other roles it stays in the fields, where it is refused as unknown.
     trusted = fields.pop("trusted", None) if role == "detectors" else None
-    found = replace(method(role, fields, where), oracle=oracle)
+    scan = fields.pop("scan", None) if role == "repairs" else None
+    then = fields.pop("then", []) if role in ("repairs", "training_defenses") else []
+    found = replace(method(role, fields, where), oracle=oracle, then=_names(then, f"{where}.then"))
+    if role == "repairs":
+        found = replace(found, scan=_scan(found, scan, f"{where}.scan"))
     if trusted is None:
         return found
 
@@ -139,6 +146,36 @@ def defense(role: Role, entry: Mapping[str, Any], where: str) -> Method:
     if asked.dataset:
         dataset = method("datasets", asked.dataset, f"{where}.trusted.dataset")
     return replace(found, trusted=Trusted(dataset, asked.poisoned))
+
+
+def _names(then: Any, where: str) -> tuple[str, ...]:
+    """Return the names that a list `then` holds; whether they stand in the file is seen later."""
+    if isinstance(then, list) and all(isinstance(name, str) for name in then):
+        return tuple(then)
+    raise UserError(
+        f"{where}: {then!r} is no list of names",
+        "Name detectors and scanners of this file: then: [neural_cleanse].",
+    )
+
+
+def _scan(repair: Method, entry: Any, where: str) -> Method | None:
+    """Return the scanner that a repair stands on, with the fields of the entry, if it needs one."""
+    if not isinstance(repair.config, ScannedRepair):
+        if entry is None:
+            return None
+        raise UserError(f"{where}: {repair.kind} stands on no scan", "Remove it.")
+    kind = repair.config.scanner
+    fields = {} if entry is None else entry
+    if not isinstance(fields, Mapping):
+        raise UserError(
+            f"{where}: {entry!r} holds no fields of the scanner {kind}", "Write {rounds: 80}."
+        )
+    if fields.get("kind", kind) != kind:
+        raise UserError(
+            f"{where}.kind: {repair.kind} stands on a scan of {kind}, and of no other scanner",
+            f"Remove it, or write {kind}.",
+        )
+    return method("scanners", {**fields, "kind": kind}, where)
 
 
 def is_training_defense(entry: Any) -> bool:

@@ -1,15 +1,15 @@
 """An experiment, resolved: its cells, and itself as a file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
-from typing import Any
+from typing import Any, cast
 
 from raybd.canaries.canaries import Canaries
 from raybd.cells.cell import Cell
 from raybd.cells.resources import AllResources, Resources
-from raybd.cells.stage import Stage, content_hash
+from raybd.cells.stage import Stage, VictimStage, content_hash
 from raybd.cells.wanted import Wanted
 from raybd.plan.graph import (
     OpenData,
@@ -64,7 +64,14 @@ class Experiment:
         """Return it with a precision in which all its stages compute, and which their keys hold."""
 
         def pin(methods: tuple[Method, ...]) -> tuple[Method, ...]:
-            return tuple(replace(method, precision=precision) for method in methods)
+            return tuple(
+                replace(
+                    method,
+                    precision=precision,
+                    scan=method.scan and replace(method.scan, precision=precision),
+                )
+                for method in methods
+            )
 
         return replace(
             self,
@@ -117,8 +124,7 @@ class Experiment:
             twin = victim_stage(opened, dataset, no_attack(), training, seed)
             for defense, reason in reasons:
                 wanted = Wanted(victim, twin, defense, self.removal, repeated, self.analyses)
-                last = last_stage(wanted)
-                yield Cell(
+                cell = Cell(
                     experiment=self.name,
                     dataset=dataset,
                     attack=attack,
@@ -127,13 +133,11 @@ class Experiment:
                     defense=defense,
                     seed=seed,
                     victim=victim,
-                    last=last,
                     infeasible=reason,
-                    control=_only(kind.control_for_cell(wanted) for kind in CONTROLS),
-                    extras=tuple(
-                        stage for kind in EXTRAS for stage in kind.after_cell(wanted, last)
-                    ),
+                    **_ends(wanted),
                 )
+                yield cell
+                yield from _sequences(cell, wanted, reasons)
 
     def _canary_methods(self) -> tuple[Method | None, Method | None]:
         """How canaries are planted, and how verdicts are repeated.
@@ -174,6 +178,37 @@ class Experiment:
         }
 
 
+def _sequences(
+    cell: Cell, wanted: Wanted, reasons: Sequence[tuple[Method | None, str | None]]
+) -> Iterator[Cell]:
+    """The cells of the detectors and scanners that look at the victim of a cell's defense."""
+    followers = cell.defense.then if cell.defense is not None else ()
+    known = {method.name: (method, reason) for method, reason in reasons if method is not None}
+    for name in followers:
+        follower, reason = known[name]
+        # It judges: what is flagged of a defended victim's training set is not removed again.
+        judging = Wanted(
+            cast(VictimStage, cell.last), wanted.twin, follower, False, wanted.canaries
+        )
+        yield replace(
+            cell,
+            defense=follower,
+            judged=judging.victim,
+            infeasible=cell.infeasible or reason,
+            **_ends(judging),
+        )
+
+
+def _ends(wanted: Wanted) -> dict[str, Any]:
+    """The end of a cell's path, what stands beside it, and what stands behind it."""
+    last = last_stage(wanted)
+    return {
+        "last": last,
+        "control": _only(kind.control_for_cell(wanted) for kind in CONTROLS),
+        "extras": tuple(stage for kind in EXTRAS for stage in kind.after_cell(wanted, last)),
+    }
+
+
 def last_stage(wanted: Wanted) -> Stage:
     """Return the end of a cell's path: of its stages, the one that no other one reads."""
     stages = [stage for kind in LAST if (stage := wanted.stage(kind)) is not None]
@@ -208,6 +243,10 @@ def _entry(method: Method) -> dict[str, Any]:
         entry["trusted"] = {**own, "poisoned": method.trusted.poisoned}
     if method.side_data is not None:
         entry["side_data"] = _entry(method.side_data)
+    if method.scan is not None:
+        entry["scan"] = _entry(method.scan)
+    if method.then:
+        entry["then"] = list(method.then)
     if method.oracle:
         entry["oracle"] = True
     return {**entry, **paths, **method.config.model_dump(mode="json")}

@@ -20,7 +20,7 @@ from raybd.plan.graph import Training
 from raybd.plan.places import with_absolute_paths
 from raybd.plan.validation import user_error
 from raybd.plan.yaml_file import read
-from raybd.registry import Method, Role
+from raybd.registry import Method, Role, did_you_mean
 from raybd.types.config import Config
 from raybd.types.errors import UserError
 from raybd.types.methods import Attack
@@ -100,6 +100,7 @@ def parse(raw: Mapping[str, Any], where: str = "experiment") -> Experiment:
     )
     experiment = asked if file.precision == "auto" else asked.pinned(file.precision)
     _refuse_repeats(experiment, where)
+    _refuse_unknown_followers(experiment, where)
     _refuse_canaries(experiment, where)
     return experiment
 
@@ -136,13 +137,18 @@ def _trainers(file: ExperimentFile, where: str) -> tuple[tuple[Training, ...], t
 def _refuse_too_many(file: ExperimentFile, where: str) -> None:
     """Refuse lists whose product no plan can hold, before any of it is made."""
     defenses = (file.training_defenses, file.detectors, file.scanners, file.repairs)
+    # What is no list is refused later.
+    followers = [
+        entry.get("then") for entry in (*file.trainers, *file.training_defenses, *file.repairs)
+    ]
+    sequences = sum(len(names) for names in followers if isinstance(names, list))
     # Without a defense, the victim itself is a cell.
     lists = {
         "datasets": len(file.datasets),
         "attacks": len(file.attacks),
         "trainers": len(file.trainers),
         "seeds": len(file.seeds),
-        "defenses": 1 + sum(map(len, defenses)),
+        "defenses": 1 + sum(map(len, defenses)) + sequences,
     }
     count = prod(lists.values())
     if count > MAX_CELLS:
@@ -174,6 +180,21 @@ def _refuse_repeats(experiment: Experiment, where: str) -> None:
                     f"{where}: {column}: {name!r} stands there twice",
                     "Remove one, or give each a name of its own: {kind: ..., name: ...}.",
                 )
+
+
+def _refuse_unknown_followers(experiment: Experiment, where: str) -> None:
+    """Only detectors and scanners of the file can look at a defended victim, each of them once."""
+    known = [
+        method.name for method in experiment.defenses if method.role in ("detectors", "scanners")
+    ]
+    for defense in experiment.defenses:
+        for name, many in Counter(defense.then).items():
+            at = f"{where}: {defense.name}: then: {name!r}"
+            if name not in known:
+                hint = did_you_mean(name, known) if known else "List them there."
+                raise UserError(f"{at} is no detector and no scanner of this file", hint)
+            if many > 1:
+                raise UserError(f"{at} stands there twice", "Remove one.")
 
 
 def _refuse_canaries(experiment: Experiment, where: str) -> None:

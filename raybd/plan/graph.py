@@ -212,7 +212,10 @@ def with_trainer(trainer: Method, defense: Method | None) -> Method | None:
     if defense is None or not isinstance(defense.config, Defense):
         return defense
     config = defense.config.following(trainer.config)
-    return defense if config is defense.config else replace(defense, config=config)
+    scan = with_trainer(trainer, defense.scan)
+    if config is defense.config and scan is defense.scan:
+        return defense
+    return replace(defense, config=config, scan=scan)
 
 
 def infeasible_attack(
@@ -247,6 +250,9 @@ def infeasible_defense(defense: Method | None, training: Training, num_classes: 
     """Return why a defense cannot be applied to victims of this training, if so."""
     if defense is None or not isinstance(defense.config, Defense):
         return None
+    # A repair can do no more than the scan that it stands on.
+    if reason := infeasible_defense(defense.scan, training, num_classes):
+        return reason
     if type(defense.config).cannot is Defense.cannot:
         return None  # it applies to every network, so that none needs to be built
     # A plan asks about the structure, and must not download weights.

@@ -10,6 +10,7 @@ from raybd.cells.stage import OnVictim, ResourceRole, Result, Stage, VictimStage
 from raybd.cells.wanted import Wanted
 from raybd.registry import Method
 from raybd.results.store import Store
+from raybd.stages.poison import Poison
 from raybd.types.data import Dataset, Poisoned
 from raybd.types.methods import Analysis as AnalysisMethod
 from raybd.types.methods import Attack, Pairs
@@ -20,6 +21,8 @@ class Analysis(OnVictim):
     """What a tool says of a victim: an artefact that marks it as done, and rows of a table."""
 
     name = "analysis"
+    poison: Poison | None = None
+    """The attack whose trigger the clean twin is shown, if it looks at the clean twin."""
 
     @classmethod
     def after_cell(cls, wanted: Wanted, last: Stage) -> tuple[Stage, ...]:
@@ -29,25 +32,45 @@ class Analysis(OnVictim):
         attack = cast(Attack, last.poison_stage.method.config)
         # Without a trigger there are no pairs of images to compare.
         attacked = attack.threat_model != "none" and attack.has_trigger
-        return tuple(
-            cls._of(method, last)
+        asked = [
+            method
             for method in wanted.analyses
             if attacked or not cast(AnalysisMethod, method.config).needs_trigger
-        )
+        ]
+        # The control of the undefended victim, and with it of all that stands on that.
+        compared = attacked and wanted.defense is None
+        poison = cast(Poison, last.poison_stage)
+        twins = [
+            cls._of(method, wanted.twin, poison)
+            for method in asked
+            if compared and cast(AnalysisMethod, method.config).looks_at_twin
+        ]
+        return (*(cls._of(method, last) for method in asked), *twins)
 
     @classmethod
-    def _of(cls, method: Method, victim: VictimStage) -> "Analysis":
+    def _of(cls, method: Method, victim: VictimStage, poison: Poison | None = None) -> "Analysis":
         return cls(
             method=method,
             seed=victim.seed,
             dataset=victim.dataset,
             data=victim.data,
             victim=victim,
+            poison=poison,
         )
 
     @property
+    def poison_stage(self) -> Stage:
+        """The attack whose trigger the clean twin is shown, or that of the victim."""
+        return self.poison or super().poison_stage
+
+    @property
+    def overlay_stage(self) -> Stage:
+        """That of the attack, or of the victim."""
+        return self.poison or super().overlay_stage
+
+    @property
     def resource_role(self) -> ResourceRole:
-        """It runs a victim, and trains nothing."""
+        """It runs a victim; what it trains, if anything, is a copy for a few steps."""
         return "detectors"
 
     def has_tables(self, store: Store) -> bool:
@@ -71,7 +94,7 @@ class Analysis(OnVictim):
         victim = self.victim
         return {
             "victim": victim.key,
-            "stage": victim.name,
+            "stage": "twin" if self.poison is not None else victim.name,
             "network": victim.victim_network.name,
             "dataset": victim.dataset.name,
             "attack": self.poison_stage.method.name,

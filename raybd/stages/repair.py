@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from raybd.cells.loading import load_poisoned, load_victim, shape_of, victim_tensors
@@ -10,10 +11,12 @@ from raybd.cells.victim_quality import measure
 from raybd.cells.wanted import Wanted
 from raybd.registry import Method
 from raybd.results.store import Store
+from raybd.stages.scan import Scan
 from raybd.stages.victim import Victim, defended_columns
 from raybd.types.config import Config
 from raybd.types.data import Dataset
 from raybd.types.methods import Repair as RepairMethod
+from raybd.types.methods import ScannedRepair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,8 @@ class Repair(VictimStage):
     name = "repair"
     version = 2
     victim: Victim
+    scan: Scan | None = None
+    """What the repair stands on, if it stands on a scan."""
 
     @classmethod
     def for_cell(cls, wanted: Wanted) -> "Repair | None":
@@ -36,6 +41,7 @@ class Repair(VictimStage):
             dataset=victim.dataset,
             data=victim.data,
             victim=victim,
+            scan=wanted.stage(Scan),
         )
 
     @property
@@ -68,10 +74,24 @@ class Repair(VictimStage):
         """Repairs have resources of their own."""
         return "repairs"
 
+    @property
+    def suspicion(self) -> Stage | None:
+        """The scan that it stands on."""
+        return self.scan
+
+    @property
+    def costs(self) -> tuple[Stage, ...]:
+        """A scan counts for each repair on it: a row tells what it costs on its own."""
+        return (self.scan, self) if self.scan is not None else (self,)
+
     def run(self, store: Store, dataset: Dataset) -> Result:
         """Repair the victim; the suspects are its training set."""
         poisoned = load_poisoned(self.overlay_stage, store)
-        defended = cast(RepairMethod, self.method.config).repair(
+        repair = cast(RepairMethod, self.method.config)
+        act = repair.repair
+        if isinstance(repair, ScannedRepair) and self.scan is not None:
+            act = partial(repair.repair_with, self.scan.found(store))
+        defended = act(
             load_victim(self.victim, store),
             # A probe's training set is clean; its poison is in the encoder.
             self.victim.training_split(poisoned, dataset),

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from torch import Tensor
+
 from raybd.cells.loading import load_victim
 from raybd.cells.stage import (
     Facts,
@@ -16,12 +18,15 @@ from raybd.cells.stage import (
     random_stream,
 )
 from raybd.cells.wanted import Wanted
+from raybd.registry import Method
 from raybd.results.store import Store
 from raybd.types.data import Dataset
 from raybd.types.methods import Scanner
 
 SCANNED = ("model_score", "model_threshold", "n_flagged")
 """The columns that come from a scan."""
+FOUND_PREFIX = "found."
+"""The names of the tensors that a scanner found begin with this in its artefact."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,21 +37,21 @@ class Scan(OnVictim):
 
     @classmethod
     def for_cell(cls, wanted: Wanted) -> "Scan | None":
-        """Every cell with a scanner has one."""
-        return cls._of(wanted.victim, wanted) if wanted.defends_by("scanners") else None
+        """Every cell with a scanner has one, and every repair that stands on a scan."""
+        return cls._of(wanted.victim, wanted.scanner) if wanted.scanner is not None else None
 
     @classmethod
     def control_for_cell(cls, wanted: Wanted) -> "Scan | None":
         """A scan of an encoder is compared with that of its clean twin."""
         if not wanted.has_control or not wanted.defends_by("scanners"):
             return None
-        return cls._of(wanted.twin, wanted)
+        assert wanted.defense is not None
+        return cls._of(wanted.twin, wanted.defense)
 
     @classmethod
-    def _of(cls, victim: VictimStage, wanted: Wanted) -> "Scan":
-        assert wanted.defense is not None
+    def _of(cls, victim: VictimStage, scanner: Method) -> "Scan":
         return cls(
-            method=wanted.defense,
+            method=scanner,
             seed=victim.seed,
             dataset=victim.dataset,
             data=victim.data,
@@ -77,7 +82,7 @@ class Scan(OnVictim):
         found = {
             # The prefixes keep names of pictures and of findings apart.
             **{f"picture.{name}": tensor.cpu() for name, tensor in verdict.pictures.items()},
-            **{f"found.{name}": tensor.cpu() for name, tensor in verdict.tensors.items()},
+            **{f"{FOUND_PREFIX}{name}": tensor.cpu() for name, tensor in verdict.tensors.items()},
         }
         facts = {
             "model_score": score,
@@ -88,6 +93,15 @@ class Scan(OnVictim):
             "facts": dict(verdict.facts),
         }
         return Result(found, facts)
+
+    def found(self, store: Store) -> dict[str, Tensor]:
+        """Return the tensors that the scanner found, from the store."""
+        tensors = store.load(self.name, self.key).tensors
+        return {
+            name.removeprefix(FOUND_PREFIX): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(FOUND_PREFIX)
+        }
 
     def columns(self, facts: Mapping[str, Any]) -> Facts:
         """The suspicion of the model."""

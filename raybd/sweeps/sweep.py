@@ -161,7 +161,9 @@ class Sweep:
         return tuple(
             cell
             for cell in cells
-            if cell.defense_name in self.searched or cell.trainer.name in self.searched
+            if not self.searched.isdisjoint(
+                method.name for method in (cell.trainer, *cell.defenses)
+            )
         )
 
     def _parsed(self, raw: Mapping[str, Any]) -> Experiment:

@@ -260,6 +260,31 @@ class Repair(Defense):
         """Return a repaired copy; the suspects are the victim's (poisoned) training set."""
 
 
+class ScannedRepair(Repair):
+    """A repair that stands on a scan: of what a scanner found, it makes the victim clean.
+
+    The scan is a stage of its own, computed once for the scanner and for all repairs on it.
+    """
+
+    scanner: ClassVar[str]
+    """The kind of the scanner. An entry may set its fields, scan: {rounds: 80}."""
+
+    @abstractmethod
+    def repair_with(
+        self,
+        found: Mapping[str, Tensor],
+        victim: Victim,
+        suspects: Split,
+        clean: Split,
+        rng: Generator,
+    ) -> Defended:
+        """Return a repaired copy; `found` are the tensors of the scan (`Suspicion.tensors`)."""
+
+    def repair(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Defended:
+        """Repair as after a scan that found nothing."""
+        return self.repair_with({}, victim, suspects, clean, rng)
+
+
 @dataclass(frozen=True)
 class Pairs:
     """The test images on which attack success counts, without and with the trigger, row by row."""
@@ -279,11 +304,13 @@ class Pairs:
 class Analysis(Config):
     """A tool that looks at a victim and returns a table, from which a picture can be drawn.
 
-    It knows the truth, trains nothing, and changes no number of a cell.
+    It knows the truth, and changes no number of a cell. If it trains, it trains a copy.
     """
 
     needs_trigger: ClassVar[bool] = False
     """Whether it compares images without and with the trigger; there are none without an attack."""
+    looks_at_twin: ClassVar[bool] = False
+    """Whether it also looks at the clean twin of an attacked victim, with the attack's trigger."""
 
     @abstractmethod
     def analyse(self, victim: Victim, clean: Split, pairs: Pairs, rng: Generator) -> "pa.Table":

@@ -29,7 +29,6 @@ from raybd.types.methods import (
     Analysis,
     DatasetMethod,
     Pairs,
-    Repair,
     Scanner,
     Trainer,
     TrainingDefense,
@@ -40,7 +39,7 @@ from tests.attacks.making import make, poison_with, random_split
 from tests.clips import some_images
 from tests.contracts.test_detectors import SMALL as SMALL_DETECTORS
 from tests.contracts.test_detectors import detector_of
-from tests.contracts.test_repairs import repair_of
+from tests.contracts.test_repairs import repaired
 from tests.contracts.test_scanners import SMALL as SMALL_SCANNERS
 from tests.small_scene import small_scene, stream
 from tests.tiny_cells import TINY, on_encoder
@@ -123,8 +122,7 @@ def scanner(kind: str) -> Numbers:
 
 
 def repair(kind: str) -> Numbers:
-    victim, suspects, clean = small_scene()
-    return weights(cast(Repair, repair_of(kind)).repair(victim, suspects, clean, stream()).victim)
+    return weights(repaired(kind).victim)
 
 
 def analysis(kind: str) -> Numbers:

@@ -16,7 +16,7 @@ from raybd.registry import method_class, names
 from raybd.training.inference import infer
 from raybd.training.models import new_victim
 from raybd.types.errors import Infeasible
-from raybd.types.methods import Repair
+from raybd.types.methods import Repair, ScannedRepair
 from raybd.types.models import Network
 from raybd.types.verdicts import Defended
 from tests.groups import in_group
@@ -27,6 +27,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "fine_tune": {"epochs": 2, "batch_size": 10, "lr": 0.01, "precision": "fp32"},
     "clp": {"u": 1.5},
     "shrink_pad": {"size": 3},
+    "neural_cleanse": {"epochs": 2, "batch_size": 10, "lr": 0.01, "precision": "fp32"},
 }
 """Fields that make a repair quick, and let it change a small victim."""
 
@@ -37,7 +38,24 @@ def repair_of(kind: str) -> Repair:
 
 def repaired(kind: str, seed: int = 1) -> Defended:
     victim, suspects, clean = small_scene()
-    return repair_of(kind).repair(victim, suspects, clean, stream(seed))
+    repair = repair_of(kind)
+    if isinstance(repair, ScannedRepair):
+        return repair.repair_with(small_scan(), victim, suspects, clean, stream(seed))
+    return repair.repair(victim, suspects, clean, stream(seed))
+
+
+def small_scan() -> dict[str, Tensor]:
+    """Return what a scan of the small scene might find: a white corner asks for class 1."""
+    mask_KHW = torch.ones(3, 16, 16)
+    mask_KHW[1, 3:, 3:] = 0
+    flagged_K = torch.tensor([False, True, False])
+    return {
+        "mask": mask_KHW,
+        "pattern": torch.ones(3, 3, 16, 16),
+        "norm": mask_KHW.sum((1, 2)),
+        "index": 5.0 * flagged_K,
+        "flagged": flagged_K,
+    }
 
 
 @cache

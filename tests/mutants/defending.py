@@ -10,6 +10,13 @@ CLP = "raybd/repairs/clp.py"
 FINE_TUNE = "raybd/repairs/fine_tune.py"
 SHRINK_PAD = "raybd/repairs/shrink_pad.py"
 DECREE = "raybd/scanners/decree.py"
+CLEANSE = "raybd/scanners/neural_cleanse/__init__.py"
+CLEANSE_SEARCH = "raybd/scanners/neural_cleanse/search.py"
+UNLEARN = "raybd/repairs/neural_cleanse.py"
+SEQUENCES = "tests/plan/test_sequences.py"
+SCANS = "tests/stages/test_scan.py"
+CLEANSE_TESTS = "tests/scanners/test_neural_cleanse.py"
+UNLEARN_TESTS = "tests/repairs/test_neural_cleanse.py"
 TESTS = "tests/training_defenses"
 CBD_IN_CELLS = f"{TESTS}/test_in_cells.py"
 REPAIRS_IN_CELLS = "tests/repairs/test_in_cells.py"
@@ -223,5 +230,151 @@ FAULTS = (
         "self.value /= self._decree.factor if self.value < self._decree.highest else 1",
         "the weight of DECREE's mask falls while embeddings collapse",
         ("tests/scanners/test_decree.py",),
+    ),
+    Fault(
+        "cleanse-index-negated",
+        CLEANSE,
+        "return (median - norm_K) / (NORMAL",
+        "return (norm_K - median) / (NORMAL",
+        "Neural Cleanse suspects classes with large masks",
+        (CLEANSE_TESTS,),
+    ),
+    Fault(
+        "cleanse-lower-median",
+        CLEANSE,
+        "median = norm_K.quantile(0.5)",
+        "median = norm_K.median()",
+        "the median of an even number of norms is the lower one in the middle",
+        (CLEANSE_TESTS,),
+    ),
+    Fault(
+        "cleanse-threshold",
+        CLEANSE,
+        "flagged_K = index_K > self.threshold",
+        "flagged_K = index_K < self.threshold",
+        "Neural Cleanse flags the classes below its threshold",
+        (CLEANSE_TESTS,),
+    ),
+    Fault(
+        "cleanse-rewards-large-masks",
+        CLEANSE_SEARCH,
+        "entropy_GB.sum(1) / batch + weight_G * size_G",
+        "entropy_GB.sum(1) / batch - weight_G * size_G",
+        "Neural Cleanse looks for large masks",
+        (CLEANSE_TESTS,),
+    ),
+    Fault(
+        "cleanse-keeps-the-largest",
+        CLEANSE_SEARCH,
+        "reached_K & (norm_K < self._norm_K)",
+        "reached_K & ((norm_K > self._norm_K) | self.missed_K)",
+        "Neural Cleanse keeps the largest mask of a class",
+        (CLEANSE_TESTS,),
+    ),
+    Fault(
+        "cleanse-keeps-masks-that-fail",
+        CLEANSE_SEARCH,
+        "smaller_K = open_K & reached_K &",
+        "smaller_K = open_K &",
+        "Neural Cleanse keeps masks that do not reach their class",
+        (CLEANSE_TESTS,),
+    ),
+    Fault(
+        "cleanse-weight-falls",
+        CLEANSE_SEARCH,
+        "risen_K = torch.where(free_K, fields.weight, self.value_K * fields.factor)",
+        "risen_K = torch.where(free_K, fields.weight, self.value_K / fields.factor)",
+        "the weight of a mask falls while its class is reached",
+        (CLEANSE_TESTS,),
+    ),
+    Fault(
+        "cleanse-searches-ended-classes",
+        CLEANSE_SEARCH,
+        "open_G = (~self.ended_K).nonzero().flatten()",
+        "open_G = torch.arange(len(self.ended_K))",
+        "classes whose search has ended go on to cost time",
+        (CLEANSE_TESTS,),
+    ),
+    Fault(
+        "unlearn-relabels",
+        UNLEARN,
+        "        return replace(learned, x_NCHW=x_NCHW)",
+        "        y_N = learned.y_N.clone()\n"
+        "        y_N[order[:each]] = classes[0]\n"
+        "        return replace(learned, x_NCHW=x_NCHW, y_N=y_N)",
+        "unlearning gives images with the trigger the label of the target",
+        (UNLEARN_TESTS,),
+    ),
+    Fault(
+        "unlearn-without-trigger",
+        UNLEARN,
+        'x_NCHW[rows] = stamp(x_NCHW[rows], found["mask"][k], found["pattern"][k])',
+        "x_NCHW[rows] = x_NCHW[rows]",
+        "unlearning is plain fine-tuning",
+        (UNLEARN_TESTS,),
+    ),
+    Fault(
+        "unlearn-largest",
+        UNLEARN,
+        'return [int(found["norm"].argmin())]',
+        'return [int(found["norm"].argmax())]',
+        "the class with the largest mask is unlearned where none is flagged",
+        (UNLEARN_TESTS,),
+    ),
+    Fault(
+        "unlearn-stays-silent",
+        UNLEARN,
+        "warning = works if after > STILL_WORKS else",
+        "warning = works if after < 0 else",
+        "a trigger that still works gives no warning",
+        (UNLEARN_TESTS,),
+    ),
+    Fault(
+        "repair-without-its-scan",
+        "raybd/stages/repair.py",
+        "act = partial(repair.repair_with, self.scan.found(store))",
+        "act = partial(repair.repair_with, {})",
+        "a repair is not given what the scan under it found",
+        (SCANS,),
+    ),
+    Fault(
+        "sequence-judges-the-undefended",
+        "raybd/plan/experiment.py",
+        "cast(VictimStage, cell.last), wanted.twin, follower, False, wanted.canaries",
+        "wanted.victim, wanted.twin, follower, False, wanted.canaries",
+        "a scanner after a repair looks at the undefended victim",
+        (SEQUENCES,),
+    ),
+    Fault(
+        "sequence-forgets-the-first-warning",
+        "raybd/cells/row.py",
+        "for stage in (cell.judged, cell.suspicion, cell.last) if stage",
+        "for stage in (cell.suspicion, cell.last) if stage",
+        "the row of a scan after a repair hides what the repair warns of",
+        (SEQUENCES,),
+    ),
+    Fault(
+        "relearning-measures-what-it-trains-on",
+        "raybd/analyses/relearning.py",
+        "few, others = order_M[: self.images], order_M[self.images :][: self.measured]",
+        "few, others = order_M[: self.images], order_M[: self.measured]",
+        "attack success is measured on the images that were trained on",
+        ("tests/analyses/test_relearning.py",),
+    ),
+    Fault(
+        "relearning-with-true-labels",
+        "raybd/analyses/relearning.py",
+        "return Split(pairs.worn_MCHW[few], pairs.wanted_M[few])",
+        "return Split(pairs.worn_MCHW[few], pairs.y_M[few])",
+        "re-learning unlearns the trigger",
+        ("tests/analyses/test_relearning.py",),
+    ),
+    Fault(
+        "relearning-trains-the-victim",
+        "raybd/analyses/relearning.py",
+        "self._train(copy.deepcopy(victim), clean,",
+        "self._train(victim, clean,",
+        "the analysis changes the victim that it looks at",
+        ("tests/analyses/test_relearning.py",),
     ),
 )

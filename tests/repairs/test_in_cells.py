@@ -7,6 +7,14 @@ import pytest
 from raybd.registry import names
 from tests.shared_victims import DIGITS, SharedVictims
 
+QUICK_SCAN = {
+    "rounds": 15,
+    "images": 32,
+    "batch_size": 8,
+    "lr": 0.3,
+    "free_start": False,
+    "weight": 0.02,
+}
 CASES: list[tuple[dict[str, Any], float, float]] = [
     # [.956, .000]
     ({"kind": "fine_tune", "epochs": 30, "lr": 0.1, "batch_size": 32}, 0.9, 0.2),
@@ -14,6 +22,12 @@ CASES: list[tuple[dict[str, Any], float, float]] = [
     ({"kind": "clp", "u": 2.5}, 0.93, 0.6),
     # [.906, .349]; images of 8 x 8 pixels cannot be shrunk by more.
     ({"kind": "shrink_pad", "size": 1}, 0.8, 0.6),
+    # [.950, .000]; the scan under it flags the target class with an index of 2.4.
+    (
+        {"kind": "neural_cleanse", "epochs": 30, "lr": 0.05, "batch_size": 32, "scan": QUICK_SCAN},
+        0.9,
+        0.1,
+    ),
 ]
 """A repair, the accuracy that it keeps at least, and the attack success that it leaves at most;
 measured values in brackets, undefended .983 and .985."""

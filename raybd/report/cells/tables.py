@@ -82,8 +82,12 @@ class TableRow:
 
     @property
     def repaired(self) -> bool:
-        """Whether the victim was measured again, after a removal or a repair."""
-        return self.number("defended_clean_accuracy").n > 0
+        """Whether the victim was measured again, after a removal or a repair.
+
+        What looks at the victim of another defense repairs nothing, and repeats its numbers.
+        """
+        judges = bool(part(self.cells[0], "after"))
+        return not judges and self.number("defended_clean_accuracy").n > 0
 
     @property
     def statuses(self) -> dict[str, int]:
