@@ -142,15 +142,32 @@ def last_map(victim: Victim, x_BCHW: Tensor) -> str | None:
 
 
 @contextmanager
-def reading(victim: Victim, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Collect what modules of the encoder put out, by name; the last call of each counts."""
+def reading(
+    victim: Victim,
+    names: Sequence[str],
+    pool: Callable[[Tensor], Tensor] = lambda out: out,
+    inputs: bool = False,
+) -> Iterator[dict[str, Tensor]]:
+    """Collect what modules of the encoder put out, by name; the last call of each counts.
+
+    `pool` maps it to what is kept of it, at once: whole maps of all modules would fill memory.
+    `inputs`: what the modules are given (their first input) instead.
+    """
     seen: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        # Cloned, because the next module may change the output in place.
-        return lambda module, given, out: seen.__setitem__(name, out.clone())
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, given: tuple[Tensor, ...], *out: Tensor) -> None:
+            # Cloned, because the next module may change the output in place.
+            seen[name] = pool(given[0] if inputs else out[0]).clone()
 
-    hooks = [victim.encoder.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+        return hook
+
+    hooks = []
+    for name in names:
+        module = victim.encoder.get_submodule(name)
+        # Inputs are read before the module runs, which may change them in place.
+        register = module.register_forward_pre_hook if inputs else module.register_forward_hook
+        hooks.append(register(keep(name)))
     try:
         yield seen
     finally:
@@ -163,20 +180,21 @@ def activations(
     split: Split,
     names: Sequence[str],
     pool: Callable[[Tensor], Tensor] = lambda out: out,
+    inputs: bool = False,
 ) -> dict[str, Tensor]:
     """Return what modules of the encoder put out for all images of a split, in one pass.
 
     `pool` maps the output of a batch to what is kept of it, B x ..., before the next batch is read.
-    Float32, on the CPU; every worker gets all rows.
+    `inputs`: what the modules are given instead. Float32, on the CPU; every worker gets all rows.
     """
     shapes: dict[str, torch.Size] = {}
 
     def read(x_BCHW: Tensor) -> Tensor:
-        with reading(victim, names) as seen:
+        with reading(victim, names, pool, inputs) as seen:
             victim.embed(x_BCHW)
         # One flat row for each image, because `infer` gathers one tensor; shapes are known only
         # now.
-        kept = [pool(seen[name]) for name in names]
+        kept = [seen[name] for name in names]
         shapes.update({name: part.shape[1:] for name, part in zip(names, kept, strict=True)})
         return torch.cat([part.flatten(1) for part in kept], 1)
 

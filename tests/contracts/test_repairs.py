@@ -25,7 +25,18 @@ from tests.small_scene import small_scene, stream
 KINDS = names("repairs")
 SMALL: dict[str, dict[str, Any]] = {
     "fine_tune": {"epochs": 2, "batch_size": 10, "lr": 0.01, "precision": "fp32"},
+    "anp": {"steps": 6, "batch_size": 12, "lr": 1.0, "threshold": 0.9, "precision": "fp32"},
+    "bnp": {"u": 1.5},
     "clp": {"u": 1.5},
+    "ep": {"u": 1.5, "images": 60},
+    "fine_pruning": {"share": 0.3, "epochs": 2, "batch_size": 10, "precision": "fp32"},
+    "rnp": {
+        "unlearn_epochs": 3,
+        "mask_lr": 2.0,
+        "mask_epochs": 5,
+        "batch_size": 12,
+        "threshold": 0.9,
+    },
     "shrink_pad": {"size": 3},
     "neural_cleanse": {"epochs": 2, "batch_size": 10, "lr": 0.01, "precision": "fp32"},
 }

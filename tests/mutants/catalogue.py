@@ -8,6 +8,7 @@ from tests.mutants import (
     judging,
     keys,
     measuring,
+    pruning,
     storing,
 )
 from tests.mutants.fault import Fault
@@ -18,6 +19,7 @@ FAULTS: tuple[Fault, ...] = (
     *asset.FAULTS,
     *detecting.FAULTS,
     *defending.FAULTS,
+    *pruning.FAULTS,
     *attacking.FAULTS,
     *keys.FAULTS,
     *storing.FAULTS,

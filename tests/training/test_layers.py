@@ -173,6 +173,16 @@ def test_an_output_is_read_as_it_was_before_the_next_layer_changed_it() -> None:
     assert torch.equal(seen["1"], seen["0"].relu())
 
 
+def test_what_a_layer_is_given_is_read_before_it_changes_it() -> None:
+    victim = bare(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    split = Split(X, torch.arange(2))
+    given = layers.activations(victim, split, ["1"], lambda x: x.amin((2, 3)), inputs=True)["1"]
+    out = layers.activations(victim, split, ["0"])["0"]
+    assert torch.equal(given, out.amin((2, 3)))
+    assert float(given.min()) < 0
+    assert not any(module._forward_pre_hooks for module in victim.modules())
+
+
 def test_a_pass_leaves_no_hooks_behind_even_where_it_fails() -> None:
     victim = bare(nn.Conv2d(3, 4, 1), nn.Linear(5, 5))
     with pytest.raises(RuntimeError):
