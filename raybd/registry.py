@@ -65,6 +65,8 @@ class Method:
     """For detectors: the source of the trusted images, if not the clean part of the data set."""
     side_data: "Method | None" = None
     """For attacks that read another data set: that data set."""
+    encoder: "Method | None" = None
+    """For training defenses that start from an encoder of the poisoned set: its trainer."""
     oracle: bool = False
     """Whether the experiment says that the fields hold knowledge that a defender lacks."""
     precision: "Precision | None" = None
@@ -85,6 +87,8 @@ class Method:
             described["trusted"] = self.trusted.describe()
         if self.side_data is not None:
             described["side_data"] = self.side_data.describe()
+        if self.encoder is not None:
+            described["encoder"] = self.encoder.describe()
         return described
 
 

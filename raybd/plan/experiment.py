@@ -64,7 +64,14 @@ class Experiment:
         """Return it with a precision in which all its stages compute, and which their keys hold."""
 
         def pin(methods: tuple[Method, ...]) -> tuple[Method, ...]:
-            return tuple(replace(method, precision=precision) for method in methods)
+            return tuple(
+                replace(
+                    method,
+                    precision=precision,
+                    encoder=method.encoder and replace(method.encoder, precision=precision),
+                )
+                for method in methods
+            )
 
         return replace(
             self,
@@ -208,6 +215,8 @@ def _entry(method: Method) -> dict[str, Any]:
         entry["trusted"] = {**own, "poisoned": method.trusted.poisoned}
     if method.side_data is not None:
         entry["side_data"] = _entry(method.side_data)
+    if method.encoder is not None:
+        entry["encoder"] = {"trainer": _entry(method.encoder)}
     if method.oracle:
         entry["oracle"] = True
     return {**entry, **paths, **method.config.model_dump(mode="json")}
