@@ -32,7 +32,6 @@ from raybd.types.methods import (
     Repair,
     Scanner,
     Trainer,
-    TrainingDefense,
     TransferTrainer,
 )
 from raybd.types.models import Network, Victim
@@ -42,6 +41,7 @@ from tests.contracts.test_detectors import SMALL as SMALL_DETECTORS
 from tests.contracts.test_detectors import detector_of
 from tests.contracts.test_repairs import repair_of
 from tests.contracts.test_scanners import SMALL as SMALL_SCANNERS
+from tests.contracts.test_training_defenses import defend_with
 from tests.small_scene import small_scene, stream
 from tests.tiny_cells import TINY, on_encoder
 from tests.trainers.making import KINDS as SELF_SUPERVISED
@@ -50,7 +50,6 @@ from tests.trainers.making import trainer as light_trainer
 
 Numbers = Mapping[str, Tensor]
 LIGHT = {"epochs": 1, "batch_size": 20}
-CBD = {**LIGHT, "first_steps": 5, "snapshots": 2}
 STATES: tuple[Callable[[], object], ...] = (
     lambda: torch.get_rng_state().tolist(),
     lambda: [str(part) for part in np.random.get_state()],
@@ -97,10 +96,8 @@ def trainer(kind: str) -> Numbers:
 
 
 def training_defense(kind: str) -> Numbers:
-    fields = {"cbd": CBD}[kind]
-    config = cast(TrainingDefense, method_class("training_defenses", kind).model_validate(fields))
     split = some_images(40)
-    defended = config.defend(split, 4, SmallCnn(width=4), some_images(8), stream())
+    defended = defend_with(kind, split, 4, SmallCnn(width=4), some_images(8), stream())
     verdict = defended.verdict
     scores = {"scores": verdict.score_N} if verdict is not None else {}
     return {**weights(defended.victim), **scores}
