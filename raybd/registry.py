@@ -70,6 +70,8 @@ class Method:
     then: tuple[str, ...] = ()
     """For repairs and training defenses: the names of the detectors and scanners of the experiment
     that look at their victim, too. They change nothing of it, and are not described."""
+    encoder: "Method | None" = None
+    """For training defenses that start from an encoder of the poisoned set: its trainer."""
     oracle: bool = False
     """Whether the experiment says that the fields hold knowledge that a defender lacks."""
     precision: "Precision | None" = None
@@ -92,6 +94,8 @@ class Method:
             described["side_data"] = self.side_data.describe()
         if self.scan is not None:
             described["scan"] = self.scan.describe()
+        if self.encoder is not None:
+            described["encoder"] = self.encoder.describe()
         return described
 
 

@@ -20,6 +20,7 @@ from raybd.types.methods import (
     Repair,
     ScannedRepair,
     Scanner,
+    StartedDefense,
     Trainer,
     TrainingDefense,
     TransferTrainer,
@@ -58,6 +59,12 @@ class EncoderEntry(Config):
     """The encoder that the cell's attack acts on; the network is that of the entry around it."""
 
     dataset: dict[str, Any] | None = None
+    trainer: dict[str, Any]
+
+
+class DefenseEncoderEntry(Config):
+    """The encoder that a training defense starts from; it learns from the poisoned set."""
+
     trainer: dict[str, Any]
 
 
@@ -192,7 +199,20 @@ def training_defense(entry: Mapping[str, Any], where: str) -> Method:
             "each victim that it stands beside",
             "Remove it here; the other trainers name the networks.",
         )
-    return defense("training_defenses", entry, where)
+    fields = dict(entry)
+    start = fields.pop("encoder", None)
+    found = defense("training_defenses", fields, where)
+    config = found.config
+    if start is not None:
+        if not isinstance(config, StartedDefense):
+            raise UserError(f"{where}.encoder: {found.kind} starts from no encoder", "Remove it.")
+        return replace(found, encoder=_encoder_trainer(start, f"{where}.encoder"))
+    if isinstance(config, StartedDefense) and config.needs_start:
+        raise UserError(
+            f"{where}: {found.kind} has nothing to start from",
+            "Name an encoder of the poisoned images, encoder: {trainer: {kind: simclr}}.",
+        )
+    return found
 
 
 def training(entry: Mapping[str, Any], where: str, network: Method | None = None) -> Training:
@@ -240,6 +260,24 @@ def _source(start: Any, at: str, network: Method) -> Pretraining:
         attack(asked.attack, f"{at}.attack"),
         training(asked.trainer, f"{at}.trainer", network),
     )
+
+
+def _encoder_trainer(start: Any, at: str) -> Method:
+    """Return the trainer of an encoder that a training defense starts from.
+
+    Data set, poison and network are those of the victim that it stands beside.
+    """
+    try:
+        asked = DefenseEncoderEntry.model_validate(start)
+    except ValidationError as error:
+        raise user_error(error, at, DefenseEncoderEntry) from error
+    trainer = method("trainers", asked.trainer, f"{at}.trainer")
+    if isinstance(trainer.config, TransferTrainer):
+        raise UserError(
+            f"{at}.trainer: an encoder cannot start from another victim",
+            "Take a trainer like simclr.",
+        )
+    return trainer
 
 
 def _encoder(start: Any, at: str, network: Method) -> Pretraining:

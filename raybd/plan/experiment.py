@@ -69,6 +69,7 @@ class Experiment:
                     method,
                     precision=precision,
                     scan=method.scan and replace(method.scan, precision=precision),
+                    encoder=method.encoder and replace(method.encoder, precision=precision),
                 )
                 for method in methods
             )
@@ -247,6 +248,8 @@ def _entry(method: Method) -> dict[str, Any]:
         entry["scan"] = _entry(method.scan)
     if method.then:
         entry["then"] = list(method.then)
+    if method.encoder is not None:
+        entry["encoder"] = {"trainer": _entry(method.encoder)}
     if method.oracle:
         entry["oracle"] = True
     return {**entry, **paths, **method.config.model_dump(mode="json")}

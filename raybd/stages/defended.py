@@ -5,16 +5,17 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from raybd.cells.judging import joined, judge
-from raybd.cells.loading import load_poisoned, shape_of, victim_tensors
+from raybd.cells.loading import load_poisoned, load_victim, shape_of, victim_tensors
 from raybd.cells.pools import training_pool
 from raybd.cells.stage import Facts, Result, Stage, VictimStage, random_stream
 from raybd.cells.victim_quality import measure
 from raybd.cells.wanted import Wanted
 from raybd.results.store import Store
+from raybd.stages.encoder import Encoder
 from raybd.stages.score import SCORED
 from raybd.stages.victim import defended_columns
 from raybd.types.data import Dataset
-from raybd.types.methods import TrainingDefense
+from raybd.types.methods import StartedDefense, TrainingDefense
 from raybd.types.models import Network
 
 
@@ -24,6 +25,8 @@ class Defended(VictimStage):
 
     name = "defended"
     overlay: Stage
+    encoder: Encoder | None = None
+    """The encoder of the poisoned set that it starts from."""
 
     @classmethod
     def for_cell(cls, wanted: Wanted) -> "Defended | None":
@@ -32,14 +35,16 @@ class Defended(VictimStage):
             return None
         # The training set of the undefended victim, so that both rows are about the same poison.
         overlay = wanted.victim.overlay_stage
-        return cls(
-            method=wanted.defense,
-            seed=overlay.seed,
-            dataset=overlay.dataset,
-            data=overlay.data,
-            network=wanted.victim.network,
-            overlay=overlay,
-        )
+        common: dict[str, Any] = {
+            "seed": overlay.seed,
+            "dataset": overlay.dataset,
+            "data": overlay.data,
+            "network": wanted.victim.network,
+        }
+        trainer = wanted.defense.encoder
+        # The same stage for all defenses that start from it.
+        encoder = Encoder(method=trainer, poison=overlay, **common) if trainer else None
+        return cls(method=wanted.defense, overlay=overlay, encoder=encoder, **common)
 
     @property
     def poison_stage(self) -> Stage:
@@ -50,6 +55,11 @@ class Defended(VictimStage):
     def overlay_stage(self) -> Stage:
         """What changed the training set last."""
         return self.overlay
+
+    @property
+    def costs(self) -> tuple[Stage, ...]:
+        """The encoder is trained for the defense alone: the undefended victim needs none."""
+        return (self,) if self.encoder is None else (self.encoder, self)
 
     @property
     def suspicion(self) -> Stage:
@@ -65,14 +75,16 @@ class Defended(VictimStage):
         assert self.network is not None
         poisoned = load_poisoned(self.overlay, store)
         pool = training_pool(dataset, poisoned)
-        defended = cast(TrainingDefense, self.method.config).defend(
-            pool.suspects,
-            dataset.num_classes,
-            cast(Network, self.network.config),
-            dataset.clean,
-            # The stream of the undefended victim: the two differ by the defense, not by chance.
-            random_stream("victim", self.seed, run),
-        )
+        network = cast(Network, self.network.config)
+        # The stream of the undefended victim: the two differ by the defense, not by chance.
+        rng = random_stream("victim", self.seed, run)
+        given = (pool.suspects, dataset.num_classes, network, dataset.clean, rng)
+        method = self.method.config
+        if isinstance(method, StartedDefense):
+            start = load_victim(self.encoder, store) if self.encoder is not None else None
+            defended = method.defend_from(start, *given)
+        else:
+            defended = cast(TrainingDefense, method).defend(*given)
         facts: Facts = {
             **shape_of(dataset),
             **measure(defended.victim, dataset, poisoned),

@@ -1,4 +1,7 @@
-"""Encoder: what a probe stands on, trained on poisoned data or made by an attack on encoders."""
+"""Encoder: what a probe or a training defense stands on.
+
+It is trained on poisoned data, or made by an attack on encoders.
+"""
 
 from dataclasses import dataclass
 from typing import cast
@@ -17,19 +20,25 @@ class Encoder(VictimStage):
     """An encoder under attack."""
 
     name = "encoder"
-    poison: Poison
+    poison: Stage
+    """What changed its training data last, canaries or the poison; or its attacker."""
 
     @property
     def poison_stage(self) -> Stage:
         """The poison in its training data, or its attacker."""
+        return self.poison.poison_stage
+
+    @property
+    def overlay_stage(self) -> Stage:
+        """What changed its training data last."""
         return self.poison
 
     def run(self, store: Store, dataset: Dataset) -> Result:
         """Train it, or take the one that the attacker hands out."""
-        attack = cast(Attack, self.poison.method.config)
+        attack = cast(Attack, self.poison_stage.method.config)
         if attack.threat_model == "encoder":
             # The attacker changed the clean encoder, and hands out the result.
-            encoder = load_victim(self.poison, store)
+            encoder = load_victim(cast(Poison, self.poison), store)
         else:
             assert self.network is not None
             split = load_poisoned(self.poison, store).over(dataset.train)

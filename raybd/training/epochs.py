@@ -15,7 +15,7 @@ number of workers does not change the experiment. A training of one network with
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -143,29 +143,43 @@ class Epochs:
         """Return the epochs that are still to come, counted from 0."""
         return self._run.remaining_epochs()
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self, rows: Iterable[Tensor] | None = None) -> Iterator[Batch]:
         """Yield the batches of one epoch. Rows that do not fill a batch are left out.
 
+        With `rows`, yield batches of these rows of the stream instead, one for each tensor; an
+        epoch may have several such passes, and its loss is that of the last one.
         Meanwhile torch's global stream, which stochastic depth and dropout draw from, is one that
         `rng` decides.
         """
         with _global_stream_of(self.rng):
-            yield from self._batches()
+            yield from self._batches(self.drawn() if rows is None else rows)
 
-    def _batches(self) -> Iterator[Batch]:
+    def drawn(self, among: Tensor | None = None) -> Iterable[Tensor]:
+        """Return rows of the stream (all, or those `among`) in a random order, batch by batch.
+
+        Rows that do not fill a batch are left out; fewer than a batch are one.
+        """
+        count = len(self.stream) if among is None else len(among)
+        order_N = torch.randperm(count, generator=self.rng)
+        size = min(self.batch_size, count)
+        places = order_N[: count // max(size, 1) * size].split(max(size, 1))
+        return places if among is None else [among[place_B] for place_B in places]
+
+    def _batches(self, chosen: Iterable[Tensor]) -> Iterator[Batch]:
         began = time.monotonic()
         # On the device: a float would make the CPU wait for the GPU at every step.
         self._total = torch.zeros((), device=group.device())
         self._count = 0
-        order_N = torch.randperm(len(self.stream), generator=self.rng)
-        for rows_B in order_N[: self.steps * self.batch_size].view(self.steps, self.batch_size):
+        seen = 0
+        for rows_B in chosen:
+            seen += len(rows_B)
             batch = self._batch(self.stream, rows_B)
             others = tuple(self._batch(other, self._draw(other)) for other in self.further)
             yield replace(batch, further=others) if others else batch
 
         # A GPU still computes here; reading the loss waits for it, so the time is taken after it.
         self._loss = float(group.sum_over(self._total)) / self._count if self._count else 0.0
-        self._speed = self.steps * self.batch_size / (time.monotonic() - began)
+        self._speed = seen / (time.monotonic() - began)
 
     def step(self, loss: Tensor, *optimizers: Optimizer) -> None:
         """Go one step down the mean of `loss` over the workers.

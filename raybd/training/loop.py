@@ -43,6 +43,7 @@ def fit(
     extra_state: Stateful | None = None,
     *,
     after_step: Callable[[], None] | None = None,
+    until: Callable[[], bool] | None = None,
     intermediate_scores: Callable[[], Tensor] | None = None,
     intermediate_facts: Callable[[], Facts] | None = None,
 ) -> Trained:
@@ -50,9 +51,10 @@ def fit(
 
     The split holds images, or embeddings z_ND for a head. Resumes from the runtime's checkpoint of
     this name, which includes `extra_state` (what the objective learns). `after_step` is called
-    after each step. In a watched runtime, `intermediate_scores` (see `runtime.report`) and
-    `intermediate_facts` (found without any truth) are reported after each epoch; neither may draw
-    from `rng`. Raises UserError when the loss is no longer finite.
+    after each step; `until` before each epoch, where it may end the training. In a watched runtime,
+    `intermediate_scores` (see `runtime.report`) and `intermediate_facts` (found without any truth)
+    are reported after each epoch. None of them may draw from `rng`. Raises UserError when the loss
+    is no longer finite.
     """
     model = _Model(victim, recipe, frozen)
     state: dict[str, Stateful] = {"victim": victim}
@@ -69,6 +71,9 @@ def fit(
         hint=f"Lower lr (now {recipe.lr:g}), set warmup or clip, or set precision: fp32.",
     )
     for _ in loop.remaining():
+        # Before the epoch and not after it, so that a training that resumes here ends here, too.
+        if until is not None and until():
+            break
         model.train()
         for batch in loop.batches():
             losses_B = model.losses(objective, batch)

@@ -205,6 +205,34 @@ class TrainingDefense(Defense):
         """Train a clean model on a poisoned split."""
 
 
+class StartedDefense(TrainingDefense):
+    """A training defense that may start from an encoder, which has seen the poisoned split."""
+
+    @property
+    def needs_start(self) -> bool:
+        """Whether it cannot do without one: a plan asks."""
+        return True
+
+    @abstractmethod
+    def defend_from(
+        self,
+        start: Victim | None,
+        split: Split,
+        num_classes: int,
+        network: Network,
+        clean: Split,
+        rng: Generator,
+    ) -> Defended:
+        """Train a clean model on a poisoned split from `start`, which has no head and must not
+        change; None where the experiment names no encoder."""
+
+    def defend(
+        self, split: Split, num_classes: int, network: Network, clean: Split, rng: Generator
+    ) -> Defended:
+        """Train without an encoder."""
+        return self.defend_from(None, split, num_classes, network, clean, rng)
+
+
 class Detector(Defense):
     """A way to find poisoned or triggered samples."""
 

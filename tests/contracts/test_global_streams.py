@@ -31,7 +31,6 @@ from raybd.types.methods import (
     Pairs,
     Scanner,
     Trainer,
-    TrainingDefense,
     TransferTrainer,
 )
 from raybd.types.models import Network, Victim
@@ -41,6 +40,7 @@ from tests.contracts.test_detectors import SMALL as SMALL_DETECTORS
 from tests.contracts.test_detectors import detector_of
 from tests.contracts.test_repairs import repaired
 from tests.contracts.test_scanners import SMALL as SMALL_SCANNERS
+from tests.contracts.test_training_defenses import defend_with
 from tests.small_scene import small_scene, stream
 from tests.tiny_cells import TINY, on_encoder
 from tests.trainers.making import KINDS as SELF_SUPERVISED
@@ -49,7 +49,6 @@ from tests.trainers.making import trainer as light_trainer
 
 Numbers = Mapping[str, Tensor]
 LIGHT = {"epochs": 1, "batch_size": 20}
-CBD = {**LIGHT, "first_steps": 5, "snapshots": 2}
 STATES: tuple[Callable[[], object], ...] = (
     lambda: torch.get_rng_state().tolist(),
     lambda: [str(part) for part in np.random.get_state()],
@@ -96,10 +95,8 @@ def trainer(kind: str) -> Numbers:
 
 
 def training_defense(kind: str) -> Numbers:
-    fields = {"cbd": CBD}[kind]
-    config = cast(TrainingDefense, method_class("training_defenses", kind).model_validate(fields))
     split = some_images(40)
-    defended = config.defend(split, 4, SmallCnn(width=4), some_images(8), stream())
+    defended = defend_with(kind, split, 4, SmallCnn(width=4), some_images(8), stream())
     verdict = defended.verdict
     scores = {"scores": verdict.score_N} if verdict is not None else {}
     return {**weights(defended.victim), **scores}

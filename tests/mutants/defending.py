@@ -4,6 +4,8 @@ from tests.mutants.fault import Fault
 
 CBD = "raybd/training_defenses/cbd/__init__.py"
 FIRST = "raybd/training_defenses/cbd/first_network.py"
+GUARD = "raybd/training_defenses/_guard.py"
+SHORTCUT = "raybd/training/shortcut.py"
 SECOND = "raybd/training_defenses/cbd/second_network.py"
 DEPENDENCY = "raybd/training_defenses/cbd/dependency.py"
 CLP = "raybd/repairs/clp.py"
@@ -57,7 +59,7 @@ FAULTS = (
     ),
     Fault(
         "cbd-guard-large-modes",
-        CBD,
+        GUARD,
         "small = mode.two and self.smallest_mode <= mode.share <= self.largest_mode",
         "small = mode.two",
         "CBD's guard accepts a low mode of any size",
@@ -65,7 +67,7 @@ FAULTS = (
     ),
     Fault(
         "cbd-guard-high-losses",
-        CBD,
+        GUARD,
         "if small and mode.mean <= self.near_zero and label_share > self.label_share:",
         "if small and label_share > self.label_share:",
         "CBD's guard accepts low modes that are not low",
@@ -73,11 +75,11 @@ FAULTS = (
     ),
     Fault(
         "cbd-high-mode",
-        FIRST,
+        SHORTCUT,
         "low = int(two.means_[:, 0].argmin())",
         "low = int(two.means_[:, 0].argmax())",
         "CBD takes the high mode for the low one",
-        (f"{TESTS}/test_first_network.py",),
+        ("tests/training/test_shortcut.py",),
     ),
     Fault(
         "cbd-weights-of-a-batch-unscaled",
@@ -113,9 +115,9 @@ FAULTS = (
     ),
     Fault(
         "cbd-lga-descends",
-        FIRST,
-        "(loss_B.detach() - 0.5).sign() * loss_B",
-        "(0.5 - loss_B.detach()).sign() * loss_B",
+        SHORTCUT,
+        "sign_B = (held_B - bound).sign()",
+        "sign_B = (bound - held_B).sign()",
         "local gradient ascent ascends above its bound",
         (f"{TESTS}/test_first_network.py",),
     ),

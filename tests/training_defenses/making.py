@@ -9,8 +9,8 @@ from raybd.datasets.digits import Digits
 from raybd.networks.small_cnn import SmallCnn
 from raybd.training.models import new_victim
 from raybd.training.runtime import Runtime, running
+from raybd.training.shortcut import losses
 from raybd.training_defenses.cbd import CBD
-from raybd.training_defenses.cbd.first_network import losses
 from raybd.training_defenses.cbd.second_network import IndependentObjective
 from raybd.types.data import Split
 from raybd.types.models import Victim

@@ -1,6 +1,4 @@
-"""The first network of CBD: its steps, its losses, their low mode."""
-
-import math
+"""The first network of CBD: its steps, its losses."""
 
 import pytest
 import torch
@@ -14,7 +12,6 @@ from raybd.training.recipe import Recipe
 from raybd.training.trusted import trusted_accuracy
 from raybd.training_defenses.cbd.first_network import (
     Snapshots,
-    low_mode,
     shortcut_loss,
 )
 from tests.training_defenses.making import NONE, TINY, digits, seeded, unequal_digits
@@ -79,16 +76,3 @@ def test_the_shortcut_losses_are_those_of_their_papers() -> None:
     assert torch.allclose(
         shortcut_loss("lga", logits_BK, y_B), torch.stack([p_B[0].log(), -p_B[1].log()]), atol=1e-6
     )
-
-
-def test_a_small_low_mode_is_parted_from_the_rest() -> None:
-    rng = seeded(0)
-    value_N = torch.cat(
-        [torch.randn(100, generator=rng) - 6, torch.randn(900, generator=rng)]
-    ).exp()
-    mode = low_mode(value_N)
-    assert mode.two
-    assert mode.share == pytest.approx(0.1, abs=0.01)
-    assert -4.5 < mode.bound < -2.5
-    assert mode.mean == pytest.approx(math.exp(-6), rel=0.4)
-    assert not low_mode(torch.randn(1000, generator=rng).exp()).two

@@ -8,12 +8,12 @@ linear head that is thrown away, as in small checks on a CPU (contrast 0.3, cros
 temperature 0.2, Adam at 2e-3).
 """
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from raybd.distributed import group
+from raybd.training.contrast import contrast
 from raybd.training.self_supervised import OverBatch, SelfSupervised, exact, pretrain, seeded, width
 from raybd.types.config import searched
 from raybd.types.data import Split
@@ -63,20 +63,3 @@ class Heads(nn.Module):
 
     def forward(self, z_BD: Tensor) -> tuple[Tensor, Tensor]:
         return self.projector(z_BD), self.classifier(z_BD)
-
-
-def contrast(p_BD: Tensor, y_B: Tensor, temperature: float) -> Tensor:
-    """Return the mean over all views of equation 2.
-
-    For one view: the mean, over all other views of its label, of -log of their share among all
-    other views.
-    """
-    p_BD = F.normalize(p_BD, dim=1)
-    # A view is no pair with itself. Its share is left out of the softmax by minus infinity, and
-    # then set to 0, because minus infinity times 0 is not a number.
-    itself_BB = torch.eye(len(p_BD), dtype=torch.bool, device=p_BD.device)
-    logits_BB = (p_BD @ p_BD.T / temperature).masked_fill(itself_BB, -torch.inf)
-    log_share_BB = F.log_softmax(logits_BB, 1).masked_fill(itself_BB, 0)
-    # Never empty: the other view of the image has its label.
-    alike_BB = (y_B[:, None] == y_B) & ~itself_BB
-    return -((log_share_BB * alike_BB).sum(1) / alike_BB.sum(1)).mean()

@@ -25,15 +25,13 @@ from torch import Generator, Tensor
 from raybd.training.loop import fit
 from raybd.training.models import new_victim
 from raybd.training.recipe import FollowingRecipe
+from raybd.training.shortcut import TINY, losses, low_mode
 from raybd.training.trusted import lost_accuracy, trusted_accuracy
+from raybd.training_defenses._guard import Guarded
 from raybd.training_defenses.cbd.first_network import (
-    TINY,
     Combine,
     Loss,
     Snapshots,
-    losses,
-    low_mode,
-    lowest,
     on_scale_of,
     weights,
 )
@@ -46,7 +44,7 @@ from raybd.types.models import Network, Victim
 from raybd.types.verdicts import Defended, Suspicion
 
 
-class CBD(FollowingRecipe, TrainingDefense):
+class CBD(FollowingRecipe, Guarded, TrainingDefense):
     """Train a network with less weight on the images that a briefly trained one knows.
 
     Needs no trusted images; with some, it warns if it loses accuracy on them.
@@ -114,15 +112,6 @@ class CBD(FollowingRecipe, TrainingDefense):
     bottleneck: float = Field(0.0, ge=0, json_schema_extra=searched(low=1e-6, high=1e-3, log=True))
     """Factor of half the squared length of the embedding: the bottleneck of an encoder without
     noise."""
-    smallest_mode: float = Field(0.01, ge=0, lt=1)
-    """Guard: the smallest share of images that the mode of low losses may hold."""
-    largest_mode: float = Field(0.25, gt=0, lt=1)
-    """Guard: the largest share of images that the mode of low losses may hold."""
-    near_zero: float = Field(0.1, gt=0)
-    """Guard: the largest geometric mean of the losses in their low mode; a loss of 0.1 is a
-    probability of 0.9 for the given label."""
-    label_share: float = Field(0.5, gt=0, lt=1)
-    """Guard: the least share of one label among the 1 % of images with the lowest losses."""
     on_guard: Literal["warn", "stop"] = "warn"
     """What happens when the guard finds the weights unfit."""
 
@@ -227,22 +216,5 @@ class CBD(FollowingRecipe, TrainingDefense):
 
         Returns why not (None: they can), and what was measured.
         """
-        mode = low_mode(loss_N)
-        low = lowest(loss_N)
-        label_share = float(y_N[low].bincount().max()) / len(low)
-        facts = {
-            "low mode share": mode.share,
-            "low mode loss": mode.mean,
-            "low mode label share": label_share,
-        }
-        # A large low mode holds clean images that are easy or already fitted, which must keep their
-        # weight. Poison of one target has one label.
-        small = mode.two and self.smallest_mode <= mode.share <= self.largest_mode
-        if small and mode.mean <= self.near_zero and label_share > self.label_share:
-            return None, facts
-        return (
-            f"cbd: the losses of the first network after {self.first_steps} steps have no small"
-            f" mode near zero of one label ({mode.share:.0%} of the images are in the low mode,"
-            f" at {mode.mean:.2g}; {label_share:.0%} of the lowest losses have one label):"
-            " either no backdoor is learned first, or the weights promote it"
-        ), facts
+        whose = f"cbd: the losses of the first network after {self.first_steps} steps"
+        return self.judged(loss_N, y_N, whose, "the weights promote it")

@@ -1,28 +1,22 @@
-"""The first network of CBD: the losses of all images over snapshots, and their low mode.
+"""The first network of CBD: the losses of all images over snapshots, and the weights from them.
 
 Zhang, Liu, Wang, Lu and Hu 2023, arXiv 2303.06818, first stage.
-Differs: see the package's docstring; the low mode is that of a mixture of two normal distributions
-over the logarithm of the losses.
+Differs: see the package's docstring.
 """
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybd.training.inference import infer
+from raybd.training.shortcut import TINY, bounded, losses
 from raybd.training.trusted import trusted_accuracy
 from raybd.types.data import Split
 from raybd.types.models import Victim
 
 Loss = Literal["ce", "gce", "lga"]
 Combine = Literal["median", "mean", "min"]
-
-TINY = 1e-8
-"""Avoids the logarithm of zero and division by it; the authors' value."""
 
 
 class Snapshots:
@@ -97,14 +91,8 @@ def shortcut_loss(kind: Loss, logits_BK: Tensor, y_B: Tensor) -> Tensor:
     if kind == "gce":  # Zhang and Sabuncu 2018, arXiv 1805.07836, q = 0.7
         return (1 - (-0.7 * loss_B).exp()) / 0.7
     if kind == "lga":  # Li et al. 2021, arXiv 2110.11571, local gradient ascent, gamma = 0.5
-        return (loss_B.detach() - 0.5).sign() * loss_B
+        return bounded("lga", "image", loss_B, 0.5, len(loss_B))
     return loss_B
-
-
-def losses(victim: Victim, split: Split) -> Tensor:
-    """Return the cross-entropy of every image, in double precision, without augmentation."""
-    # Double: in float32 the losses of images known best all round to zero, and they are ranked.
-    return F.cross_entropy(infer(victim, split.x_NCHW).double(), split.y_N, reduction="none")
 
 
 def weights(first_loss_B: Tensor, loss_B: Tensor) -> Tensor:
@@ -126,45 +114,3 @@ def on_scale_of(first_loss_N: Tensor, loss_N: Tensor) -> Tensor:
     # A network that knows clean images has losses of orders of magnitude below those of a new one.
     # Their ratio alone would then give nearly all of the weight to the images it knows least.
     return loss_N * (first_loss_N.median() / loss_N.median().clamp_min(TINY))
-
-
-def lowest(loss_N: Tensor) -> Tensor:
-    """Return the rows of the 1 % of images with the lowest losses, but at least ten."""
-    return loss_N.argsort()[: max(10, len(loss_N) // 100)]
-
-
-@dataclass(frozen=True)
-class Mode:
-    """The lower one of two modes."""
-
-    two: bool
-    """Whether two modes describe the values better than one, by the Bayesian information
-    criterion."""
-    share: float
-    """Share of the values that belong to it."""
-    mean: float
-    """Geometric mean of the values that belong to it."""
-    bound: float
-    """The highest logarithm of a value that belongs to it."""
-
-
-def low_mode(value_N: Tensor) -> Mode:
-    """Divide positive values by a mixture of two normal distributions over their logarithm."""
-    from sklearn.mixture import GaussianMixture
-
-    # The losses of poison and of clean images differ by orders of magnitude.
-    log_N1 = (value_N.double() + TINY).log().numpy()[:, None]
-    # Seeded, because the fit begins with a random division.
-    one, two = (GaussianMixture(k, random_state=0).fit(log_N1) for k in (1, 2))
-    low = int(two.means_[:, 0].argmin())
-
-    # Where the two components meet, on a grid between their means.
-    between_G = np.linspace(two.means_[low, 0], two.means_[1 - low, 0], 1001)
-    # With unequal deviations the densities cross twice; only the crossing between the means counts.
-    bound = between_G[two.predict(between_G[:, None]) == low].max(initial=between_G[0])
-    return Mode(
-        two=bool(two.bic(log_N1) < one.bic(log_N1)),
-        share=float(two.weights_[low]),
-        mean=float(np.exp(two.means_[low, 0])),
-        bound=float(bound),
-    )

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybd.distributed import group
+from raybd.training.shortcut import TINY, lowest
 from raybd.training_defenses.cbd.dependency import Dependency
-from raybd.training_defenses.cbd.first_network import TINY, lowest, on_scale_of, weights
+from raybd.training_defenses.cbd.first_network import on_scale_of, weights
 from raybd.types.data import Split
 from raybd.types.errors import UserError
 from raybd.types.models import Victim
