@@ -14,6 +14,8 @@ from raybd.cells.resources import Resources
 from raybd.cells.row import record, record_failure
 from raybd.cells.stage import Facts, Stage
 from raybd.distributed import group
+from raybd.results.artifacts import max_tensor_bytes
+from raybd.results.parquet import Unsound
 from raybd.results.provenance import (
     commit,
     device_name,
@@ -58,7 +60,7 @@ def run_stage(
     runtime = Runtime(
         report=heard,
         save=lambda name, data: store.write(f"{checkpoints}/{name}", data),
-        load=lambda name: store.read_if_there(f"{checkpoints}/{name}"),
+        load=lambda name: _checkpoint(f"{checkpoints}/{name}", store),
         set_aside=lambda name, why: store.quarantine(f"{checkpoints}/{name}", why),
         every_seconds=resources.checkpoint_seconds,
         watched=watched,
@@ -131,6 +133,15 @@ def _check_code(stage: Stage) -> None:
 
 def _is_done(stage: Stage, store: Store) -> bool:
     return store.state(stage.name, stage.key) == "ok" and stage.has_tables(store)
+
+
+def _checkpoint(path: str, store: Store) -> bytes | None:
+    """Return a checkpoint; None if there is none. One that is too large for one is set aside."""
+    try:
+        return store.read_if_there(path, max_tensor_bytes())
+    except Unsound as error:
+        store.quarantine(path, str(error))
+        return None
 
 
 def _description(stage: Stage) -> Facts:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from raybd.results.damaged import check_place
 from raybd.results.failures import Vanished, store_errors
 from raybd.results.files import FileStorage
 from raybd.results.manifests import manifest_text, sound_manifest
@@ -169,8 +170,7 @@ class ArtifactStorage(FileStorage):
             raise Damaged(path) from error
         if manifest["schema"] > SCHEMA_VERSION:
             raise NewerSchema(f"{self.url}/{path}", manifest["schema"])
-        # In memory they are twice: as the bytes of the file, and as tensors.
-        if 2 * manifest["bytes"] > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        if manifest["bytes"] > max_tensor_bytes():
             raise TooLarge(f"{self.url}/{_folder(stage, key)}", manifest["bytes"])
         return manifest
 
@@ -185,7 +185,10 @@ class ArtifactStorage(FileStorage):
         data = None
         # Before it is read: a file of another size may be larger than the memory.
         if not self.local or self._size(f"{folder}/tensors.safetensors") == manifest["bytes"]:
-            data = self.read_if_there(f"{folder}/tensors.safetensors")
+            try:
+                data = self.read_if_there(f"{folder}/tensors.safetensors", manifest["bytes"])
+            except Unsound:
+                data = None
         if data is None or hashlib.sha256(data).hexdigest() != manifest["sha256"]:
             self.set_aside(stage, key, MISMATCH)
             raise Damaged(folder)
@@ -247,7 +250,7 @@ class ArtifactStorage(FileStorage):
 
     def _size(self, path: str) -> int:
         """Return the size of a local file; -1 if there is none."""
-        self.check_place(path, "file")
+        check_place(self, path, "file")
         try:
             return Path(self.at(path)).stat().st_size
         except (FileNotFoundError, NotADirectoryError):
@@ -256,9 +259,17 @@ class ArtifactStorage(FileStorage):
     def _hash(self, path: str) -> str:
         """Return the SHA-256 of a local file."""
         with store_errors(self.url, path, "read"):
-            self.check_place(path, "file")
+            check_place(self, path, "file")
             with Path(self.at(path)).open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def max_tensor_bytes() -> int:
+    """Return how large a file of tensors can be on this machine.
+
+    In memory they are twice: as the bytes of the file, and as tensors.
+    """
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _folder(stage: str, key: str) -> str:

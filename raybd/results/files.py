@@ -5,34 +5,24 @@ Storage errors that may pass, such as a lost connection, are retried. What is no
 belongs, such as a link or a folder, is set aside.
 """
 
+import errno
 import glob
-import logging
 import os
 import shutil
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
+from raybd.results.damaged import check_place, clear, clear_folders, is_in_place, set_aside
 from raybd.results.failures import StoreUnusable, store_errors, store_gone
+from raybd.results.location import Location
 from raybd.results.parquet import Unsound
-from raybd.results.places import (
-    Kind,
-    Misplaced,
-    fingerprints_of,
-    leaves_the_store,
-    misplaced,
-)
+from raybd.results.places import fingerprints_of, leaves_the_store, misplaced
 from raybd.results.retries import retried
-from raybd.types.errors import UserError, one_line
-
-log = logging.getLogger("raybd.store")
-
+from raybd.types.errors import UserError
 
 CHANGING_ATTRIBUTES = (
     "size",
@@ -47,46 +37,11 @@ CHANGING_ATTRIBUTES = (
 
 
 @dataclass(frozen=True)
-class FileStorage:
-    """A folder or URL. Cheap to create and to send to another process.
+class FileStorage(Location):
+    """The files of a folder or URL. Cheap to create and to send to another process.
 
     All paths that the methods take are relative to the folder or URL.
     """
-
-    url: str
-
-    @cached_property
-    def filesystem(self) -> Any:
-        """The fsspec file system of the URL."""
-        return self._opened[0]
-
-    @cached_property
-    def root(self) -> str:
-        """The folder as its file system names it."""
-        return str(self._opened[1]).rstrip("/")
-
-    @cached_property
-    def _opened(self) -> tuple[Any, str]:
-        try:
-            # No cache of listings: other processes write here at the same time.
-            filesystem, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
-        except (ImportError, ValueError) as error:
-            raise UserError(
-                f"store {self.url!r}: {error}",
-                "Give a folder or an fsspec URL; s3:// needs `pip install raybd[s3]`.",
-                exit_code=3,
-            ) from error
-        return filesystem, root
-
-    @cached_property
-    def local(self) -> bool:
-        """Whether it is a folder that this machine mounts."""
-        protocol = self.filesystem.protocol
-        return "file" in (protocol if isinstance(protocol, tuple) else (protocol,))
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A file system holds connections and locks, so the receiving process opens its own.
-        return {"url": self.url, "_was_there": vars(self).get("_was_there", False)}
 
     # --- reading -----------------------------------------------------------------------------
 
@@ -102,33 +57,54 @@ class FileStorage:
         end = None if at_most is None else at_most + 1
         with store_errors(self.url, path, "read"):
             if self.local:
-                data = self._read_local(path, end)
+                data = self._read_local(path, end, at_most)
             else:
-                data = retried(lambda: self.filesystem.cat_file(self.at(path), end=end))
+                data = retried(lambda: self._remote_bytes(path, end))
         if at_most is not None and len(data) > at_most:
             raise Unsound(f"has more than {at_most} bytes")
         return data
 
-    def _read_local(self, path: str, end: int | None) -> bytes:
-        self.check_place(path, "file")
+    def _remote_bytes(self, path: str, end: int | None) -> bytes:
+        try:
+            return bytes(self.filesystem.cat_file(self.at(path), end=end))
+        except OSError as error:
+            if self._is_empty(path, error):
+                return b""
+            raise
+
+    def _is_empty(self, path: str, error: Exception) -> bool:
+        """Return whether an error only says that a remote file has no first byte."""
+        # Object storage refuses a range of a file without bytes as an invalid argument.
+        refused = isinstance(error, OSError) and error.errno == errno.EINVAL
+        return refused and self.filesystem.size(self.at(path)) == 0
+
+    def _read_local(self, path: str, end: int | None, at_most: int | None = None) -> bytes:
+        """Return the first bytes of a file; of one with more than `at_most` nothing is read."""
+        check_place(self, path, "file")
 
         def first_bytes() -> bytes:
             with Path(self.at(path)).open("rb") as file:
-                return file.read(end)
+                if end is None:
+                    return file.read()
+                size = os.fstat(file.fileno()).st_size
+                if at_most is not None and size > at_most:
+                    raise Unsound(f"has more than {at_most} bytes")
+                # Python takes the memory that it is asked for, however small the file is.
+                return file.read(min(end, size))
 
         try:
             return retried(first_bytes)
         except (NotADirectoryError, IsADirectoryError) as error:
             raise FileNotFoundError(path) from error
 
-    def read_if_there(self, path: str) -> bytes | None:
+    def read_if_there(self, path: str, at_most: int | None = None) -> bytes | None:
         """Return the bytes of a file, or None if it does not exist.
 
         This is one request to the storage, where `exists` followed by `read` would be two, and
         the file could be removed in between. Other errors are raised as by `read`.
         """
         try:
-            return self.read(path)
+            return self.read(path, at_most)
         except FileNotFoundError:
             return None
 
@@ -142,14 +118,26 @@ class FileStorage:
             return {path: data for path, data in first.items() if data is not None}
 
         with store_errors(self.url, "several files", "read"):
-            found = retried(
-                lambda: self.filesystem.cat([self.at(path) for path in paths], on_error="return")
-            )
+            found = retried(lambda: self._first_remote_bytes(paths, at_most))
             for data in found.values():
                 # "return" hands over every error: only a missing file is an answer.
                 if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
                     raise data
-        return {self.relative(at): data for at, data in found.items() if isinstance(data, bytes)}
+        return {path: data for path, data in found.items() if isinstance(data, bytes)}
+
+    def _first_remote_bytes(self, paths: Sequence[str], count: int | None) -> dict[str, Any]:
+        """Return the first bytes of remote files, or what went wrong, by path."""
+        places = [self.at(path) for path in paths]
+        if count is None:
+            found = self.filesystem.cat(places, recursive=False, on_error="return")
+            return {path: found[place] for path, place in zip(paths, places, strict=True)}
+        ends = [count] * len(places)
+        parts = self.filesystem.cat_ranges(places, [0] * len(places), ends, on_error="return")
+        found = dict(zip(paths, parts, strict=True))
+        for path, data in found.items():
+            if isinstance(data, Exception) and self._is_empty(path, data):
+                found[path] = b""
+        return found
 
     def _first_bytes(self, path: str, count: int | None) -> bytes | None:
         try:
@@ -170,9 +158,9 @@ class FileStorage:
             # The path of the store is no part of the pattern: it may hold [ or *.
             parts = pattern.split("/")
             for depth in range(1, len(parts)):
-                self._clear_folders("/".join(parts[:depth]))
+                clear_folders(self, "/".join(parts[:depth]))
             found = [str(path.relative_to(self.root)) for path in Path(self.root).glob(pattern)]
-            found = [path for path in found if self._is_in_place(path, None)]
+            found = [path for path in found if is_in_place(self, path, None)]
         else:
             with store_errors(self.url, pattern, "read"):
                 found = self.filesystem.glob(f"{glob.escape(self.root)}/{pattern}")
@@ -200,11 +188,11 @@ class FileStorage:
         }
 
     def _local_fingerprints(self, folder: str) -> dict[str, str]:
-        if not self._is_in_place(folder, "folder"):
+        if not is_in_place(self, folder, "folder"):
             return {}
         found, links = fingerprints_of(self.at(folder))
         for name in links:
-            self._is_in_place(f"{folder}/{name}", None)
+            is_in_place(self, f"{folder}/{name}", None)
         return found
 
     # --- writing -----------------------------------------------------------------------------
@@ -259,14 +247,10 @@ class FileStorage:
         """
         if self.gone():
             raise store_gone(self.url)
-        self._clear(path)
+        clear(self, path)
         Path(self.at(path)).parent.mkdir(parents=True, exist_ok=True)
         # Beside the fields, which are frozen: like the cached properties.
         vars(self)["_was_there"] = True
-
-    def gone(self) -> bool:
-        """Return whether this store, or the one it is a copy of, was a folder and is none now."""
-        return bool(vars(self).get("_was_there")) and self.local and not Path(self.root).is_dir()
 
     def remove(self, path: str) -> None:
         """Remove a file or a folder with all its files, if it exists."""
@@ -283,74 +267,8 @@ class FileStorage:
                 Path(self.at(path)).unlink(missing_ok=True)
 
     def quarantine(self, path: str, reason: str) -> bool:
-        """Move a damaged file or folder below `damaged/`, and log a warning with the reason.
-
-        Return whether it was moved. In a store that may only be read it stays where it is.
-        """
-        aside = f"damaged/{path}-{uuid.uuid4().hex[:8]}"
-        # Names of files, and what is quoted of them, may come from somebody else.
-        place, reason = one_line(f"{self.url}/{path}"), one_line(reason)
-        try:
-            if self.local:
-                self._move(path, aside)
-            else:
-                for found in self.filesystem.find(self.at(path)):
-                    target = self.at(aside) + str(found)[len(self.at(path)) :]
-                    self.filesystem.makedirs(str(Path(target).parent), exist_ok=True)
-                    self.filesystem.mv(found, target)
-        except FileNotFoundError:
-            return False  # another process has set it aside, and has said so
-        except OSError as error:
-            text = "%s: %s; it can't be set aside (%s), and is not used"
-            log.warning(text, place, reason, error.strerror or error)
-            return False
-        log.warning(
-            "%s: %s; set aside as %s, will be computed again", place, reason, one_line(aside)
-        )
-        return True
-
-    def _move(self, path: str, aside: str) -> None:
-        """Move a file, a folder or a link of a local store; a link is not followed."""
-        target = Path(self.at(aside))
-        blocked = misplaced(self.root, str(Path(aside).parent), "folder")
-        if blocked is not None:
-            # Something else has the name of the folder of damaged files.
-            place = Path(self.at(blocked[0]))
-            place.rename(place.with_name(f".{place.name}-{uuid.uuid4().hex[:8]}"))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        Path(self.at(path)).rename(target)
-
-    def _clear_folders(self, pattern: str) -> None:
-        """Set aside what stands where the folders of a pattern belong, but for hidden files."""
-        for path in Path(self.root).glob(pattern):
-            if not path.name.startswith("."):
-                self._is_in_place(str(path.relative_to(self.root)), "folder")
-
-    def _clear(self, path: str) -> None:
-        """Set aside all that keeps a file from being written at a path."""
-        for _ in path.split("/"):
-            if self._is_in_place(path, "file"):
-                return
-        found = misplaced(self.root, path, "file")
-        if found is not None:
-            # Writing all the same might follow a link out of the store.
-            raise PermissionError(f"{self.at(found[0])}: {found[1]}, and can't be set aside")
-
-    def check_place(self, path: str, kind: Kind | None) -> None:
-        """Set aside what stands in the place of a file or folder, and raise Misplaced if so."""
-        found = misplaced(self.root, path, kind)
-        if found is not None:
-            place, what = found
-            self.quarantine(place, what)
-            raise Misplaced(path)
-
-    def _is_in_place(self, path: str, kind: Kind | None) -> bool:
-        """Return whether nothing stands in the place of a file or folder; else it is set aside."""
-        try:
-            self.check_place(path, kind)
-        except Misplaced:
-            return False
-        return True
+        """Move a damaged file or folder below `damaged/`, see `set_aside`."""
+        return set_aside(self, path, reason)
 
     def check_writable(self) -> None:
         """Write, read back and remove a file. Raises UserError (exit code 3) if that fails."""
@@ -373,16 +291,6 @@ class FileStorage:
                 "storage check the credentials.",
                 exit_code=3,
             ) from error
-
-    # --- paths -------------------------------------------------------------------------------
-
-    def at(self, path: str) -> str:
-        """Return a path of the storage as its file system names it."""
-        return f"{self.root}/{path}"
-
-    def relative(self, at: str) -> str:
-        """Return the path that the file system names `at`, relative to the storage."""
-        return str(at)[len(self.root) + 1 :]
 
 
 def _unless_missing(_function: Any, _path: str, about: tuple[Any, BaseException, Any]) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from raybd.results.failures import StoreUnusable
 from raybd.results.files import FileStorage
+from raybd.results.parquet import Unsound
 from raybd.results.processes import (
     describe_this_process,
     has_ended,
@@ -35,6 +36,8 @@ WATCH_SECONDS = 0.5
 """Pause between two looks at the lease of another owner."""
 OWNED_BY_ANOTHER = 4
 """Exit code of a command whose work belongs to another process."""
+MAX_LEASE_BYTES = 2**16
+"""Size of a file of a lease; it has some lines."""
 DIGITS = 6
 """Numbers are padded, so that names of files are sorted like numbers."""
 
@@ -67,7 +70,7 @@ class Lease:
                 "If the store is still there, run the same command again.",
                 exit_code=3,
             )
-        told = _told(self.store.read_if_there(_path(self.folder, last)))
+        told = _told(_content(self.store, _path(self.folder, last)))
         raise LeaseLost(
             f"{self.what}: {told.get('owner', 'another process')} has taken it over, since this "
             f"process did not renew its lease for {LEASE_SECONDS:.0f} s",
@@ -154,12 +157,12 @@ def _wait_until_free(
 ) -> None:
     """Wait until a lease is released or has expired. Raises UserError if it is renewed."""
     path = _path(folder, number)
-    first = store.read_if_there(path)
+    first = _content(store, path)
     deadline = time.monotonic() + LEASE_SECONDS
     told = _told(first)
     owner = told.get("owner", "an unknown process")
     asked = False
-    while (found := store.read_if_there(path)) == first:
+    while (found := _content(store, path)) == first:
         if told.get("released") or has_ended(str(told.get("process", ""))):
             return
         if time.monotonic() >= deadline:
@@ -195,6 +198,14 @@ def _text(process: str, since: str, released: bool) -> bytes:
         "released": released,
     }
     return json.dumps(told, indent=1).encode()
+
+
+def _content(store: FileStorage, path: str) -> bytes | None:
+    """Return what stands in a file of a lease; None if it is gone, b"" if it is too much."""
+    try:
+        return store.read_if_there(path, MAX_LEASE_BYTES)
+    except Unsound:
+        return b""
 
 
 def _told(data: bytes | None) -> dict[str, Any]:

@@ -82,8 +82,8 @@ def read_parquet(
     try:
         check_footer(data)
         file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
-        check_limits(file, data, max_rows)
         schema = file.schema_arrow
+        check_limits(file, schema, data, max_rows)
         known = None if columns is None else [name for name in columns if name in schema.names]
         if len(set(schema.names)) < len(schema.names):
             raise Unsound("has two columns of one name")

@@ -5,9 +5,12 @@ gigabytes, whatever the footer says. So the headers of the pages are read, which
 itself goes by: https://parquet.apache.org/docs/file-format/data-pages/.
 """
 
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 MAX_ROWS = 2**24
@@ -22,6 +25,8 @@ _ENCODINGS = {0: "PLAIN", 2: "PLAIN_DICTIONARY", 3: "RLE", 5: "DELTA", 8: "DICTI
 """Those that raybd and its libraries write. A value of DELTA_BYTE_ARRAY repeats the one before."""
 _TAIL_BYTES = 8
 """Length of the footer, and the letters PAR1."""
+_FLAT_SCHEMAS: deque[pa.Schema] = deque(maxlen=4)
+"""Schemas that were seen without lists, such as those of cells and trials."""
 
 
 class BeyondLimits(ValueError):
@@ -35,8 +40,14 @@ def check_footer(data: bytes, max_bytes: int = MAX_FOOTER_BYTES) -> None:
         raise BeyondLimits(f"its footer states {length} bytes")
 
 
-def check_limits(file: pq.ParquetFile, data: bytes, max_rows: int = MAX_ROWS) -> None:
-    """Raise BeyondLimits if the rows of a file would take more memory than those of a table."""
+def check_limits(
+    file: pq.ParquetFile, schema: pa.Schema, data: bytes, max_rows: int = MAX_ROWS
+) -> None:
+    """Raise BeyondLimits if the rows of a file would take more memory than those of a table.
+
+    `schema` is Arrow's. That of Parquet, `file.schema`, is in a cycle with the metadata, and then
+    the memory of thousands of files stays until Python looks for cycles.
+    """
     about = file.metadata
     if about.num_rows > max_rows:
         raise BeyondLimits(f"it states {about.num_rows} rows; there can be {max_rows}")
@@ -44,14 +55,38 @@ def check_limits(file: pq.ParquetFile, data: bytes, max_rows: int = MAX_ROWS) ->
     if sum(group.num_rows for group in groups) != about.num_rows:
         raise BeyondLimits("its parts have other rows than the whole")
 
-    flat = all(file.schema.column(at).max_repetition_level == 0 for at in range(about.num_columns))
-    chunks = [group.column(at) for group in groups for at in range(group.num_columns)]
     # A single row as it stands in the file can't grow.
-    if flat and max_rows == 1 and all(chunk.compression == "UNCOMPRESSED" for chunk in chunks):
+    if max_rows == 1 and _is_flat(schema) and _is_plain(groups):
         return
     pages = _Pages(data, max_rows + MORE_VALUES)
-    for chunk in chunks:
-        pages.add(chunk)
+    for group in groups:
+        for at in range(group.num_columns):
+            pages.add(group.column(at))
+
+
+def _is_flat(schema: pa.Schema) -> bool:
+    """Return whether each value of a row is one number, one time or one word."""
+    # Thousands of files of a folder have one schema, and to compare is faster than to look.
+    if schema in _FLAT_SCHEMAS:
+        return True
+    flat = all(_is_single(kind) for kind in schema.types)
+    if flat:
+        _FLAT_SCHEMAS.append(schema)
+    return flat
+
+
+def _is_single(kind: pa.DataType) -> bool:
+    return pa.types.is_primitive(kind) or pa.types.is_string(kind)
+
+
+def _is_plain(groups: Sequence[pq.RowGroupMetaData]) -> bool:
+    """Return whether nothing is compressed."""
+    for group in groups:
+        column = group.column
+        for at in range(group.num_columns):
+            if column(at).compression != "UNCOMPRESSED":
+                return False
+    return True
 
 
 @dataclass

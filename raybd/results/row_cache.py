@@ -7,7 +7,6 @@ removed at any time.
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -64,7 +63,7 @@ def _load_cache(storage: FileStorage, path: str, rules: Rules) -> pa.Table:
         if not table.schema.equals(expected):
             return expected.empty_table()
         names = table[FILE_COLUMN].to_pylist()
-        check_values(table, rules, [Path(name or "").stem for name in names])
+        check_values(table, rules, [_stem(name or "") for name in names])
     except (FileNotFoundError, Unsound):
         return expected.empty_table()
     return table
@@ -116,9 +115,13 @@ def _read_batch(storage: FileStorage, folder: str, names: Sequence[str], rules: 
 def _checked(tables: Mapping[str, pa.Table], rules: Rules) -> pa.Table:
     """Return the rows of files with the name of each row's file. Raises Unsound."""
     table = pa.concat_tables([rules.schema.empty_table(), *tables.values()]).combine_chunks()
-    files = [Path(path).name for path, rows in tables.items() for _ in range(len(rows))]
-    check_values(table, rules, [Path(name).stem for name in files])
+    files = [path.rpartition("/")[2] for path, rows in tables.items() for _ in range(len(rows))]
+    check_values(table, rules, [_stem(name) for name in files])
     return table.append_column(FILE_COLUMN, pa.array(files, pa.string()))
+
+
+def _stem(file: str) -> str:
+    return file.removesuffix(".parquet")
 
 
 def _is_sound(storage: FileStorage, path: str, table: pa.Table, rules: Rules) -> bool:

@@ -20,6 +20,8 @@ WHAT_DIFFERS = {
 """How a sweep can differ from the one in the store."""
 MAX_IDENTITY_BYTES = 2**20
 """Size of the file that says so; it has two hashes."""
+MAX_JOURNAL_BYTES = 2**26
+"""Size of the journal of a study: about 2,000 bytes for each trial."""
 CHECKSUM = "checksum"
 """What a damaged file is told by: a changed hash would else say that this is another sweep."""
 LEASE = "sweeps/{name}/lease"
@@ -29,7 +31,7 @@ LEASE = "sweeps/{name}/lease"
 def check_same_sweep(sweep: Sweep, store: Store) -> None:
     """Raise UserError if the store holds another sweep of this name. Nothing is written."""
     known = _stored(sweep.name, store)
-    asked = _identity(sweep)
+    asked = identity_of(sweep)
     for name, how in WHAT_DIFFERS.items():
         if known.get(name, asked[name]) != asked[name]:
             raise _another(sweep, f"the store holds another sweep {sweep.name!r}, {how}")
@@ -42,12 +44,13 @@ def check_same_sweep(sweep: Sweep, store: Store) -> None:
 
 def note_sweep(sweep: Sweep, store: Store) -> None:
     """Write what makes the trials of a sweep comparable, for `check_same_sweep`."""
-    told = _identity(sweep)
+    told = identity_of(sweep)
     text = json.dumps({**told, CHECKSUM: content_hash(told)}, indent=1)
     store.write(_path(sweep.name), text.encode())
 
 
-def _identity(sweep: Sweep) -> dict[str, str]:
+def identity_of(sweep: Sweep) -> dict[str, str]:
+    """Return what makes the trials of a sweep comparable: a hash for each way to differ."""
     keys = sorted({cell.last.key for cell in sweep.cells_of(sweep.base())})
     return {"definition": sweep.definition, "stages": content_hash(keys)}
 
@@ -69,7 +72,11 @@ def _stored(name: str, store: Store) -> dict[str, Any]:
     if damaged:
         store.quarantine(_path(name), "is damaged, and the journal tells what was searched")
     # Older versions keep the definition in the study alone. Importing Optuna takes long.
-    return _of_journal(store.read_if_there(f"sweeps/{name}/study.journal") or b"")
+    try:
+        journal = store.read_if_there(f"sweeps/{name}/study.journal", MAX_JOURNAL_BYTES)
+    except Unsound:
+        journal = None  # `Journal` sets it aside
+    return _of_journal(journal or b"")
 
 
 def _sound(data: bytes) -> dict[str, str] | None:
@@ -87,13 +94,14 @@ def _sound(data: bytes) -> dict[str, str] | None:
 
 
 def _of_journal(journal: bytes) -> dict[str, Any]:
-    """Return the definition that a journal of Optuna's tells, if it does."""
+    """Return what a journal of Optuna's tells; those of older versions tell no stages."""
     found: dict[str, Any] = {}
     for line in journal.splitlines():
-        if b'"definition"' not in line:
+        if not any(f'"{name}"'.encode() in line for name in WHAT_DIFFERS):
             continue
         try:
-            found |= {"definition": json.loads(line)["user_attr"]["definition"]}
+            told = json.loads(line)["user_attr"]
+            found |= {name: told[name] for name in WHAT_DIFFERS if name in told}
         except (ValueError, KeyError, TypeError, RecursionError):
             continue  # a line that a killed driver did not finish, or of another kind
     return found

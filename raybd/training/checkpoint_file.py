@@ -42,7 +42,7 @@ def decode(data: bytes) -> Any:
     try:
         tensors = load(content)
         return _from_json(json.loads(tensors[_STRUCTURE].numpy().tobytes()), tensors)
-    except (SafetensorError, LookupError, ValueError, TypeError) as error:
+    except (SafetensorError, LookupError, ValueError, TypeError, RecursionError) as error:
         # Only a file with a right checksum that something else than `encode` wrote comes here.
         raise DamagedCheckpoint(f"it can't be read ({type(error).__name__})") from error
 

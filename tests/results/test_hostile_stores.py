@@ -23,16 +23,21 @@ from raybd.cells.loading import load_poisoned, load_victim
 from raybd.cells.run import run_cell
 from raybd.cells.stage import VictimStage
 from raybd.engine.cluster.doctor.store import store_findings
+from raybd.engine.tune.journal import Journal
 from raybd.plan.file import parse
 from raybd.plan.todo import make_plan
-from raybd.results import parquet
+from raybd.report.sweeps.find import find_sweeps
+from raybd.results import lease, parquet
 from raybd.results.artifacts import Damaged, Foreign, TooLarge
 from raybd.results.manifests import manifest_text
 from raybd.results.provenance import peak_memory_bytes, reset_peak_memory
 from raybd.results.schemas import CELLS, SCORES, TRIALS
 from raybd.results.store import Store
+from raybd.sweeps.file import parse_sweep
+from raybd.sweeps.identity import check_same_sweep
 from raybd.types.errors import UserError
 from tests.hostile import refusal
+from tests.report.test_sweeps import RAW
 from tests.results.test_checksums import FACTS
 from tests.results.test_store import row, scores
 from tests.tiny_cells import TINY, one_cell
@@ -473,3 +478,88 @@ def test_an_experiment_file_of_gigabytes_is_not_read(tmp_path: Path) -> None:
 
     assert refusal(call) == "read"
     assert store.read("experiments/x.yaml", 1000).startswith(b"# configuration: config1")
+
+
+def too_large(store: Store, path: str) -> None:
+    """Write a file of a terabyte, which takes no place on a disk."""
+    store.write(path, b"{}")
+    with Path(store.at(path)).open("r+b") as file:
+        file.truncate(2**40)
+
+
+def test_a_lease_of_gigabytes_says_nothing_and_expires(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 0.3)
+    monkeypatch.setattr(lease, "WATCH_SECONDS", 0.05)
+    store = Store(str(tmp_path))
+    too_large(store, "sweeps/s/lease/000001.json")
+    said: list[str] = []
+
+    def call() -> None:
+        with lease.owned(store, "sweeps/s/lease", "sweep 's'", said.append) as taken:
+            assert taken.number == 2
+        raise UserError(said[-1], "")
+
+    assert "the lease of an unknown process has expired" in refusal(call)
+
+
+def test_a_journal_of_gigabytes_is_set_aside(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    too_large(store, "sweeps/tuned/study.journal")
+    sweep = parse_sweep(RAW)
+
+    def call() -> None:
+        check_same_sweep(sweep, store)
+        find_sweeps(store)
+        assert Journal(sweep, store).path.read_bytes() == b""
+        raise UserError(*store.files("damaged/sweeps/tuned/*"), "")
+
+    assert "study.journal" in refusal(call)
+
+
+def test_a_hash_of_gigabytes_is_no_hash(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.write("sweeps/tuned/study.journal", b'{"op_code": 0}\n')
+    too_large(store, "sweeps/tuned/study.sha256")
+    sweep = parse_sweep(RAW)
+
+    def call() -> None:
+        assert Journal(sweep, store).path.read_bytes() == b""
+        raise UserError(*store.files("damaged/sweeps/tuned/*"), "")
+
+    assert "study.journal" in refusal(call)
+
+
+def test_a_checkpoint_of_terabytes_is_set_aside_and_the_stage_begins_again(tmp_path: Path) -> None:
+    cell = one_cell(removal=False)
+    store = Store(str(tmp_path / "store"))
+    path = f"checkpoints/{cell.victim.key}/victim"
+    too_large(store, path)
+    assert run_cell(cell, store)["status"] == "ok"
+    assert store.files(f"damaged/checkpoints/{cell.victim.key}/*")
+
+
+def test_remote_files_are_read_up_to_their_limit(s3_url: str, tmp_path: Path) -> None:
+    store = Store(f"{s3_url}/{tmp_path.name}")
+    store.write("cells/large", b"x" * 5000)
+    store.write("cells/small", b"abc")
+    store.write("cells/empty", b"")
+    paths = ["cells/large", "cells/small", "cells/empty", "cells/missing"]
+    found = store.read_many(paths, at_most=100)
+    assert found == {"cells/large": b"x" * 100, "cells/small": b"abc", "cells/empty": b""}
+    assert store.read_many(paths) == {**found, "cells/large": b"x" * 5000}
+    assert store.read_many([]) == store.read_many([], at_most=100) == {}
+
+
+def test_tensors_in_object_storage_are_not_read_beyond_what_the_manifest_states(
+    s3_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(f"{s3_url}/{tmp_path.name}")
+    with_tensors(store, safetensors(tensor("F32", [1], 4), b"1234"))
+    sound = store.read(f"{FOLDER}/tensors.safetensors")
+    assert store.load("victim", "k").tensors["a"].shape == (1,)
+    store.write(f"{FOLDER}/tensors.safetensors", sound + b"more")
+    with pytest.raises(Damaged):
+        store.load("victim", "k")
+    assert "does not match its manifest" in caplog.text

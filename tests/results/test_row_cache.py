@@ -1,5 +1,6 @@
 """The row cache is used only where no file was written since, and it never hides damage."""
 
+import gc
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,18 @@ def test_a_file_of_an_older_raybd_lacks_a_column(tmp_path: Path) -> None:
     store.remove("cells/c2.parquet")
     assert store.rows(["c1"])["c1"]["auroc_within_class"] is None
     assert store.cell("c1") == store.rows(["c1"])["c1"]
+
+
+def test_reading_rows_leaves_nothing_behind_that_takes_memory(store: Store) -> None:
+    """A cycle for each file would hold its memory, and make thousands of rows slow to read."""
+    store.remove("gathered")
+    gc.collect()
+    gc.disable()
+    try:
+        assert len(store.rows(["c3"])) == 1
+        assert gc.collect() < CELLS_IN_STORE
+    finally:
+        gc.enable()
 
 
 def test_object_storage_has_fingerprints_too(s3_url: str, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from raybd import api
+from raybd.engine.tune.journal import Journal
+from raybd.engine.tune.study import open_study
 from raybd.results.store import Store
 from raybd.sweeps.file import parse_sweep
 from raybd.sweeps.identity import check_same_sweep, note_sweep
@@ -29,6 +31,14 @@ def _changed(**values: Any) -> dict[str, Any]:
 def _with_limit(limit: int) -> dict[str, Any]:
     raw = _changed()
     raw["experiment"]["datasets"][0]["limit"] = limit
+    return raw
+
+
+def _on_images(folder: Path, first: int) -> dict[str, Any]:
+    """A sweep on images of one's own, which begin with that grey."""
+    write_parquet(folder, [png(first + value) for value in range(40)], [0, 1] * 20)
+    raw = _changed()
+    raw["experiment"]["datasets"] = [{"kind": "parquet", "path": str(folder), "clean": 2}]
     return raw
 
 
@@ -100,6 +110,24 @@ def test_a_damaged_note_of_what_was_searched_does_not_make_it_another_sweep(
         check_same_sweep(parse_sweep(OTHERS["range"]), store)
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["damaged", "lost"])
+def test_a_damaged_note_does_not_hide_that_the_data_changed(told: bool, tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    raw = _on_images(tmp_path / "images", first=0)
+    sweep = parse_sweep(raw)
+    open_study(sweep, Journal(sweep, store), {})
+    store.write_trial("tuned", row(sweep, "0000", {}, None))
+    note_sweep(sweep, store)
+    if told:
+        store.write("sweeps/tuned/identity.json", b"damaged")
+    else:
+        store.remove("sweeps/tuned/identity.json")
+    check_same_sweep(sweep, store)
+    _on_images(tmp_path / "images", first=1)
+    with pytest.raises(UserError, match="on other data"):
+        check_same_sweep(parse_sweep(raw), store)
+
+
 def test_trials_without_what_was_searched_are_refused(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     sweep = parse_sweep(RAW)
@@ -112,12 +140,9 @@ def test_trials_without_what_was_searched_are_refused(tmp_path: Path) -> None:
 
 def test_the_same_file_on_other_images_is_another_sweep(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
-    folder = tmp_path / "images"
-    raw = _changed()
-    raw["experiment"]["datasets"] = [{"kind": "parquet", "path": str(folder), "clean": 2}]
-    write_parquet(folder, [png(value) for value in range(40)], [0, 1] * 20)
+    raw = _on_images(tmp_path / "images", first=0)
     note_sweep(parse_sweep(raw), store)
     check_same_sweep(parse_sweep(raw), store)
-    write_parquet(folder, [png(value + 1) for value in range(40)], [0, 1] * 20)
+    _on_images(tmp_path / "images", first=1)
     with pytest.raises(UserError, match="on other data"):
         check_same_sweep(parse_sweep(raw), store)

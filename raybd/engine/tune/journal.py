@@ -16,8 +16,13 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from raybd.results.failures import store_errors
+from raybd.results.parquet import Unsound
 from raybd.results.store import Store
+from raybd.sweeps.identity import MAX_JOURNAL_BYTES
 from raybd.sweeps.sweep import Sweep
+
+MAX_HASH_BYTES = 2**10
+"""Size of the file with the hash of a journal; it has a number and a hash."""
 
 
 class Journal(JournalFileBackend):
@@ -71,11 +76,14 @@ class Journal(JournalFileBackend):
 
     def _sound_lines(self, sweep: Sweep) -> bytes:
         """Return the lines of the journal in the store; b"" if there are none, or damaged ones."""
-        content = self._store.read_if_there(self._name)
-        if content is None:
-            return b""
-        whole = content[: content.rfind(b"\n") + 1]
-        why = self._damage(whole, sweep)
+        try:
+            content = self._store.read_if_there(self._name, MAX_JOURNAL_BYTES)
+            if content is None:
+                return b""
+            whole = content[: content.rfind(b"\n") + 1]
+            why = self._damage(whole, sweep)
+        except Unsound as error:
+            why = str(error)
         if why is None:
             return whole
         self._store.quarantine(self._name, f"{why}, and the study begins again from the trials")
@@ -83,7 +91,10 @@ class Journal(JournalFileBackend):
 
     def _damage(self, lines: bytes, sweep: Sweep) -> str | None:
         """Return what is wrong with the lines of a journal; None if nothing is."""
-        told = self._store.read_if_there(self._hash_name)
+        try:
+            told = self._store.read_if_there(self._hash_name, MAX_HASH_BYTES)
+        except Unsound:
+            return "has a hash that is none"
         # Journals of older versions have none.
         if told is not None:
             length, _, digest = told.decode(errors="replace").strip().partition(" ")

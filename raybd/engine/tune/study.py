@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 
 from raybd.cells.stage import content_hash
 from raybd.engine.tune.journal import Journal
+from raybd.sweeps.identity import identity_of
 from raybd.sweeps.sweep import Row, Sweep, as_json
 from raybd.types.errors import UserError
 
@@ -35,7 +36,9 @@ def open_study(sweep: Sweep, journal: Journal, rows: Mapping[str, Row]) -> Any:
             "Give this one another name, or another store, or remove "
             f"sweeps/{sweep.name} and trials/sweep={sweep.name} there.",
         )
-    study.set_user_attr("definition", sweep.definition)
+    # Both of them, in case that the file that tells them is damaged: see sweeps/identity.py.
+    for name, told in identity_of(sweep).items():
+        study.set_user_attr(name, told)
     study.set_user_attr("sweep", sweep.about)
     with warnings.catch_warnings():
         # A user can do nothing about it.

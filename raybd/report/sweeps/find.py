@@ -12,6 +12,7 @@ from raybd.report.records import records, scalars
 from raybd.report.sweeps.stored import StoredSweep, values
 from raybd.results.schemas import MAX_OBJECTIVES
 from raybd.results.store import Store
+from raybd.sweeps.identity import MAX_JOURNAL_BYTES
 from raybd.sweeps.objectives import DIRECTIONS, Direction, Objective
 from raybd.sweeps.sweep import Row
 
@@ -77,7 +78,7 @@ def _study(store: Store, name: str, missing: list[str]) -> optuna.Study | None:
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        journal = _ReadOnlyJournal(store.read(path))
+        journal = _ReadOnlyJournal(store.read(path, MAX_JOURNAL_BYTES))
         return optuna.load_study(study_name=name, storage=JournalStorage(journal))
     except FileNotFoundError:
         missing.append(f"{path} is missing: {lost}.")
