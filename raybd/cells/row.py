@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from raybd.cells.cell import Cell
 from raybd.cells.judging import joined
+from raybd.cells.row_names import name_columns
 from raybd.cells.stage import Facts, Stage, VictimStage
 from raybd.results.provenance import commit, merged_versions, versions
 from raybd.results.store import Store
@@ -233,5 +234,6 @@ def _record_scores(
         "score": score["score_N"].numpy(),
         "threshold": score["threshold_N"].numpy(),
         "flagged": (score["score_N"] > score["threshold_N"]).numpy(),
+        **name_columns(artifact),
     }
     store.write_scores(cell.id, cell.dataset.name, cell.attack.name, cell.defense_name, columns)

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -22,10 +23,13 @@ from torch import Generator, Tensor
 
 from raybd.reading.decode import pixels_of
 from raybd.reading.images import MAX_SIDE, Images
+from raybd.reading.row_names import numbered
 from raybd.reading.split import class_sizes, draw, quotas
 from raybd.types.data import Pool, Source
 
 NUM_CLASSES = 10
+FILE = "digits.csv.gz"
+"""A file of scikit-learn: one line for each image."""
 TEST_IMAGES = 360
 """36 of each class."""
 
@@ -51,6 +55,7 @@ class Digits(Images):
             y_N[rows["test"]],
             partial(_read, x_NHW, rows, self.size),
             content,
+            partial(_row_names, rows),
         )
 
 
@@ -59,9 +64,7 @@ def _table() -> tuple[NDArray[np.int64], Tensor]:
     # Read scikit-learn's file: to import scikit-learn takes longer than the rest of a dry run.
     package = find_spec("sklearn")
     assert package is not None and package.origin is not None
-    with gzip.open(
-        Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", "rt"
-    ) as file:
+    with gzip.open(Path(package.origin).parent / "datasets" / "data" / FILE, "rt") as file:
         rows = np.loadtxt(file, np.int64, delimiter=",")
     return rows[:, :-1], torch.from_numpy(rows[:, -1].copy())
 
@@ -73,6 +76,10 @@ def _parts(y_N: Tensor) -> dict[Pool, Tensor]:
     is_test_N = torch.zeros(len(y_N), dtype=torch.bool)
     is_test_N[test_M] = True
     return {"train": (~is_test_N).nonzero().flatten(), "test": is_test_N.nonzero().flatten()}
+
+
+def _row_names(parts: Mapping[Pool, Tensor], pool: Pool, rows_M: Tensor) -> pa.StringArray:
+    return numbered(FILE, parts[pool][rows_M])
 
 
 def _read(

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from raybd.reading.classes import checked_names, source_of_classes
 from raybd.reading.decode import Encoded, decode
 from raybd.reading.images import Images, fingerprint
+from raybd.reading.row_names import named_files
 from raybd.types.data import Pool, Source
 from raybd.types.errors import UserError
 
@@ -56,7 +58,10 @@ class ImageFolder(Images):
             MAX_FILE_BYTES,
         )
         read = partial(_read, files, self.size)
-        return source_of_classes(names, labels["train"], labels["test"], read, content, str(root))
+        row_names = partial(_row_names, root, files)
+        return source_of_classes(
+            names, labels["train"], labels["test"], read, content, str(root), row_names
+        )
 
 
 def _folders(part: Path) -> list[Path]:
@@ -95,6 +100,12 @@ def _read(
     files: Mapping[Pool, Sequence[Path]], size: int | None, pool: Pool, rows_M: Tensor
 ) -> Tensor:
     return decode(_chunks([files[pool][row] for row in rows_M.tolist()]), len(rows_M), size)
+
+
+def _row_names(
+    root: Path, files: Mapping[Pool, Sequence[Path]], pool: Pool, rows_M: Tensor
+) -> pa.StringArray:
+    return named_files(str(files[pool][row].relative_to(root)) for row in rows_M.tolist())
 
 
 def _chunks(files: Sequence[Path]) -> Iterator[list[Encoded]]:

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from raybd.types.data import Pool, Source
 from raybd.types.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MAX_CLASSES = 100_000
 """Classes of a data set; ImageNet-21k has 21,841."""
@@ -65,6 +69,7 @@ def source_of_classes(
     read: Callable[[Pool, Tensor], Tensor],
     fingerprint: str,
     where: str,
+    row_names: "Callable[[Pool, Tensor], pa.StringArray] | None" = None,
 ) -> Source:
     """Return a source whose classes all have training images; classes without are left out.
 
@@ -73,7 +78,7 @@ def source_of_classes(
     """
     has_K = torch.bincount(train_y_N, minlength=len(names)) > 0
     if bool(has_K.all()):
-        return Source(tuple(names), train_y_N, test_y_N, read, fingerprint)
+        return Source(tuple(names), train_y_N, test_y_N, read, fingerprint, row_names)
 
     only_test = sorted({names[label] for label in test_y_N.unique().tolist() if not has_K[label]})
     if only_test:
@@ -85,7 +90,7 @@ def source_of_classes(
     number_K = has_K.cumsum(0) - 1
     kept = tuple(name for name, has in zip(names, has_K.tolist(), strict=True) if has)
     renumbered = sha256(f"{fingerprint} without empty classes".encode()).hexdigest()
-    return Source(kept, number_K[train_y_N], number_K[test_y_N], read, renumbered)
+    return Source(kept, number_K[train_y_N], number_K[test_y_N], read, renumbered, row_names)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from torch import Generator, Tensor
 
 from raybd.reading.split import class_sizes, draw, quotas
-from raybd.types.data import Dataset, Pool, Source, Split
+from raybd.types.data import Dataset, Part, Pool, Source, Split
 from raybd.types.errors import UserError
 from raybd.types.methods import DatasetMethod
 
@@ -53,7 +53,7 @@ class Images(DatasetMethod):
     def source(self) -> Source:
         """Open the data set. Raises UserError if it is missing and cannot be downloaded."""
 
-    def split(self, source: Source) -> dict[str, tuple[Pool, Tensor]]:
+    def split(self, source: Source) -> dict[Part, tuple[Pool, Tensor]]:
         """Return the rows of the parts train, clean and test.
 
         The parts are disjoint, drawn evenly over the classes, and in a seeded order.
@@ -88,16 +88,20 @@ class Images(DatasetMethod):
         """
         source = self.source()
         y_N: dict[Pool, Tensor] = {"train": source.train_y_N, "test": source.test_y_N}
+        rows = self.split(source)
         parts = {
             name: Split(source.read(pool, rows_M), y_N[pool][rows_M], source.class_names)
-            for name, (pool, rows_M) in self.split(source).items()
+            for name, (pool, rows_M) in rows.items()
         }
 
         # Within a part, sizes were compared while it was decoded.
         shapes = {tuple(part.x_NCHW.shape[2:]) for part in parts.values()}
         if len(shapes) > 1:
             raise unequal_sizes("training and test part", *sorted(shapes)[:2])
-        return Dataset(source.class_names, parts["train"], parts["clean"], parts["test"])
+        names = {}
+        if source.names is not None:
+            names = {name: source.names(pool, rows_M) for name, (pool, rows_M) in rows.items()}
+        return Dataset(source.class_names, parts["train"], parts["clean"], parts["test"], names)
 
     def _clean_count(self, train_K: Tensor) -> int:
         total = int(train_K.sum())

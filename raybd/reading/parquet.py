@@ -27,6 +27,7 @@ from raybd.reading.classes import (
 )
 from raybd.reading.decode import Encoded, decode
 from raybd.reading.images import fingerprint
+from raybd.reading.row_names import numbered
 from raybd.types.data import Pool, Source
 from raybd.types.errors import UserError
 
@@ -65,7 +66,8 @@ def parquet_source(
     if moved:
         content = sha256(f"{content} mapped by name".encode()).hexdigest()
     read = partial(_read, paths, image_column, size)
-    return source_of_classes(names, y_N["train"], test_y_N, read, content, str(folder))
+    row_names = partial(_row_names, paths)
+    return source_of_classes(names, y_N["train"], test_y_N, read, content, str(folder), row_names)
 
 
 def _open(path: Path) -> pq.ParquetFile:
@@ -178,6 +180,10 @@ def _read(
     paths: Mapping[Pool, Path], image_column: str, size: int | None, pool: Pool, rows_M: Tensor
 ) -> Tensor:
     return decode(_chunks(paths[pool], image_column, rows_M), len(rows_M), size)
+
+
+def _row_names(paths: Mapping[Pool, Path], pool: Pool, rows_M: Tensor) -> pa.StringArray:
+    return numbered(paths[pool].name, rows_M)
 
 
 def _chunks(path: Path, image_column: str, rows_M: Tensor) -> Iterator[list[Encoded]]:

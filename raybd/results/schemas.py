@@ -31,17 +31,24 @@ SCORES = pa.schema(
         ("score", pa.float32()),
         ("threshold", pa.float32()),
         ("flagged", pa.bool_()),
+        ("path", pa.string()),
+        ("label_name", _word),
+        ("true_label_name", _word),
     ],
     metadata=_metadata,
 )
 """The columns of a score file. Its folders are named by dataset, attack and defense, which become
-columns when it is read."""
+columns when it is read. `path` says where the sample is stored, below the root of its data set:
+`train/cat/7.png`, or `train.parquet:7` (rows count from 0)."""
+ADDED_SCORE_COLUMNS = ("path", "label_name", "true_label_name")
+"""Columns that older files lack, and that a data set may have no values for; they are null."""
+_PLAIN = ("index", "score", "flagged", "path")
 SCORES_ENCODING = {
-    "use_dictionary": [name for name in SCORES.names if name not in ("index", "score", "flagged")],
+    "use_dictionary": [name for name in SCORES.names if name not in _PLAIN],
     "column_encoding": {"index": "DELTA_BINARY_PACKED", "score": "BYTE_STREAM_SPLIT"},
 }
-"""Halves the size of a file. Scores have no repeated values that a dictionary could save, and each
-index is the previous one plus 1."""
+"""Halves the size of a file. Scores and paths have no repeated values that a dictionary could save,
+and each index is the previous one plus 1."""
 
 _NAMES = (
     "cell",
@@ -97,7 +104,15 @@ A number that does not apply is null. `config_id` is the latest configuration of
 the row belongs to, see configurations.py.
 """
 
-ADDED_COLUMNS = frozenset(["rate_basis", "threat_model", "config_id", *dict(_columns_of(*_ADDED))])
+ADDED_COLUMNS = frozenset(
+    [
+        "rate_basis",
+        "threat_model",
+        "config_id",
+        *dict(_columns_of(*_ADDED)),
+        *ADDED_SCORE_COLUMNS,
+    ]
+)
 """Columns that files of schema 1 may lack; they become null."""
 
 MAX_OBJECTIVES = 4

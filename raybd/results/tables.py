@@ -26,7 +26,7 @@ from raybd.results.parquet import (
 )
 from raybd.results.places import leaves_the_store
 from raybd.results.row_cache import read_folder
-from raybd.results.schemas import CELLS, SCORES, SCORES_ENCODING, TRIALS
+from raybd.results.schemas import ADDED_SCORE_COLUMNS, CELLS, SCORES, SCORES_ENCODING, TRIALS
 from raybd.results.threads import map_in_threads
 from raybd.results.validation import (
     CELL_RULES,
@@ -84,7 +84,10 @@ class TableStorage(FileStorage):
         self, cell: str, dataset: str, attack: str, defense: str, columns: Mapping[str, Any]
     ) -> None:
         """Write the score rows of a cell, or replace them."""
-        table = pa.table({name: columns[name] for name in SCORES.names}, schema=SCORES)
+        # Not every data set knows where its samples are stored.
+        none = [None] * len(columns["cell"])
+        added = {name: columns.get(name, none) for name in ADDED_SCORE_COLUMNS}
+        table = pa.table({name: {**added, **columns}[name] for name in SCORES.names}, schema=SCORES)
         names = {"cell": cell, "dataset": dataset, "attack": attack, "defense": defense}
         self.write(scores_path(names), as_parquet(table, **SCORES_ENCODING))
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 from raybd.cells.judging import joined, judge
 from raybd.cells.loading import load_poisoned, load_victim, shape_of, victim_tensors
 from raybd.cells.pools import training_pool
+from raybd.cells.row_names import name_tensors
 from raybd.cells.stage import Facts, Result, Stage, VictimStage, random_stream
 from raybd.cells.victim_quality import measure
 from raybd.cells.wanted import Wanted
@@ -96,6 +97,7 @@ class Defended(VictimStage):
             return Result(victim_tensors(defended.victim), facts)
 
         tensors, judged = judge(self.method.name, defended.verdict, pool)
+        tensors |= name_tensors(dataset, "train", tensors["index_N"])
         facts |= {
             **judged,
             "pool": "train",

@@ -10,6 +10,7 @@ from torch import Generator
 from raybd.cells.judging import auroc_outside_trigger, intermediate_metrics, judge, shown_pairs
 from raybd.cells.loading import load_poisoned, load_victim
 from raybd.cells.pools import Pool, test_pool, training_pool, trusted_images
+from raybd.cells.row_names import name_tensors
 from raybd.cells.stage import (
     Facts,
     OnVictim,
@@ -142,6 +143,7 @@ class Score(OnVictim):
         # In the test pool, labels are the victim's predictions.
         given = detector.scored_pool == "train"
         tensors, facts = judge(self.method.name, verdict, pool, torch.argsort(order), given)
+        tensors |= name_tensors(dataset, detector.scored_pool, tensors["index_N"])
         return Result(
             tensors, {**facts, "pool": detector.scored_pool, "auroc_outside_trigger": None}
         )
@@ -165,6 +167,7 @@ class Score(OnVictim):
         tensors, facts = judge(
             self.method.name, verdict, shuffled, torch.argsort(order), labels_are_given=False
         )
+        tensors |= name_tensors(dataset, "test", tensors["index_N"])
         # From the pool before the shuffle: every detector then shows the same images.
         tensors |= shown_pairs(learned, verdict, pool)
         if self.screens_training_set:

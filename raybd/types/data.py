@@ -12,10 +12,14 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from raybd.types.models import Victim
 
 Pool = Literal["train", "test"]
 """What a detector scores: the whole training set, or a stream of test inputs."""
+Part = Literal["train", "clean", "test"]
+"""The parts of a data set; see `Dataset`."""
 CLEAN, POISON, CROSS = 0, 1, 2
 SAMPLE_ROLES = ("clean", "poison", "cross")
 """Truth about a sample. `cross`: changed, but without a backdoor (noise samples of WaNet, flipped
@@ -62,10 +66,17 @@ class Dataset:
     train: Split
     clean: Split
     test: Split
+    names: "Mapping[Part, pa.StringArray]" = field(default_factory=dict)
+    """Where each row of a part is stored; see `Source.names`. A part is missing if that is not
+    known. It is no part of a `Split`: a name may tell a defense what is poisoned."""
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    def name_of(self, part: Part, row: int) -> str | None:
+        """Return where a row of a part is stored, like `train/cat/7.png`; None: unknown."""
+        return str(self.names[part][row]) if part in self.names else None
 
 
 @dataclass(frozen=True)
@@ -79,6 +90,9 @@ class Source:
     """(part, rows) -> x_NCHW of these rows, uint8."""
     fingerprint: str
     """Hash of the content; the place of the files plays no part."""
+    names: "Callable[[Pool, Tensor], pa.StringArray] | None" = None
+    """(part, rows) -> where each of these rows is stored, below the root of the data set: its file
+    (`train/cat/7.png`), or its file and row (`train.parquet:7`). None: unknown."""
 
 
 class LabelMap(Protocol):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from torch import Generator, Tensor, nn
 
 from raybd.types.config import Config
-from raybd.types.data import Dataset, LabelMap, Poisoned, Pool, Source, Split
+from raybd.types.data import Dataset, LabelMap, Part, Poisoned, Pool, Source, Split
 from raybd.types.models import Network, Victim
 from raybd.types.verdicts import Defended, Suspicion
 
@@ -35,7 +35,7 @@ class DatasetMethod(Config):
         """Open it. Raises UserError where it cannot be had."""
 
     @abstractmethod
-    def split(self, source: Source) -> dict[str, tuple[Pool, Tensor]]:
+    def split(self, source: Source) -> dict[Part, tuple[Pool, Tensor]]:
         """Return which rows of which part make up train, clean and test."""
 
     @abstractmethod

@@ -90,9 +90,9 @@ def test_damage_among_many_rows_is_named_and_set_aside_and_the_others_are_read(
 def test_a_row_is_missing_where_its_scores_are_damaged_although_the_copy_has_it(
     store: Store,
 ) -> None:
+    texts = (SCORES.field("cell").type, SCORES.field("path").type)
     columns = {
-        name: ["x"] * 3 if SCORES.field(name).type == SCORES.field("cell").type else [0] * 3
-        for name in SCORES.names
+        name: ["x"] * 3 if SCORES.field(name).type in texts else [0] * 3 for name in SCORES.names
     }
     store.write_scores("c9", "x", "x", "x", columns | {"cell": ["c9"] * 3, "flagged": [True] * 3})
     store.write_cell(row("c9", n_scores=3))

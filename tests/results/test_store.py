@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from raybd.results.artifacts import Damaged
 from raybd.results.manifests import manifest_text
-from raybd.results.schemas import CELLS, SCHEMA_VERSION
+from raybd.results.parquet import as_parquet
+from raybd.results.schemas import CELLS, SCHEMA_VERSION, SCORES
 from raybd.results.store import Store
 from raybd.types.errors import UserError
 
@@ -56,6 +58,9 @@ def scores(cell: str, n: int) -> dict[str, Any]:
         "score": [0.5] * n,
         "threshold": [1.0] * n,
         "flagged": [False] * n,
+        "path": [f"train.parquet:{row}" for row in range(n)],
+        "label_name": ["a"] * n,
+        "true_label_name": ["a"] * n,
     }
 
 
@@ -228,3 +233,21 @@ def test_a_bucket_that_does_not_exist_is_an_error_with_exit_code_3(s3_url: str) 
 def test_an_unknown_column_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no column 'atack'"):
         Store(str(tmp_path)).scores(atack="badnets")
+
+
+def test_scores_of_a_data_set_without_names_and_of_an_older_file_are_read_as_null(
+    tmp_path: Path,
+) -> None:
+    store = Store(str(tmp_path / "results"))
+    names = ("path", "label_name", "true_label_name")
+    older = {name: values for name, values in scores("c1", 3).items() if name not in names}
+    store.write_scores("c1", "x", "x", "x", older)
+    schema = pa.schema([field for field in SCORES if field.name not in names], SCORES.metadata)
+    table = pa.table({name: {**older, "cell": ["c2"] * 3}[name] for name in schema.names}, schema)
+    path = "scores/dataset=x/attack=x/defense=x/c2.parquet"
+    store.write(path, as_parquet(table))
+
+    for cell in ("c1", "c2"):
+        read = store.scores(cell=cell)
+        assert len(read) == 3
+        assert read[list(names)].isna().all(axis=None)

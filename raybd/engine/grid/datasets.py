@@ -13,7 +13,7 @@ from raybd.registry import Method
 from raybd.types.data import Dataset, Split
 
 Packed = dict[str, Any]
-"""The parts of a data set as numpy arrays, and its class names."""
+"""The parts of a data set as arrays, and its class names."""
 
 
 @ray.remote(num_cpus=1, max_retries=2)
@@ -26,7 +26,8 @@ def pack(dataset: Dataset) -> Packed:
     """Return a data set as numpy arrays, which Ray shares between processes; it copies tensors."""
     parts = {"train": dataset.train, "clean": dataset.clean, "test": dataset.test}
     arrays = {name: (part.x_NCHW.numpy(), part.y_N.numpy()) for name, part in parts.items()}
-    return {"class_names": dataset.class_names, **arrays}
+    # Arrow's arrays are shared like numpy's.
+    return {"class_names": dataset.class_names, "names": dict(dataset.names), **arrays}
 
 
 def unpack(packed: Packed) -> Dataset:
@@ -38,7 +39,11 @@ def unpack(packed: Packed) -> Dataset:
         return Split(_view(x_NCHW), _view(y_N), class_names)
 
     return Dataset(
-        class_names=class_names, train=part("train"), clean=part("clean"), test=part("test")
+        class_names=class_names,
+        train=part("train"),
+        clean=part("clean"),
+        test=part("test"),
+        names=packed["names"],
     )
 
 
