@@ -186,6 +186,14 @@ class Epochs:
 
         With these optimizers, or with all of them. Their schedules go one step, too.
         """
+        self.backward(loss, *optimizers)
+        self.descend(*optimizers)
+
+    def backward(self, loss: Tensor, *optimizers: Optimizer) -> None:
+        """Replace the gradients by those of the mean of `loss` over the workers, clipped.
+
+        The first half of a step, for methods that look at several losses before they move.
+        """
         chosen = optimizers or self.optimizers
         for optimizer in chosen:
             optimizer.zero_grad(set_to_none=True)
@@ -193,6 +201,10 @@ class Epochs:
         if self.clip is not None:
             # One norm over all optimizers of the step, which descend the same loss.
             nn.utils.clip_grad_norm_(_parameters(chosen), self.clip)
+
+    def descend(self, *optimizers: Optimizer) -> None:
+        """Move along the gradients that are there: the second half of a step."""
+        chosen = optimizers or self.optimizers
         for optimizer in chosen:
             optimizer.step()
 

@@ -6,6 +6,7 @@ schedule. The loss is the mean over the whole batch, whatever the number of work
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -25,11 +26,19 @@ Trained = TypeVar("Trained", bound=nn.Module)
 
 Objective = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 """(model, x_BCHW uint8, y_B, rows_B) -> losses_B, one per image."""
+Step = Callable[[Epochs, Callable[[], Tensor]], None]
+"""(loop, loss): what is done with a batch. `loss` computes the batch's mean loss, once for each
+pass that the step makes, with the weights as they are then."""
 
 
 def cross_entropy(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
     """Return the cross-entropy of each image: the usual objective of a classifier."""
     return F.cross_entropy(model(x_BCHW), y_B, reduction="none")
+
+
+def one_pass(loop: Epochs, loss: Callable[[], Tensor]) -> None:
+    """Go one step down the loss of the batch: the usual step."""
+    loop.step(loss())
 
 
 def fit(
@@ -42,6 +51,8 @@ def fit(
     frozen: Sequence[nn.Module] = (),
     extra_state: Stateful | None = None,
     *,
+    step: Step = one_pass,
+    moving_statistics: bool = True,
     after_step: Callable[[], None] | None = None,
     until: Callable[[], bool] | None = None,
     intermediate_scores: Callable[[], Tensor] | None = None,
@@ -50,13 +61,15 @@ def fit(
     """Train a victim in place, apart from its `frozen` parts; return it on the CPU, in eval mode.
 
     The split holds images, or embeddings z_ND for a head. Resumes from the runtime's checkpoint of
-    this name, which includes `extra_state` (what the objective learns). `after_step` is called
-    after each step; `until` before each epoch, where it may end the training. In a watched runtime,
-    `intermediate_scores` (see `runtime.report`) and `intermediate_facts` (found without any truth)
-    are reported after each epoch. None of them may draw from `rng`. Raises UserError when the loss
-    is no longer finite.
+    this name, which includes `extra_state` (what the objective learns). `step` may make several
+    passes over a batch, and draw from `rng`; the epoch's loss is the mean over all passes. Without
+    `moving_statistics` the victim trains in eval mode: batch normalisation uses the statistics that
+    it has, and keeps them. `after_step` is called after each step; `until` before each epoch, where
+    it may end the training. In a watched runtime, `intermediate_scores` (see `runtime.report`) and
+    `intermediate_facts` (found without any truth) are reported after each epoch. None of these may
+    draw from `rng`. Raises UserError when the loss is no longer finite.
     """
-    model = _Model(victim, recipe, frozen)
+    model = _Model(victim, recipe, frozen, moving_statistics)
     state: dict[str, Stateful] = {"victim": victim}
     loop = Epochs(
         name,
@@ -76,12 +89,7 @@ def fit(
             break
         model.train()
         for batch in loop.batches():
-            losses_B = model.losses(objective, batch)
-            # The group averages the gradients of the workers' sums; the factor makes that the mean
-            # over the batch, also where shares differ in size. In float: bf16 would round a sum.
-            summed = losses_B.float().sum()
-            loop.step(summed * (group.world() / batch.size))
-            loop.add_loss(summed, batch.size)
+            step(loop, partial(model.loss, loop, objective, batch))
         facts = intermediate_facts() if intermediate_facts and current().watched else {}
         loop.end_epoch(intermediate_scores=intermediate_scores, lr=loop.lr, **facts)
     model.release()
@@ -92,8 +100,11 @@ def fit(
 class _Model:
     """A victim as it is trained: on the device, in a group, perhaps compiled, partly frozen."""
 
-    def __init__(self, victim: nn.Module, recipe: Recipe, frozen: Sequence[nn.Module]) -> None:
+    def __init__(
+        self, victim: nn.Module, recipe: Recipe, frozen: Sequence[nn.Module], moving: bool
+    ) -> None:
         self.victim = victim
+        self.moving = moving
         self.recipe = recipe
         self.layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         victim.to(group.device()).to(memory_format=self.layout)
@@ -113,10 +124,18 @@ class _Model:
 
     def train(self) -> None:
         """Put all but the frozen parts into training mode. (Inference leaves networks in eval.)"""
-        self.model.train()
+        self.model.train(self.moving)
         for path in self.frozen:
             # Frozen weights do not suffice: in training mode batch statistics would still move.
             self.victim.get_submodule(path).eval()
+
+    def loss(self, loop: Epochs, objective: Objective, batch: Batch) -> Tensor:
+        """Return the loss whose mean over the workers is that of the batch; the loop counts it."""
+        # The group averages the gradients of the workers' sums; the factor makes that the mean over
+        # the batch, also where shares differ in size. In float: bf16 would round a sum.
+        summed = self.losses(objective, batch).float().sum()
+        loop.add_loss(summed, batch.size)
+        return summed * (group.world() / batch.size)
 
     def losses(self, objective: Objective, batch: Batch) -> Tensor:
         """Return the losses of this worker's images, after augmentation."""

@@ -52,6 +52,10 @@ class Recipe(Config):
     channels_last: bool = True
     """Memory layout; faster for convolutions."""
 
+    def steps(self, images: int) -> int:
+        """Return the number of steps of a training on so many images."""
+        return self.epochs * (images // min(self.batch_size, images))
+
 
 class FollowingRecipe(Recipe):
     """The recipe of a defense that trains: it augments images as the victim's trainer does.

@@ -114,6 +114,17 @@ def test_alternating_steps_move_only_their_optimizer_and_its_schedule() -> None:
     assert len(steps) == 3
 
 
+def test_a_step_is_two_halves_and_the_first_can_be_done_anew() -> None:
+    one = nn.Parameter(torch.ones(()))
+    run = loop(epochs=1, optimizers=[torch.optim.SGD([one], lr=0.1)], schedule=schedule, clip=0.5)
+    for _ in run.batches():
+        run.backward(-9 * one)
+        run.backward(2 * one)
+        assert one.grad is not None and one.grad.item() == pytest.approx(0.5), "replaced, clipped"
+        run.descend()
+    assert one.item() == pytest.approx(1 - 0.5 * (0.1 + 0.075 + 0.025))
+
+
 def test_an_epoch_reports_the_mean_of_its_losses_and_its_speed() -> None:
     told: list[Any] = []
     with running(Runtime(report=told.append)):

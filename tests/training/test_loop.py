@@ -1,6 +1,6 @@
 """`fit`: the same numbers on one worker and on two, resume, schedules, frozen parts, hooks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -8,8 +8,9 @@ import torch
 
 from raybd.networks.pixels import Pixels
 from raybd.networks.small_cnn import SmallCnn
+from raybd.training.epochs import Epochs
 from raybd.training.inference import infer
-from raybd.training.loop import fit
+from raybd.training.loop import cross_entropy, fit, one_pass
 from raybd.training.models import new_victim
 from raybd.training.recipe import Recipe
 from raybd.training.runtime import Runtime, judged_by, running
@@ -185,6 +186,43 @@ def test_after_step_is_called_once_for_each_step() -> None:
     victim = new_victim(split, 4, SmallCnn(width=8), rng)
     fit(victim, split, EXACT, rng, after_step=lambda: steps.append(1))
     assert len(steps) == 9  # 3 epochs of 3 batches of 33 images
+
+
+def test_a_step_of_two_passes_reports_their_mean_and_moves_by_the_last() -> None:
+    """Without a step the loss of a batch is the same each time, up to statistics."""
+    split, recipe = some_images(), EXACT.model_copy(update={"epochs": 1, "batch_size": 100})
+    told: list[Any] = []
+
+    def twice(loop: Epochs, loss: Callable[[], torch.Tensor]) -> None:
+        loop.backward(5 * loss())
+        loop.step(loss())
+
+    with running(Runtime(report=told.append)):
+        for step in (one_pass, twice):
+            rng = torch.Generator().manual_seed(7)
+            victim = new_victim(split, 4, SmallCnn(width=8), rng)
+            fitted = fit(victim, split, recipe, rng, step=step)
+            told[-1]["weight"] = fitted.encoder.state_dict()["0.weight"]
+    assert told[1]["loss"] == pytest.approx(told[0]["loss"])
+    assert torch.allclose(told[1]["weight"], told[0]["weight"])
+
+
+def test_without_moving_statistics_the_weights_learn_in_eval_mode() -> None:
+    split, rng = some_images(), torch.Generator().manual_seed(7)
+    victim = new_victim(split, 4, SmallCnn(width=8), rng)
+    before = {name: value.clone() for name, value in victim.state_dict().items()}
+    modes: list[bool] = []
+
+    def objective(model: Any, x: Any, y: Any, rows: Any) -> torch.Tensor:
+        modes.append(model.training)
+        return cross_entropy(model, x, y, rows)
+
+    fit(victim, split, EXACT, rng, objective, moving_statistics=False)
+    assert modes == [False] * 9
+    for name, value in victim.state_dict().items():
+        assert torch.equal(value, before[name]) == (
+            "running" in name or "num_batches" in name or name in ("mean_C", "std_C")
+        ), name
 
 
 def test_scores_computed_between_epochs_change_nothing() -> None:
