@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from raybd.cli.doctor import doctor
+from raybd.cli.export import export
 from raybd.cli.interrupt import INTERRUPTION, end_like_interrupted
 from raybd.cli.methods import list_, show
 from raybd.cli.output import say
@@ -39,6 +40,7 @@ app.command("list")(list_)
 app.command()(show)
 app.command()(submit)
 app.command()(doctor)
+app.command()(export)
 
 
 # `raybd --version` names no command.
