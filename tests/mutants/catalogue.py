@@ -5,6 +5,7 @@ from tests.mutants import (
     attacking,
     defending,
     detecting,
+    importing,
     judging,
     keys,
     measuring,
@@ -20,5 +21,6 @@ FAULTS: tuple[Fault, ...] = (
     *defending.FAULTS,
     *attacking.FAULTS,
     *keys.FAULTS,
+    *importing.FAULTS,
     *storing.FAULTS,
 )
