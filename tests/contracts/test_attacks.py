@@ -41,7 +41,9 @@ def _accepts_all_to_all(kind: str) -> bool:
     return "all_to_all" in str(labels.get("discriminator"))
 
 
-KINDS = names("attacks")
+READ_FROM_FILES = {"recorded"}
+"""What they change, and how, stands in a file: tests/cli/test_import_record.py."""
+KINDS = tuple(kind for kind in names("attacks") if kind not in READ_FROM_FILES)
 ON_ENCODERS = tuple(kind for kind in KINDS if _class_of(kind).threat_model == "encoder")
 ON_DATA = tuple(kind for kind in KINDS if _class_of(kind).threat_model in ("data", "training"))
 WITH_TRIGGER = tuple(kind for kind in KINDS if _class_of(kind).has_trigger)

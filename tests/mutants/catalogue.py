@@ -5,6 +5,7 @@ from tests.mutants import (
     attacking,
     defending,
     detecting,
+    importing,
     judging,
     keys,
     measuring,
@@ -22,5 +23,6 @@ FAULTS: tuple[Fault, ...] = (
     *pruning.FAULTS,
     *attacking.FAULTS,
     *keys.FAULTS,
+    *importing.FAULTS,
     *storing.FAULTS,
 )
