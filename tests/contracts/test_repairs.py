@@ -39,6 +39,12 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "shrink_pad": {"size": 3},
     "neural_cleanse": {"epochs": 2, "batch_size": 10, "lr": 0.01, "precision": "fp32"},
+    "nad": {"epochs": 2, "teacher_epochs": 1, "batch_size": 10, "lr": 0.01, "precision": "fp32"},
+    "ft_sam": {"epochs": 2, "batch_size": 10, "lr": 0.01, "precision": "fp32"},
+    "ibau": {"rounds": 2, "batch_size": 12, "carrying": 0.5},
+    "sau": {"epochs": 2, "batch_size": 12, "search_steps": 2, "precision": "fp32"},
+    "npd": {"epochs": 2, "first_epochs": 1, "batch_size": 12, "precision": "fp32"},
+    "mcr": {"epochs": 2, "end_epochs": 2, "batch_size": 12, "precision": "fp32"},
 }
 """Fields that make a repair quick, and let it change a small victim."""
 
