@@ -26,6 +26,13 @@ KINDS = names("repairs")
 SMALL: dict[str, dict[str, Any]] = {
     "fine_tune": {"epochs": 2, "batch_size": 10, "lr": 0.01, "precision": "fp32"},
     "clp": {"u": 1.5},
+    "dbr": {
+        "epochs": 2,
+        "batch_size": 10,
+        "lr": 0.01,
+        "precision": "fp32",
+        "split": {"epochs": 1, "apart_epochs": 1, "batch_size": 30},
+    },
     "shrink_pad": {"size": 3},
 }
 """Fields that make a repair quick, and let it change a small victim."""
