@@ -33,7 +33,8 @@ from raybd.types.verdicts import Defended
 ONE_LABEL = 0.5
 """Share of one label in the poisoned part below which it is not taken for poison of one target."""
 STILL_KNOWN = 0.5
-"""Share of the poisoned part with its label after the repair from which on it has failed."""
+"""Share of the poisoned part's commonest label that is still given after the repair, above which
+the repair has failed."""
 
 
 class DBR(FollowingRecipe, Repair):
@@ -56,8 +57,9 @@ class DBR(FollowingRecipe, Repair):
     def repair(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Defended:
         """Return a repaired copy; trusted images are only looked at.
 
-        The facts are the parts, the share of the poisoned part with its label before and after, and
-        the accuracy on the clean images. Raises Infeasible for an encoder without a head.
+        The facts are the parts, the share of the poisoned part's commonest label that the victim
+        gives its images before and after, and the accuracy on the clean images.
+        Raises Infeasible for an encoder without a head.
         """
         if victim.head is None:
             raise Infeasible("dbr unlearns labels, and an encoder without a head has none")
@@ -65,18 +67,22 @@ class DBR(FollowingRecipe, Repair):
             num_classes = infer(victim, suspects.x_NCHW[:1]).shape[1]
         victim.cpu()
         fresh = fresh_copy(victim, rng)
-        sensitive = self.split.divide(fresh, suspects, num_classes, rng, "dbr")
+        sensitive = self.split.divide(fresh, suspects, num_classes, rng, "dbr", self.precision)
 
         repaired = copy.deepcopy(victim)
         poison = suspects.select(sensitive.poison_P)
-        facts = sensitive.facts(suspects.y_N) | {"poison part known before": known(victim, poison)}
-        unlearned = self.resolved()._rounds(
+        # Clean images among them keep their labels, and should: poison of one target is looked at.
+        of_target = poison.select(poison.y_N == poison.y_N.mode().values)
+        facts = sensitive.facts(suspects.y_N) | {
+            "poison part known before": known(victim, of_target)
+        }
+        unlearned = self.resolved().rounds(
             repaired, poison, suspects.select(sensitive.clean_C), rng
         )
         repaired.to("cpu").to(memory_format=torch.contiguous_format).eval()
         facts |= {
             "rounds that unlearned": float(unlearned),
-            "poison part known after": known(repaired, poison),
+            "poison part known after": known(repaired, of_target),
             **accuracy_facts(victim, repaired, clean),
         }
         repaired.cpu()
@@ -84,7 +90,7 @@ class DBR(FollowingRecipe, Repair):
         warnings = [_nothing_found(facts), _still_known(facts), lost("dbr", facts, clean)]
         return Defended(repaired, None, "; ".join(text for text in warnings if text) or None, facts)
 
-    def _rounds(self, victim: Victim, poison: Split, clean: Split, rng: Generator) -> int:
+    def rounds(self, victim: Victim, poison: Split, clean: Split, rng: Generator) -> int:
         """Train the victim in place; return the number of rounds that unlearned."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         victim.to(group.device()).to(memory_format=layout)
@@ -168,4 +174,7 @@ def _still_known(facts: dict[str, float]) -> str | None:
     share = facts["poison part known after"]
     if share <= STILL_KNOWN:
         return None
-    return f"dbr: {share:.0%} of the poisoned part still have their label: raise epochs or lr"
+    return (
+        f"dbr: {share:.0%} of the images with the commonest label of the poisoned part still get "
+        "it: raise epochs or lr"
+    )

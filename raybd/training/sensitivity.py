@@ -9,6 +9,7 @@ Differs: the change is the mean over several draws of the moves, not one.
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -81,13 +82,22 @@ class SensitivitySplit(Config):
     """Share of the images that is taken for poison: those that change most."""
 
     def divide(
-        self, fresh: Victim, split: Split, num_classes: int, rng: Generator, name: str
+        self,
+        fresh: Victim,
+        split: Split,
+        num_classes: int,
+        rng: Generator,
+        name: str,
+        precision: Literal["auto", "fp32"] = "auto",
     ) -> Sensitive:
-        """Train a freshly initialised victim in place, and divide the images of the split by it."""
-        learned = self._recipe(self.epochs)
+        """Train a freshly initialised victim in place, and divide the images of the split by it.
+
+        `name` is that of the method, for its progress; `precision` is that of its recipe.
+        """
+        learned = self._recipe(self.epochs, precision)
         if learned is not None:
             fit(fresh, split, learned, rng, name=f"{name} shortcut")
-        apart = self._recipe(self.apart_epochs)
+        apart = self._recipe(self.apart_epochs, precision)
         if apart is not None:
             self._drive_apart(fresh, split, num_classes, apart, rng, f"{name} apart")
 
@@ -149,7 +159,7 @@ class SensitivitySplit(Config):
         frozen = [] if victim.head is None else [victim.head]
         fit(victim, split, recipe, rng, objective, name=name, frozen=frozen)
 
-    def _recipe(self, epochs: int) -> Recipe | None:
+    def _recipe(self, epochs: int, precision: Literal["auto", "fp32"]) -> Recipe | None:
         if not epochs:
             return None
         return Recipe(
@@ -158,6 +168,7 @@ class SensitivitySplit(Config):
             lr=self.lr,
             schedule="constant",
             augment="none",
+            precision=precision,
         )
 
 

@@ -65,10 +65,10 @@ class ABL(Isolating, TrainingDefense):
         rest_N[isolated.rows_M] = False
         fit(victim, split.select(rest_N), self, rng, name="abl rest")
 
-        ascent = _Ascent(victim, split.select(isolated.rows_M), clean, num_classes)
+        ascent = Ascent(victim, split.select(isolated.rows_M), clean, num_classes)
         facts = {**isolated.verdict.facts, "isolated known before": ascent.known()}
         if self.ascent_epochs:
-            self._ascend(victim, ascent, rng)
+            self.ascend(victim, ascent, rng)
         facts |= {"isolated known after": ascent.known(), "ascent epochs": float(ascent.epochs)}
         after = trusted_accuracy(victim, clean)
         if ascent.before is not None and after is not None:
@@ -79,7 +79,9 @@ class ABL(Isolating, TrainingDefense):
             victim, isolated.verdict, "; ".join(text for text in warnings if text) or None, facts
         )
 
-    def _ascend(self, victim: Victim, ascent: "_Ascent", rng: Generator) -> None:
+    def ascend(self, victim: Victim, ascent: "Ascent", rng: Generator) -> None:
+        """Unlearn the isolated images, in place, until the ascent says that it is over."""
+
         def objective(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
             return -F.cross_entropy(model(x_BCHW).float(), y_B, reduction="none")
 
@@ -107,7 +109,7 @@ class ABL(Isolating, TrainingDefense):
         victim.cpu()
 
 
-class _Ascent:
+class Ascent:
     """When an ascent ends, by what a defender sees."""
 
     def __init__(self, victim: Victim, isolated: Split, clean: Split, num_classes: int) -> None:

@@ -195,7 +195,7 @@ class DBD(FollowingRecipe, StartedDefense):
             labelled = min(self.batch_size, int(credible_N.sum()))
             for step, batch in enumerate(loop.batches(self._rows(credible_N, rng))):
                 ramp = (epoch + step / self.steps) / self.epochs
-                loss = self._loss(model, batch, labelled, num_classes, self.unlabelled * ramp, rng)
+                loss = self.loss(model, batch, labelled, num_classes, self.unlabelled * ramp, rng)
                 # Parts add up to the loss, but data parallelism averages: the factor undoes that.
                 loop.step(loss * group.world())
                 loop.add_loss(loss, 1)
@@ -212,7 +212,7 @@ class DBD(FollowingRecipe, StartedDefense):
             )
             yield torch.cat([labelled_B, other_B, other_B])
 
-    def _loss(
+    def loss(
         self,
         model: nn.Module,
         batch: Batch,
@@ -226,7 +226,7 @@ class DBD(FollowingRecipe, StartedDefense):
         with bf16(group.device(), self.precision == "auto"):
             guess_BK = self._guess(model, x_BCHW[labelled:])
             target_BK = torch.cat([F.one_hot(batch.y_B[:labelled], num_classes).float(), guess_BK])
-            mixed, with_B = self._mixture(len(target_BK), rng)
+            mixed, with_B = self.mixture(len(target_BK), rng)
             mine = group.shard(torch.arange(len(target_BK)))
             x_mixed = mixed * x_BCHW[mine] + (1 - mixed) * x_BCHW[with_B[mine]]
             target_mixed = mixed * target_BK[mine] + (1 - mixed) * target_BK[with_B[mine]]
@@ -245,7 +245,7 @@ class DBD(FollowingRecipe, StartedDefense):
         p_BK = group.gather_rows(model(x_BCHW[mine]).float().softmax(1), len(x_BCHW))
         return sharpened(p_BK.view(2, -1, p_BK.shape[1]).mean(0), self.sharpening).repeat(2, 1)
 
-    def _mixture(self, count: int, rng: Generator) -> tuple[float, Tensor]:
+    def mixture(self, count: int, rng: Generator) -> tuple[float, Tensor]:
         """Draw how much of itself an image keeps, at least half, and with which it is mixed."""
         seed = int(torch.randint(2**31, (1,), generator=rng))
         # torch draws from this distribution by its global stream alone.

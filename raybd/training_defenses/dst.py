@@ -77,7 +77,7 @@ class DST(Recipe, TrainingDefense):
     ) -> Defended:
         """Train on the poisoned split; trusted images are only looked at."""
         fresh = new_victim(split, num_classes, network, rng)
-        sensitive = self.split.divide(fresh, split, num_classes, rng, "dst")
+        sensitive = self.split.divide(fresh, split, num_classes, rng, "dst", self.precision)
         victim = new_victim(split, num_classes, network, rng)
         self._learn_encoder(victim, split, sensitive, rng)
         self._learn_head(victim, split, sensitive, rng)

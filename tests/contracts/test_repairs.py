@@ -37,6 +37,13 @@ SMALL: dict[str, dict[str, Any]] = {
         "batch_size": 12,
         "threshold": 0.9,
     },
+    "dbr": {
+        "epochs": 2,
+        "batch_size": 10,
+        "lr": 0.01,
+        "precision": "fp32",
+        "split": {"epochs": 1, "apart_epochs": 1, "batch_size": 30},
+    },
     "shrink_pad": {"size": 3},
     "neural_cleanse": {"epochs": 2, "batch_size": 10, "lr": 0.01, "precision": "fp32"},
     "nad": {"epochs": 2, "teacher_epochs": 1, "batch_size": 10, "lr": 0.01, "precision": "fp32"},

@@ -30,6 +30,17 @@ CASES: list[tuple[dict[str, Any], float, float]] = [
     ({"kind": "bnp"}, 0.93, 0.3),
     # [.983, .302]
     ({"kind": "clp", "u": 2.5}, 0.93, 0.6),
+    # [.942, .068] with a patch of 4 x 4 pixels
+    (
+        {
+            "kind": "dbr",
+            "epochs": 10,
+            "lr": 0.002,
+            "split": {"epochs": 5, "apart_epochs": 3, "lr": 0.05},
+        },
+        0.85,
+        0.4,
+    ),
     # [.906, .349]; images of 8 x 8 pixels cannot be shrunk by more.
     ({"kind": "shrink_pad", "size": 1}, 0.8, 0.6),
     # [.950, .000]; the scan under it flags the target class with an index of 2.4.

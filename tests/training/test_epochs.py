@@ -74,6 +74,24 @@ def test_a_further_stream_of_another_length_is_drawn_anew_for_each_step() -> Non
     assert len(torch.cat(seen).unique()) == 20
 
 
+def test_an_epoch_may_pass_over_chosen_rows_of_the_stream() -> None:
+    epochs = loop(stream=stream(8, augment="flip"))
+    among = torch.arange(50, 70)
+    rows = epochs.drawn(among)
+    batches = list(epochs.batches(rows))
+    # Twenty rows are two batches of eight; four are left out.
+    assert [batch.size for batch in batches] == [8, 8]
+    seen = torch.cat([batch.rows_B for batch in batches])
+    assert len(seen.unique()) == 16
+    assert torch.isin(seen, among).all()
+    assert torch.equal(batches[0].y_B, some_images().y_N[batches[0].rows_B])
+    assert [len(few) for few in epochs.drawn(torch.arange(3))] == [3]
+    # A row may come twice, with a draw of its own each time.
+    (twice,) = epochs.batches([torch.arange(30).repeat(2)])
+    first, second = twice.augmented(twice.x_B).chunk(2)
+    assert not torch.equal(first, second)
+
+
 def rows_of_a_worker() -> tuple[list[Tensor], list[Tensor], int]:
     shared = [batch.rows_B for batch in loop().batches()]
     whole = [batch.rows_B for batch in loop(stream=stream(sharded=False)).batches()]

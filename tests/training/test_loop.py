@@ -225,6 +225,28 @@ def test_without_moving_statistics_the_weights_learn_in_eval_mode() -> None:
         ), name
 
 
+def test_a_training_may_end_before_an_epoch_and_ends_there_again_when_resumed() -> None:
+    kept: dict[str, bytes] = {}
+    looks: list[int] = []
+
+    def ends_after_two() -> bool:
+        looks.append(1)
+        return len(looks) > 2
+
+    def trained(runtime: Runtime) -> Victim:
+        split, rng = some_images(), torch.Generator().manual_seed(7)
+        victim = new_victim(split, 4, SmallCnn(width=8), rng)
+        with running(runtime):
+            return fit(victim, split, EXACT, rng, until=ends_after_two)
+
+    whole = trained(Runtime(save=kept.__setitem__, every_seconds=0))
+    assert len(looks) == 3
+    assert not whole.training
+    # The checkpoint is that after the second epoch, before which it ends at once.
+    assert same_weights(trained(Runtime(load=kept.get)), whole)
+    assert len(looks) == 4
+
+
 def test_scores_computed_between_epochs_change_nothing() -> None:
     """They leave the network in eval mode, from which the next epoch has to wake it."""
     told: list[Any] = []
