@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from raybd.cli.doctor import doctor
+from raybd.cli.export import export
 from raybd.cli.interrupt import INTERRUPTION, end_like_interrupted
 from raybd.cli.methods import list_, show
 from raybd.cli.output import say
@@ -39,6 +40,7 @@ app.command("list")(list_)
 app.command()(show)
 app.command()(submit)
 app.command()(doctor)
+app.add_typer(export, name="export")
 
 
 # `raybd --version` names no command.
@@ -93,4 +95,10 @@ def _collect_garbage_rarely() -> None:
     takes as long as a third of `import torch`.
     """
     gc.set_threshold(100_000, 20, 20)
-    atexit.register(gc.freeze)
+    atexit.register(_collect_no_more)
+
+
+def _collect_no_more() -> None:
+    # Triton, which torch loads, complains about each of its objects that nobody collects.
+    if not any(name.startswith("triton.") for name in sys.modules):
+        gc.freeze()
