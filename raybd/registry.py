@@ -227,5 +227,6 @@ def _import(role: Role, kind: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise UserError(
             f"{singular(role)} {kind!r}: {error}",
-            "A kind with a dot is a Python module: put its folder on PYTHONPATH.",
+            "A kind with a dot is a Python module: put it beside the experiment file, or its "
+            "folder on PYTHONPATH.",
         ) from error

@@ -60,19 +60,27 @@ class Canaries(Config):
     """Runs of the detector, each with its own random stream. With 2 or more, the rows that they
     flag are compared."""
 
-    def plant(self, train: Split, clean: Split, num_classes: int, rng: Generator) -> Planted:
-        """Draw rows, images, triggers and labels. Raises UserError if there are too few images."""
+    def count(self, train: int, trusted: int) -> int:
+        """Return how many canaries are planted, by the numbers of training and trusted images.
+
+        Raises UserError if these are too few.
+        """
         # At least two thirds of the trusted images are left for the detector to trust.
-        count = min(round(self.rate * len(train)), len(clean) // 3)
-        if count < self.least or 2 * count > len(train):
+        count = min(round(self.rate * train), trusted // 3)
+        if count < self.least or 2 * count > train:
             raise UserError(
-                f"canaries: rate {self.rate:g} of {len(train)} training images, limited to a third "
-                f"of {len(clean)} trusted images, gives {count} canaries; at least {self.least} "
+                f"canaries: rate {self.rate:g} of {train} training images, limited to a third "
+                f"of {trusted} trusted images, gives {count} canaries; at least {self.least} "
                 f"are needed, and at most half of the training set may be planted",
                 "Give the data set more trusted images (clean: ...), or set canaries: "
                 "{rate: ..., least: ...} in the experiment.",
                 exit_code=1,
             )
+        return count
+
+    def plant(self, train: Split, clean: Split, num_classes: int, rng: Generator) -> Planted:
+        """Draw rows, images, triggers and labels. Raises UserError if there are too few images."""
+        count = self.count(len(train), len(clean))
         used_L = torch.randperm(len(clean), generator=rng)[:count]
         # Twice as many rows, because each image goes in with and without its trigger.
         index_M = torch.randperm(len(train), generator=rng)[: 2 * count]

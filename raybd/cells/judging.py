@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from raybd.canaries import canaries
 from raybd.cells.pools import Pool
+from raybd.cells.promises import check_verdict
 from raybd.metrics import detection, thresholds
 from raybd.types.data import CROSS, POISON, Dataset, Split
 from raybd.types.verdicts import Suspicion
@@ -34,8 +35,9 @@ def judge(
     `back`, or in that of the pool. Test inputs carry the victim's predictions: without given labels
     no AUROC within a class is measured. A threshold that misses a group of high scores in a
     training set gives a warning, which does not look at the truth. Raises ValueError for scores
-    that are not finite.
+    that are not finite, and UserError for a verdict of another shape than the pool has.
     """
+    check_verdict(name, verdict, len(pool.suspects))
     back = torch.arange(len(pool.suspects)) if back is None else back
     score_N = verdict.score_N.float().cpu()[back]
     # Some methods give one threshold for all samples.

@@ -1,6 +1,7 @@
 """The table of cells that `raybd run` and `raybd sweep` print at the end."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from rich import box
@@ -8,21 +9,27 @@ from rich.table import Table
 
 from raybd.metrics.catalogue import ON_CONSOLE, ON_CONSOLE_WHERE_KNOWN
 
+Row = Mapping[str, Any]
+
 MAX_ROWS = 200
 _NAMES = ("dataset", "attack", "trainer", "defense", "seed")
 _ALWAYS_COLUMNS = ("attack", "defense")
 
 
-def cells_table(rows: Sequence[Mapping[str, Any]], max_rows: int = MAX_ROWS) -> Table:
+def cells_table(rows: Sequence[Row], max_rows: int = MAX_ROWS, fold: bool = True) -> Table:
     """Return the rows of an experiment as a table.
 
-    A name that is the same in all rows is in the title. If there are too many rows, the failed ones
-    come first.
+    `fold`: where there are several seeds, a line has the mean over them, with the lowest and the
+    highest value. A name that is the same in all rows is in the title. If there are too many lines,
+    those of failed cells come first.
     """
     varied = [
         name for name in _NAMES if name in _ALWAYS_COLUMNS or len({row[name] for row in rows}) > 1
     ]
     fixed = ", ".join(f"{name} {rows[0][name]}" for name in _NAMES if rows and name not in varied)
+    folded = fold and "seed" in varied
+    if folded:
+        varied.remove("seed")
     # Columns that no row fills would push the others out of a terminal.
     known = [one for one in ON_CONSOLE_WHERE_KNOWN if any(_is_known(row, one.name) for row in rows)]
     measures = [*ON_CONSOLE, *known]
@@ -32,20 +39,27 @@ def cells_table(rows: Sequence[Mapping[str, Any]], max_rows: int = MAX_ROWS) -> 
         table.add_column(name, no_wrap=True)
     for measure in measures:
         table.add_column(measure.console_title, justify="right", no_wrap=True)
+    if folded:
+        table.add_column("n", justify="right", no_wrap=True)
     table.add_column("status", overflow="fold")
 
-    shown = rows
-    if len(rows) > max_rows:
-        # Stable: within each group the rows keep their order.
-        shown = sorted(rows, key=lambda row: row["status"] != "failed")[:max_rows]
-        table.caption = (
-            f"{len(shown)} of {len(rows)} cells, failed ones first; all of them: --json, "
+    lines = _by_names(rows, varied) if folded else [[row] for row in rows]
+    shown = lines
+    captions = ["mean [lowest, highest] of n seeds; each seed: --all"] if folded else []
+    if len(lines) > max_rows:
+        # Stable: within each group the lines keep their order.
+        shown = sorted(lines, key=lambda cells: not _failed(cells))[:max_rows]
+        what = "lines" if folded else "cells"
+        captions.append(
+            f"{len(shown)} of {len(lines)} {what}, failed ones first; all of them: --json, "
             "or raybd.load_cells(STORE)"
         )
-    for row in shown:
-        # The row of a failed cell has names and no measures.
-        numbers = [number(row.get(measure.name)) for measure in measures]
-        table.add_row(*(str(row[name]) for name in varied), *numbers, _status(row))
+    table.caption = "\n".join(captions) or None
+    for cells in shown:
+        names = [str(cells[0][name]) for name in varied]
+        numbers = [_numbers(cells, measure.name) for measure in measures]
+        count = [str(len(cells))] if folded else []
+        table.add_row(*names, *numbers, *count, _status(cells))
     return table
 
 
@@ -54,12 +68,39 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _is_known(row: Mapping[str, Any], name: str) -> bool:
+def _by_names(rows: Sequence[Row], names: Sequence[str]) -> list[list[Row]]:
+    """Return the rows of each combination of names, in the order in which these come first."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return list(groups.values())
+
+
+def _is_known(row: Row, name: str) -> bool:
     return row.get(name) is not None
 
 
-def _status(row: Mapping[str, Any]) -> str:
-    """Return the status with the first line of an error or warning, and whether truth was used."""
-    message = str(row.get("error") or row.get("warning") or "").split("\n")[0]
-    oracle = " (oracle)" if row.get("oracle") else ""
-    return str(row["status"]) + (f": {message}" if message else "") + oracle
+def _failed(cells: Sequence[Row]) -> bool:
+    return any(row["status"] == "failed" for row in cells)
+
+
+def _numbers(cells: Sequence[Row], name: str) -> str:
+    """Return a measure of some cells; the rows of failed ones have names and no measures."""
+    values = [row[name] for row in cells if _is_known(row, name)]
+    if len(values) < 2:
+        return number(values[0] if values else None)
+    return f"{number(fmean(values))} [{number(min(values))}, {number(max(values))}]"
+
+
+def _status(cells: Sequence[Row]) -> str:
+    """Return the status with the first line of an error or warning, and whether truth was used.
+
+    Of several cells: how many have the status of the first one that is not ok.
+    """
+    bad = [row for row in cells if row["status"] != "ok"]
+    first = next(iter([*bad, *(row for row in cells if row.get("warning")), cells[0]]))
+    message = str(first.get("error") or first.get("warning") or "").split("\n")[0]
+    oracle = " (oracle)" if first.get("oracle") else ""
+    alike = [row for row in cells if row["status"] == first["status"]]
+    many = f"{len(alike)} of {len(cells)} " if len(alike) < len(cells) else ""
+    return f"{many}{first['status']}" + (f": {message}" if message else "") + oracle

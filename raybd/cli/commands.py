@@ -41,7 +41,7 @@ app.command("list")(list_)
 app.command()(show)
 app.command()(submit)
 app.command()(doctor)
-app.command()(export)
+app.add_typer(export, name="export")
 app.command("import-record")(import_record)
 
 
@@ -97,4 +97,10 @@ def _collect_garbage_rarely() -> None:
     takes as long as a third of `import torch`.
     """
     gc.set_threshold(100_000, 20, 20)
-    atexit.register(gc.freeze)
+    atexit.register(_collect_no_more)
+
+
+def _collect_no_more() -> None:
+    # Triton, which torch loads, complains about each of its objects that nobody collects.
+    if not any(name.startswith("triton.") for name in sys.modules):
+        gc.freeze()

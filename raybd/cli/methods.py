@@ -4,14 +4,17 @@ from typing import Annotated
 
 import typer
 
-from raybd.cli import options
+from raybd.cli import completion, options
 from raybd.cli.output import print_json, table_console
 from raybd.registry import METHOD_ROLES, Role, did_you_mean, method_class, names, singular, summary
 from raybd.types.errors import UserError
 
 
 def list_(
-    role: Annotated[str | None, typer.Argument(help=f"One of: {', '.join(METHOD_ROLES)}.")] = None,
+    role: Annotated[
+        str | None,
+        typer.Argument(help=f"One of: {', '.join(METHOD_ROLES)}.", autocompletion=completion.roles),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """List the methods."""
@@ -34,18 +37,21 @@ def show(
     kind: Annotated[
         str,
         typer.Argument(
-            help="A method, like badnets. Write detectors/strip if two roles have the name."
+            help="A method, like badnets, or a module of your own, like mypkg.my_attack. Write "
+            "detectors/strip if two roles have the name.",
+            autocompletion=completion.methods,
         ),
     ],
     as_json: options.Json = False,
 ) -> None:
     """Show a method: what it is, and its fields with types, defaults and bounds."""
-    from raybd.cli.method_page import method_page
-
     role_name, _, name = kind.rpartition("/")
     # torchvision:resnet50 is one of many models of the kind torchvision.
     name = name.partition(":")[0]
     candidates = (_role_named(role_name),) if role_name else METHOD_ROLES
+    if "." in name:
+        role = _role_of_own(name)
+        return _print_method(role, name, as_json)
     roles = [role for role in candidates if name in names(role)]
     if not roles:
         known = [known for role in METHOD_ROLES for known in names(role)]
@@ -53,11 +59,36 @@ def show(
 
     # Two roles may have a method of this name: both are shown.
     for role in roles:
-        found = method_class(role, name)
-        if as_json:
-            print_json({"role": role, "kind": name, **found.model_json_schema()})
-        else:
-            table_console().print(method_page(role, name, found))
+        _print_method(role, name, as_json)
+
+
+def _print_method(role: Role, name: str, as_json: bool) -> None:
+    from raybd.cli.method_page import method_page
+
+    found = method_class(role, name)
+    if as_json:
+        print_json({"role": role, "kind": name, **found.model_json_schema()})
+    else:
+        table_console().print(method_page(role, name, found))
+
+
+def _role_of_own(name: str) -> Role:
+    """Return the role of a module of the user's own, which may lie in the working folder."""
+    from pathlib import Path
+
+    from raybd.plan.entries import ROLE_CLASSES
+    from raybd.plan.own_modules import make_importable
+
+    make_importable(Path.cwd(), {"kind": name})
+    # Whatever the role, the class is that of the module.
+    found = method_class("attacks", name)
+    for role, base in ROLE_CLASSES.items():
+        if issubclass(found, base):
+            return role
+    raise UserError(
+        f"{name}: {found.__name__} has no role",
+        "Let it derive from a class of raybd.types.methods, like Attack or Detector.",
+    )
 
 
 def _role_named(word: str) -> Role:

@@ -5,13 +5,19 @@ from typing import Annotated
 
 import typer
 
+from raybd.cli import completion
+
 Store = Annotated[
     str,
     typer.Option("--store", envvar="RAYBD_STORE", help="Folder or URL (s3://...) of the results."),
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Change a value of the file: attacks.0.rate=0.05"),
+    typer.Option(
+        "--set",
+        help="Change a value of the file: attacks.badnets.rate=0.05, seeds=[0, 1]",
+        autocompletion=completion.places,
+    ),
 ]
 Address = Annotated[
     str | None,

@@ -1,7 +1,8 @@
 """`raybd run`: run an experiment."""
 
 import shlex
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +20,9 @@ def run(
     report: Annotated[
         bool, typer.Option("--report", help="Write the HTML report at the end.")
     ] = False,
+    all_rows: Annotated[
+        bool, typer.Option("--all", help="Print a row for each seed, and not their means.")
+    ] = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -31,6 +35,7 @@ def run(
     from raybd.cli.plan_table import plan_facts, plan_table
     from raybd.cli.report import report_of
     from raybd.plan import file as experiment_file
+    from raybd.plan.images import check_own_images
     from raybd.plan.todo import make_plan
     from raybd.results.store import open_store
 
@@ -39,6 +44,7 @@ def run(
     opened = open_store(store)
     plan = make_plan(asked, opened)
     if dry_run:
+        check_own_images(plan)
         if as_json:
             print_json(plan_facts(asked, plan))
         else:
@@ -54,10 +60,10 @@ def run(
     if as_json:
         print_json(rows)
     else:
-        table_console().print(cells_table(rows))
+        table_console().print(cells_table(rows, fold=not all_rows))
     warn_if_mixed(rows)
     if not quiet:
-        _say_how_to_go_on(opened.url, page)
+        _say_how_to_go_on(opened.url, page, rows)
     failed = sum(row["status"] == "failed" for row in rows)
     if failed:
         say(
@@ -68,10 +74,11 @@ def run(
         raise typer.Exit(1)
 
 
-def _say_how_to_go_on(url: str, page: str | None) -> None:
-    """Say where the report is, or how to write it, and how to read the scores."""
-    scores = f"pd.read_parquet({url + '/scores'!r}, filters=[('attack', '==', 'badnets')])"
-    say(
-        f"report:  {page}" if page else f"report:  raybd report {shlex.quote(url)}",
-        f"scores:  import pandas as pd; {scores}",
-    )
+def _say_how_to_go_on(url: str, page: str | None, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Say where the report is, or how to write it, and how to read the scores, if there are any."""
+    say(f"report:  {page}" if page else f"report:  raybd report {shlex.quote(url)}")
+    # Those of the last attack: the first one is mostly the benign control.
+    scored = [row["attack"] for row in rows if row.get("n_scores")]
+    if scored:
+        filters = f"filters=[('attack', '==', {scored[-1]!r})]"
+        say(f"scores:  import pandas as pd; pd.read_parquet({url + '/scores'!r}, {filters})")

@@ -66,6 +66,8 @@ def submit(
     from raybd.engine.cluster.submit.request import job_request
 
     asked = job_request(config, store, set_ or (), env or ()) if config else None
+    if asked is not None and asked.store is None:
+        say("no --store: the job takes RAYBD_STORE of the cluster, and ends if there is none")
     jobs = Jobs(address)
     job = jobs.submit(asked, limit_mb, say) if asked else str(follow)
     if no_wait:

@@ -29,10 +29,13 @@ from raybd.types.methods import (
 from raybd.types.models import Network
 
 # Names become folders of the store: no slash, and no dot at the beginning, which would hide them.
-NAME = re.compile(r"(?!(0[xX][0-9A-Fa-f]+|[0-9]+)$)[A-Za-z0-9][A-Za-z0-9_.-]*")
+NAME = re.compile(r"(?!(0[xX][0-9A-Fa-f]+|[0-9]+)$)[A-Za-z0-9][A-Za-z0-9_.-]{0,119}")
 """What can be the name of a folder. Digits alone, or 0x10, would be read as a number: pandas and
-Arrow guess the types of folders like attack=05, and 5 joins no row of the cells table."""
-NAME_HINT = "Use letters, digits, dot, dash and underscore, and no number like 05 or 0x10."
+Arrow guess the types of folders like attack=05, and 5 joins no row of the cells table. Names of
+files have at most 255 bytes, and the store adds to them."""
+NAME_HINT = (
+    "Use at most 120 letters, digits, dots, dashes and underscores, and no number like 05 or 0x10."
+)
 ENTRY_KEYS = ("kind", "name")
 ROLE_CLASSES: Mapping[Role, type[Config]] = {
     "datasets": DatasetMethod,
@@ -101,6 +104,14 @@ def method(role: Role, entry: Any, where: str) -> Method:
         raise UserError(
             f"{where}.kind: {kind}: {found.__name__} is no {singular(role)}",
             f"Let it derive from {base.__module__}.{base.__name__}.",
+        )
+
+    # pydantic makes instances of a class that lacks what its role promises.
+    lacking = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
+    if lacking:
+        raise UserError(
+            f"{where}.kind: {kind}: {found.__name__} lacks the method {lacking}",
+            f"Write it as {ROLE_CLASSES[role].__module__}.{ROLE_CLASSES[role].__name__} has it.",
         )
 
     fields = {key: value for key, value in entry.items() if key not in ENTRY_KEYS}

@@ -106,6 +106,9 @@ class Experiment:
     ) -> Iterator[Cell]:
         """The cells of one victim, over seeds and defenses."""
         planted, repeated = self._canary_methods()
+        if self.canaries is not None:
+            # As an error of the plan, and not of each of its cells.
+            self.canaries.count(len(opened(dataset).labels_N), opened(dataset).trusted)
         no_victim = infeasible_attack(opened, dataset, attack, training)
         num_classes = opened(dataset).num_classes
         # Once for all seeds: no reason depends on the seed, and to find one may take a network.

@@ -17,6 +17,7 @@ from raybd.cells.resources import AllResources
 from raybd.plan import entries
 from raybd.plan.experiment import Experiment
 from raybd.plan.graph import Training
+from raybd.plan.own_modules import make_importable
 from raybd.plan.places import with_absolute_paths
 from raybd.plan.validation import user_error
 from raybd.plan.yaml_file import read
@@ -36,7 +37,7 @@ Entries = tuple[dict[str, Any], ...]
 class ExperimentFile(Config):
     """An experiment file; each list entry is {kind: FILE, FIELD: VALUE, ...}."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=120)
     seeds: tuple[Annotated[int, Field(ge=-MAX_SEED, lt=MAX_SEED)], ...] = Field((0,), min_length=1)
     datasets: Entries = Field(min_length=1)
     attacks: Entries = Field(min_length=1)
@@ -55,9 +56,11 @@ class ExperimentFile(Config):
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read an experiment file; an override is `attacks.0.rate=0.05`.
 
-    Raises UserError that names the file and the field.
+    Modules beside the file can be kinds with a dot. Raises UserError that names the file and the
+    field.
     """
     raw = read(path, overrides, "an experiment file, like configs/quickstart.yaml")
+    make_importable(Path(path).parent, raw)
     return parse(raw, str(path))
 
 

@@ -35,6 +35,8 @@ class Opened:
     labels_N: Tensor
     """Labels of the training split."""
     num_classes: int
+    trusted: int = 0
+    """Number of trusted images."""
 
 
 OpenData = Callable[[Method], Opened]
@@ -181,10 +183,14 @@ def open_labels(dataset: Method) -> Opened:
     """Read the labels and the content hash of a data set; no image is decoded."""
     config = cast(DatasetMethod, dataset.config)
     source = config.source()
-    _, rows = config.split(source)["train"]
+    parts = config.split(source)
+    _, rows = parts["train"]
     # Both: the same files, split in another way, are another data set.
     return Opened(
-        data_key(dataset, source.fingerprint), source.train_y_N[rows], len(source.class_names)
+        data_key(dataset, source.fingerprint),
+        source.train_y_N[rows],
+        len(source.class_names),
+        len(parts["clean"][1]),
     )
 
 

@@ -43,7 +43,19 @@ def draw_cross(
 
     Raises Infeasible if there are fewer.
     """
-    free_N = allowed_N.clone()
+    count, free = check_cross(y_N, chosen_M, rate, allowed_N)
+    return free[torch.randperm(len(free), generator=rng)[:count]].sort().values
+
+
+def check_cross(
+    y_N: Tensor, chosen_M: Tensor, rate: float, allowed_N: Tensor | None = None
+) -> tuple[int, Tensor]:
+    """Return how many rows `draw_cross` takes, and from which. Raises Infeasible as it does.
+
+    Without `allowed_N` all are allowed. An attack's `choose` calls it, so that a plan tells before
+    anything runs.
+    """
+    free_N = torch.ones_like(y_N, dtype=torch.bool) if allowed_N is None else allowed_N.clone()
     free_N[chosen_M] = False
 
     free = torch.nonzero(free_N).flatten()
@@ -52,6 +64,6 @@ def draw_cross(
     if count > len(free):
         raise Infeasible(
             f"cross rate {rate:g} of {len(y_N)} training images is {count}, but only {len(free)} "
-            "are left for it"
+            f"are left for it (at most {len(free) / len(y_N):.4g})"
         )
-    return free[torch.randperm(len(free), generator=rng)[:count]].sort().values
+    return count, free

@@ -117,6 +117,11 @@ class Images(DatasetMethod):
             count = max(1, round(self.clean * (self.limit or total)))
 
         most = int((train_K - 1).clamp(min=0).sum())
+        if not most:
+            raise UserError(
+                f"clean: no class has more than one of the {total} training images",
+                "Add images: every class keeps one for training, and `clean` takes one or more.",
+            )
         if count > most:
             raise UserError(
                 f"clean: {count} of {total} training images",

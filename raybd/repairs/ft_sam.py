@@ -63,7 +63,9 @@ class FtSam(FollowingRecipe, Repair):
             step=partial(self._step, tuned),
         )
 
-        facts = {"steps": float(self.steps(len(learned)))} | accuracy_facts(victim, tuned, held)
+        facts = {"steps": float(self.step_count(len(learned)))} | accuracy_facts(
+            victim, tuned, held
+        )
         return Defended(tuned, warning=lost("ft_sam", facts, held), facts=facts)
 
     def _losses(self, model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class Mcr(FollowingRecipe, Repair):
         end = fit(copy.deepcopy(victim), learned, to_end, rng, name="mcr end")
         curve = _Curve(victim, end, rng)
         fit(curve.bend, learned, recipe, rng, name="mcr", step=curve.step)
-        facts = {"steps": float(recipe.steps(len(learned)) + to_end.steps(len(learned)))}
+        facts = {"steps": float(recipe.step_count(len(learned)) + to_end.step_count(len(learned)))}
         if (accuracy := trusted_accuracy(end, held)) is not None:
             facts["end_accuracy"] = accuracy
 

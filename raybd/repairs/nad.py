@@ -92,7 +92,7 @@ class Nad(FollowingRecipe, Repair):
             fit(student, learned, recipe, rng, distilled, name="nad")
 
         facts = {
-            "steps": float(recipe.steps(len(learned)) + as_teacher.steps(len(learned))),
+            "steps": float(recipe.step_count(len(learned)) + as_teacher.step_count(len(learned))),
             "stages": float(len(names)),
         }
         if (accuracy := trusted_accuracy(teacher, held)) is not None:

@@ -114,7 +114,7 @@ class Npd(Recipe, Repair):
                 moving_statistics=False,
             )
 
-        steps = first.steps(len(learned)) + self.steps(len(learned))
+        steps = first.step_count(len(learned)) + self.step_count(len(learned))
         facts = {"steps": float(steps), "led_share": polarizing.led_share}
         facts |= accuracy_facts(victim, filtered, held)
         missed = "npd: no image took the class that it was perturbed toward; raise radius"

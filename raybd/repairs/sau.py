@@ -89,7 +89,7 @@ class Sau(Recipe, Repair):
             moving_statistics=False,
         )
 
-        facts = {"steps": float(self.steps(len(learned)))} | unlearning.shares
+        facts = {"steps": float(self.step_count(len(learned)))} | unlearning.shares
         facts |= accuracy_facts(victim, tuned, held)
         missed = (
             "sau: no perturbation changed what the victim says, so nothing was unlearned; raise"

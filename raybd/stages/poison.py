@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 from raybd.cells.data import load_data
 from raybd.cells.judging import GALLERY
 from raybd.cells.loading import load_victim, overlay_tensors, shape_of, victim_tensors
+from raybd.cells.promises import check_overlay
 from raybd.cells.stage import ResourceRole, Result, Stage, VictimStage, random_stream
 from raybd.registry import Method
 from raybd.results.store import Store
@@ -67,6 +68,7 @@ class Poison(VictimStage):
         attack = cast(Attack, self.method.config)
         check_that_trigger_fits(attack, dataset)
         poisoned = attack.poison(self._given(store, dataset), random_stream("poison", self.seed))
+        check_overlay(self.method.name, poisoned, dataset.train)
         change = _largest_change(poisoned, dataset)
         n_poison = int((poisoned.role_M == POISON).sum())
         # No victim can learn a trigger that is not there: all numbers would mislead.

@@ -25,6 +25,7 @@ from raybd.metrics.catalogue import NEEDING_CANARIES, NEEDING_SEVERAL_RUNS
 from raybd.plan import file as experiment_file
 from raybd.plan import yaml_file
 from raybd.plan.entries import NAME, NAME_HINT
+from raybd.plan.own_modules import make_importable
 from raybd.plan.validation import user_error
 from raybd.registry import Role, did_you_mean, method_class, role_of
 from raybd.results.schemas import MAX_OBJECTIVES
@@ -77,7 +78,9 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     Raises UserError that names the file and the field.
     """
     expected = "a sweep file, like configs/sweeps/dede_small.yaml"
-    return parse_sweep(yaml_file.read(path, overrides, expected), str(path))
+    raw = yaml_file.read(path, overrides, expected)
+    make_importable(Path(path).parent, raw)
+    return parse_sweep(raw, str(path))
 
 
 def is_sweep(path: Path) -> bool:

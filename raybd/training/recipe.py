@@ -52,7 +52,7 @@ class Recipe(Config):
     channels_last: bool = True
     """Memory layout; faster for convolutions."""
 
-    def steps(self, images: int) -> int:
+    def step_count(self, images: int) -> int:
         """Return the number of steps of a training on so many images."""
         return self.epochs * (images // min(self.batch_size, images))
 

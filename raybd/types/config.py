@@ -1,8 +1,10 @@
 """The base class of everything that an experiment file can set."""
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, get_origin
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic.fields import FieldInfo
 
 Precision = Literal["fp32"]
 """What an experiment can pin. It cannot pin bf16, in which each kind of hardware computes in its
@@ -25,6 +27,17 @@ class Config(BaseModel):
         use_attribute_docstrings=True,
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _single_values_as_lists(cls, values: Any) -> Any:
+        """Take a single value for a list, like `seeds: 0`, as a list of it."""
+        if not isinstance(values, Mapping):
+            return values
+        return {
+            name: [value] if _needs_list(cls.model_fields.get(name), value) else value
+            for name, value in values.items()
+        }
+
     version: ClassVar[int] = 1
     """Part of every stage key: raise it when a change of the code changes the numbers."""
     intermediate_metrics: ClassVar[tuple[str, ...]] = ()
@@ -33,6 +46,11 @@ class Config(BaseModel):
     def refused(self, side: int) -> str | None:
         """Return why these values cannot be used on images of this side, in pixels, if so."""
         return None
+
+
+def _needs_list(field: FieldInfo | None, value: Any) -> bool:
+    is_list = field is not None and get_origin(field.annotation) is tuple
+    return is_list and isinstance(value, str | int | float | Mapping)
 
 
 def searched(**space: Any) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """What the commands print of texts that somebody else wrote."""
 
+import subprocess
+import sys
+
 import pytest
 
 from raybd.cli.cells_table import cells_table
@@ -29,3 +32,13 @@ def test_lines_have_no_control_characters(capsys: pytest.CaptureFixture[str]) ->
 
 def test_line_breaks_tabs_and_letters_of_any_script_stay() -> None:
     assert printable("ä\n\t語") == "ä\n\t語"
+
+
+def test_a_command_that_loads_triton_says_nothing_about_its_memory() -> None:
+    pytest.importorskip("triton")
+    code = "import sys, triton; from raybd.cli.commands import main; sys.argv[1:] = ['--version']"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; main()"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout
+    assert done.stderr == ""

@@ -3,6 +3,7 @@
 import ipaddress
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -191,3 +192,35 @@ def test_a_run_on_this_machine_is_closed_to_other_users_and_other_machines(
         f"{home / '.ray' / 'auth_token'} (0600): its owner only",
     ]
     assert found["doors"][1][0] == "listening"
+
+
+@pytest.mark.skipif(
+    os.getuid() != 0 or not shutil.which("setpriv") or not shutil.which("unshare"),
+    reason="only root can become another user, and mount a folder",
+)
+@pytest.mark.parametrize("home", ["of another user", "read-only", "a file", "missing"])
+def test_a_token_needs_no_home_that_can_be_written(home: str) -> None:
+    code = (
+        "import os; from raybd.engine.cluster.doors import guard_token, token_reach; "
+        "guard_token(); print(len(os.environ['RAY_AUTH_TOKEN']), token_reach()[0])"
+    )
+    script = f"""
+        umask 022; mkdir "$1"
+        [ "$2" != "of another user" ] || chmod 700 "$1"
+        [ "$2" != read-only ] || mount -t tmpfs -o ro,mode=755 tmpfs "$1"
+        [ "$2" != "a file" ] || {{ rmdir "$1"; touch "$1"; }}
+        [ "$2" != missing ] || rmdir "$1"
+        exec setpriv --reuid 65534 --regid 65534 --clear-groups \
+            --inh-caps +dac_read_search --ambient-caps +dac_read_search \
+            env -i HOME="$1" PATH="$PATH" PYTHONPATH={REPO} {sys.executable} -c "$3"
+    """
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        done = subprocess.run(
+            ["unshare", "-m", "bash", "-ec", script, "bash", f"{folder}/home", home, code],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.stdout == "64 True\n", done.stderr

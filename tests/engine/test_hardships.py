@@ -33,11 +33,12 @@ NUMBERS = ["clean_accuracy", "attack_success", "auroc", "tpr", "fpr", "defended_
 NAMES = ["attack", "defense", "status"]
 COMMAND = """
 mount -t tmpfs -o size=64m tmpfs /dev/shm
+mount -t tmpfs -o ro tmpfs "$3"
 ulimit -Sn 64
 umask 077
 exec setpriv --reuid {uid} --regid {uid} --clear-groups \
     --inh-caps +dac_read_search --ambient-caps +dac_read_search \
-    env -i PATH="$PATH" LANG=C PYTHONPATH={repo} OMP_NUM_THREADS=1 RAY_worker_niceness=0 \
+    env -i HOME="$3" PATH="$PATH" LANG=C PYTHONPATH={repo} OMP_NUM_THREADS=1 RAY_worker_niceness=0 \
     {python} -m raybd run "$1" --store "$2" --json
 """
 """It may read where the interpreter lies, which can be the folder of root."""
@@ -70,8 +71,10 @@ def test_a_user_with_nothing_gets_the_same_table(folder: Path, tmp_path: Path) -
     path = folder / "mon expérience.yaml"
     path.write_text(yaml.safe_dump(config))
     command = COMMAND.format(uid=NOBODY, repo=REPO, python=sys.executable)
+    home = folder.parent / "home"
+    home.mkdir()
     done = subprocess.run(
-        ["unshare", "-m", "bash", "-ec", command, "bash", str(path), str(folder / "les nôtres")],
+        ["unshare", "-m", "bash", "-ec", command, "bash", path, folder / "les nôtres", home],
         cwd=folder,
         capture_output=True,
         check=False,

@@ -132,8 +132,8 @@ FAULTS = (
     Fault(
         "tact-covers-of-the-target",
         "raybd/attacks/data/tact.py",
-        "(train.y_N != self.labels.source) & (train.y_N != self.labels.target)",
-        "(train.y_N != self.labels.source)",
+        "(y_N != self.labels.source) & (y_N != self.labels.target)",
+        "(y_N != self.labels.source)",
         "covers of the target class teach the trigger to all classes",
         ("tests/attacks/test_tact.py",),
     ),

@@ -12,6 +12,7 @@ from tests.mutants import (
     measuring,
     pruning,
     storing,
+    telling,
 )
 from tests.mutants.fault import Fault
 
@@ -27,4 +28,5 @@ FAULTS: tuple[Fault, ...] = (
     *keys.FAULTS,
     *importing.FAULTS,
     *storing.FAULTS,
+    *telling.FAULTS,
 )

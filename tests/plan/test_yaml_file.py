@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from raybd.plan.yaml_file import read, set_value
+from raybd.plan.overrides import set_value
+from raybd.plan.yaml_file import read
 from raybd.types.errors import UserError
 
 TWICE = """\

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from raybd.poisoning.attack import DataAttack
-from raybd.poisoning.drawing import draw_cross
+from raybd.poisoning.drawing import check_cross, draw_cross
 from raybd.poisoning.overlay import overlay
 from raybd.poisoning.pixels import to_pixels
 from raybd.types.data import Poisoned
@@ -36,6 +36,12 @@ class AdaptiveBlend(DataAttack):
     mask_rate: float = Field(0.5, ge=0, lt=1)
     """Share of the pieces that a training image lacks, drawn for each image, rounded to whole
     pieces."""
+
+    def choose(self, y_N: Tensor, num_classes: int, rng: Generator) -> Tensor:
+        """Return the drawn rows. Raises Infeasible if too few are left for covers."""
+        rows = super().choose(y_N, num_classes, rng)
+        check_cross(y_N, rows, self.cover_rate)
+        return rows
 
     def poison(self, given: AttackInput, rng: Generator) -> Poisoned:
         """Draw rows, covers and a pattern; blend pieces into both. Covers keep their label."""

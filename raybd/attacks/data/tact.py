@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from raybd.poisoning.attack import RatedAttack
-from raybd.poisoning.drawing import draw_cross
+from raybd.poisoning.drawing import check_cross, draw_cross
 from raybd.poisoning.label_maps import SourceToTarget
 from raybd.poisoning.overlay import overlay
 from raybd.poisoning.patches import larger_than_image, white_square
@@ -36,17 +36,25 @@ class TaCT(RatedAttack):
         """The field `labels`."""
         return self.labels
 
+    def choose(self, y_N: Tensor, num_classes: int, rng: Generator) -> Tensor:
+        """Return the drawn rows. Raises Infeasible if too few are left for covers."""
+        rows = super().choose(y_N, num_classes, rng)
+        check_cross(y_N, rows, self.cover_rate, self._can_cover(y_N))
+        return rows
+
     def poison(self, given: AttackInput, rng: Generator) -> Poisoned:
         """Stamp and relabel rows of the source class; stamp covers of other classes."""
         train = given.train
         rows = self.choose(train.y_N, given.num_classes, rng)
-
-        # A cover of the source class would contradict the poison. One of the target class, with its
-        # true label, would teach the trigger to all classes.
-        others_N = (train.y_N != self.labels.source) & (train.y_N != self.labels.target)
+        others_N = self._can_cover(train.y_N)
         covers = draw_cross(train.y_N, rows, self.cover_rate, others_N, rng)
         cross = (covers, self.stamp(train.x_NCHW[covers], {}))
         return overlay(self, given, rows, cross=cross)
+
+    def _can_cover(self, y_N: Tensor) -> Tensor:
+        # A cover of the source class would contradict the poison. One of the target class, with its
+        # true label, would teach the trigger to all classes.
+        return (y_N != self.labels.source) & (y_N != self.labels.target)
 
     def does_not_fit(self, height: int, width: int) -> str | None:
         """Return that the square is larger than the image, if so."""

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from raybd.poisoning.attack import DataAttack
-from raybd.poisoning.drawing import draw_cross
+from raybd.poisoning.drawing import check_cross, draw_cross
 from raybd.poisoning.overlay import overlay
 from raybd.poisoning.pixels import to_pixels
 from raybd.types.data import Poisoned, stamped
@@ -32,6 +32,12 @@ class WaNet(DataAttack):
     """Control points along each side; between them the field is interpolated bicubically."""
     strength: float = Field(0.5, ge=0)
     """Mean shift along each axis at the control points, in half pixels."""
+
+    def choose(self, y_N: Tensor, num_classes: int, rng: Generator) -> Tensor:
+        """Return the drawn rows. Raises Infeasible if too few are left for noise."""
+        rows = super().choose(y_N, num_classes, rng)
+        check_cross(y_N, rows, self.cross_ratio * self.rate)
+        return rows
 
     def poison(self, given: AttackInput, rng: Generator) -> Poisoned:
         """Draw the field, warp the chosen rows and relabel them; warp noise images."""

@@ -12,10 +12,19 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import ray
+from ray._private import services
 
-from raybd.engine.cluster.doors import guard_token, loopback_only, private_folder, token_path
+from raybd.engine.cluster.doors import (
+    exists,
+    guard_token,
+    loopback_only,
+    private_folder,
+    token_path,
+)
 from raybd.engine.cluster.presence import presence, present
 from raybd.engine.cluster.resources import ClusterResources, read_resources
+from raybd.engine.cluster.token_check import check_token
+from raybd.plan import own_modules
 from raybd.reading.named import absolute_places
 from raybd.results.store import in_ray_job
 from raybd.types.errors import UserError
@@ -60,23 +69,38 @@ def connected(
 def _start(verbose: bool, dashboard: bool) -> None:
     check_open_files()
     guard_token()
-    with loopback_only():
-        ray.init(
-            # Without `local`, Ray joins what others started here, or trusts a dead one's address.
-            "local",
-            include_dashboard=dashboard,
-            object_store_memory=object_store_bytes(_memory_bytes(), _shared_memory_bytes()),
-            log_to_driver=verbose,
-            logging_level=_logging_level(verbose),
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(private_folder()),
-        )
+    try:
+        with loopback_only():
+            ray.init(
+                # Without `local`, Ray joins what others started here, or trusts a dead one's
+                # address.
+                "local",
+                include_dashboard=dashboard,
+                object_store_memory=object_store_bytes(_memory_bytes(), _shared_memory_bytes()),
+                log_to_driver=verbose,
+                logging_level=_logging_level(verbose),
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(private_folder()),
+            )
+    except UserError:
+        raise
+    # Ray raises anything, from OSError to RuntimeError; most messages have many lines.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        raise UserError(
+            f"Ray can't be started on this machine: {reason}",
+            "`raybd doctor` says what this machine lacks; -v shows Ray's own messages.",
+            exit_code=3,
+        ) from error
 
 
 def _join(address: str, verbose: bool) -> None:
+    if address == "auto":
+        address = _address_of_running()
     # Ray retries for long at an address where nothing listens.
     _check_address(address)
     use_local_token()
+    check_token(address)
     try:
         ray.init(
             address,
@@ -111,6 +135,17 @@ def _logging_level(verbose: bool) -> int:
     return logging.INFO if verbose else logging.ERROR
 
 
+def _address_of_running() -> str:
+    """Return the address of the Ray that was started last on this machine.
+
+    A head that has died may still be named there, which Ray itself would wait for.
+    """
+    try:
+        return str(services.get_ray_address_from_environment("auto", None))
+    except ConnectionError as error:
+        raise _unreachable("auto", "no Ray runs on this machine") from error
+
+
 def _check_address(address: str) -> None:
     """Raise UserError if an address is none of a cluster, or does not accept a connection."""
     # Through Ray Client, tasks do not find the modules of this machine.
@@ -121,8 +156,8 @@ def _check_address(address: str) -> None:
             "the cluster.",
             exit_code=3,
         )
-    if address in ("auto", "local"):
-        return  # Ray finds these itself
+    if address == "local":
+        return  # Ray starts it itself
 
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
@@ -152,6 +187,9 @@ def _runtime_environment() -> dict[str, Any] | None:
     if in_ray_job():
         return None
     variables = {name: value for name, value in os.environ.items() if name.startswith("RAYBD_")}
+    if own := variables.get(own_modules.VARIABLE):
+        # Ray puts what the worker has itself in the place of the name.
+        variables["PYTHONPATH"] = f"{own}{os.pathsep}${{PYTHONPATH}}"
     return {"env_vars": variables}
 
 
@@ -161,7 +199,7 @@ def use_local_token() -> None:
     Nothing is changed if the user has set RAY_AUTH_MODE.
     """
     token = token_path()
-    if token is None or not token.exists():
+    if token is None or not exists(token):
         return
     guard_token()
     # A local start of Ray demands this token; a client with an address sends none unless told.

@@ -36,7 +36,7 @@ def guard_token() -> None:
         return
 
     path = token_path()
-    if path is None or not path.exists():
+    if path is None or not exists(path):
         _create(path)
         return
     if path == _default_path():
@@ -62,7 +62,7 @@ def token_reach() -> tuple[bool, str]:
     if os.environ.get("RAY_AUTH_TOKEN"):
         return True, "in RAY_AUTH_TOKEN: the processes of this user"
     path = token_path()
-    if path is None or not path.exists():
+    if path is None or not exists(path):
         return True, "none yet: a run makes one for its owner only"
 
     found = path.stat()
@@ -113,6 +113,14 @@ def loopback_only() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def exists(path: Path) -> bool:
+    """Return whether there is a file that this user can see; a home may be that of another user."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _needs_no_file() -> bool:

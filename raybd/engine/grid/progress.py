@@ -15,6 +15,8 @@ from raybd.plan.todo import Plan
 
 LINE_SECONDS = 15.0
 """After this time without a line, a line says what runs."""
+MAX_LINE_SECONDS = 240.0
+"""The longest such time: it doubles as long as nothing changes."""
 
 
 class _Running(NamedTuple):
@@ -48,6 +50,9 @@ class Progress:
         self._stages_done = 0
         self._running: dict[str, _Running] = {}
         self._reports: dict[str, dict[str, Any]] = {}
+        self._said: dict[str, str] = {}
+        """What a line said last of each running stage, by key."""
+        self._pause = LINE_SECONDS
 
     def __enter__(self) -> "Progress":
         self._bars.start()
@@ -80,7 +85,7 @@ class Progress:
                     note=_summary(report),
                 )
         # A log without lines looks like a run that hangs.
-        if time.monotonic() - self._last_line_at >= LINE_SECONDS:
+        if time.monotonic() - self._last_line_at >= self._pause:
             self._print_running()
 
     def stage_finished(self, stage: Stage) -> None:
@@ -130,16 +135,22 @@ class Progress:
         return f"  (about {seconds:.0f} s left)"
 
     def _print_running(self) -> None:
-        """Print a line that says what runs, and how far it is."""
+        """Print a line with the stages that began or went on since the last one, and how far."""
         now = time.monotonic()
-        stages = []
-        for key, running in self._running.items():
-            report = self._reports.get(key)
-            state = f"{now - running.since:.0f} s"
-            if report:
-                state = f"epoch {report['epoch']}/{report['epochs']}, {_summary(report)}"
-            stages.append(f"{_title(running.stage)} ({state})")
-        self._print_line(f"{self._count()} running: {'; '.join(stages)}")
+        states = {key: _state(self._reports.get(key)) for key in self._running}
+        changed = [key for key, state in states.items() if self._said.get(key) != state]
+        parts = [f"{_title(self._running[key].stage)} ({states[key]})" for key in changed]
+        if parts:
+            self._pause = LINE_SECONDS
+        else:
+            # The same lines again and again would fill a log, and no line looks like a hang.
+            self._pause = min(2 * self._pause, MAX_LINE_SECONDS)
+        if len(changed) < len(states):
+            longest = max(now - running.since for running in self._running.values())
+            parts.append(f"{len(states) - len(changed)} as before, for up to {longest:.0f} s")
+        self._said = states
+        if parts:
+            self._print_line(f"{self._count()} running: {'; '.join(parts)}")
         self._last_line_at = now
 
     def _print_line(self, text: str) -> None:
@@ -151,6 +162,13 @@ class Progress:
 def _title(stage: Stage) -> str:
     attack = stage.poison_stage.method.name
     return f"{stage.title}: {attack} on {stage.dataset.name}, seed {stage.seed}"
+
+
+def _state(report: Mapping[str, Any] | None) -> str:
+    """Return how far a stage is, as it has reported it."""
+    if not report:
+        return "no report yet"
+    return f"epoch {report['epoch']}/{report['epochs']}, {_summary(report)}"
 
 
 def _summary(report: Mapping[str, Any]) -> str:

@@ -4,12 +4,13 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from raybd.plan import file as experiment_file
+from raybd.plan.own_modules import kinds
 from raybd.reading.named import absolute_places
 from raybd.results.store import relative_store_error
 from raybd.sweeps.file import is_sweep, load_sweep
@@ -84,7 +85,7 @@ def job_request(
     if store and "://" not in store and not Path(store).is_absolute():
         raise relative_store_error(store)
 
-    packages = {kind.split(".")[0] for kind in _kinds(experiment.describe()) if "." in kind}
+    packages = {kind.split(".")[0] for kind in kinds(experiment.describe()) if "." in kind}
     return JobRequest(
         command="sweep" if sweep else "run",
         config=config,
@@ -95,14 +96,3 @@ def job_request(
         # raybd itself is packed in any case.
         modules=tuple(sorted(packages - {"raybd"})),
     )
-
-
-def _kinds(value: Any) -> Iterator[str]:
-    """Yield the kind of every method in a resolved experiment file."""
-    if isinstance(value, Mapping):
-        if isinstance(value.get("kind"), str):
-            yield value["kind"]
-        value = list(value.values())
-    if isinstance(value, list):
-        for inner in value:
-            yield from _kinds(inner)

@@ -13,7 +13,7 @@ import torch
 
 from raybd.cells.cell import Cell
 from raybd.cells.data import load_data
-from raybd.cells.export import export
+from raybd.export.victim import export
 from raybd.cells.loading import load_victim
 from raybd.cells.run import run_cell
 from raybd.plan.file import parse
@@ -143,13 +143,13 @@ def test_the_command_writes_into_an_empty_folder_alone(
 ) -> None:
     store, (cell,) = _ran(tmp_path, {"kind": "small_cnn", "width": 4})
     out = tmp_path / "out"
-    assert raybd(monkeypatch, "export", store.url, cell.id, "-o", out) == 0
+    assert raybd(monkeypatch, "export", "victim", store.url, cell.id, "-o", out) == 0
     assert capsys.readouterr().out.strip() == str(out)
     before = (out / "model.safetensors").read_bytes()
-    assert raybd(monkeypatch, "export", store.url, cell.id, "-o", out) == 2
+    assert raybd(monkeypatch, "export", "victim", store.url, cell.id, "-o", out) == 2
     assert "it is not empty" in capsys.readouterr().err
     assert (out / "model.safetensors").read_bytes() == before
-    assert raybd(monkeypatch, "export", store.url, "zzz", "-o", tmp_path / "other") == 2
+    assert raybd(monkeypatch, "export", "victim", store.url, "zzz", "-o", tmp_path / "other") == 2
     assert "0 finished cells begin with 'zzz'" in capsys.readouterr().err
 
 

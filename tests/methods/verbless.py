@@ -1,0 +1,7 @@
+"""A detector without its verb."""
+
+from raybd.types.methods import Detector
+
+
+class Verbless(Detector):
+    """Scores nothing."""
