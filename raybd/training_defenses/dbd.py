@@ -234,7 +234,7 @@ class DBD(FollowingRecipe, StartedDefense):
             logits_BK = model(x_mixed).float()
         known_B = mine < labelled
         known: Tensor = -(target_mixed * logits_BK.log_softmax(1)).sum(1)[known_B].sum() / labelled
-        guessed = (logits_BK.softmax(1) - target_mixed).square().mean(1)[~known_B].sum()
+        guessed: Tensor = (logits_BK.softmax(1) - target_mixed).square().mean(1)[~known_B].sum()
         return known + unlabelled * guessed / max(1, len(target_BK) - labelled)
 
     @torch.no_grad()

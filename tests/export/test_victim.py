@@ -13,9 +13,9 @@ import torch
 
 from raybd.cells.cell import Cell
 from raybd.cells.data import load_data
-from raybd.export.victim import export
 from raybd.cells.loading import load_victim
 from raybd.cells.run import run_cell
+from raybd.export.victim import export
 from raybd.plan.file import parse
 from raybd.results.store import Store
 from raybd.training.inference import infer
