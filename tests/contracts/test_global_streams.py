@@ -126,7 +126,8 @@ def analysis(kind: str) -> Numbers:
     victim, suspects, clean = small_scene()
     pairs = Pairs(suspects.x_NCHW, 255 - suspects.x_NCHW, suspects.y_N, 2 - suspects.y_N)
     table = cast(Analysis, method_class("analyses", kind)()).analyse(victim, clean, pairs, stream())
-    numbers = table.to_pandas().select_dtypes("number")
+    # A null is read as NaN, which is not equal to itself.
+    numbers = table.to_pandas().select_dtypes("number").fillna(-1)
     return {name: torch.tensor(numbers[name].to_numpy()) for name in numbers}
 
 
