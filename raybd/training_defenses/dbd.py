@@ -235,7 +235,8 @@ class DBD(FollowingRecipe, StartedDefense):
         known_B = mine < labelled
         known = -(target_mixed * logits_BK.log_softmax(1)).sum(1)[known_B].sum() / labelled
         guessed = (logits_BK.softmax(1) - target_mixed).square().mean(1)[~known_B].sum()
-        return known + unlabelled * guessed / max(1, len(target_BK) - labelled)
+        loss: Tensor = known + unlabelled * guessed / max(1, len(target_BK) - labelled)
+        return loss
 
     @torch.no_grad()
     def _guess(self, model: nn.Module, x_BCHW: Tensor) -> Tensor:
