@@ -233,9 +233,10 @@ class DBD(FollowingRecipe, StartedDefense):
             # One pass, so that batch normalisation sees all images together.
             logits_BK = model(x_mixed).float()
         known_B = mine < labelled
-        known: Tensor = -(target_mixed * logits_BK.log_softmax(1)).sum(1)[known_B].sum() / labelled
-        guessed: Tensor = (logits_BK.softmax(1) - target_mixed).square().mean(1)[~known_B].sum()
-        return known + unlabelled * guessed / max(1, len(target_BK) - labelled)
+        known = -(target_mixed * logits_BK.log_softmax(1)).sum(1)[known_B].sum() / labelled
+        guessed = (logits_BK.softmax(1) - target_mixed).square().mean(1)[~known_B].sum()
+        loss: Tensor = known + unlabelled * guessed / max(1, len(target_BK) - labelled)
+        return loss
 
     @torch.no_grad()
     def _guess(self, model: nn.Module, x_BCHW: Tensor) -> Tensor:
