@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from raybd.reading.remote import is_url
 from raybd.registry import method_class
 from raybd.types.errors import UserError
 
@@ -24,8 +25,9 @@ def with_absolute_paths(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     copied = copy.deepcopy(dict(raw))
     for entry in _dataset_entries(copied, False, set()):
         for name in _path_fields(entry):
-            if isinstance(entry.get(name), str | Path):
-                entry[name] = str(folder / Path(entry[name]).expanduser())
+            place = entry.get(name)
+            if isinstance(place, str | Path) and not is_url(str(place)):
+                entry[name] = str(folder / Path(place).expanduser())
     return copied
 
 
