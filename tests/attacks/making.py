@@ -17,6 +17,8 @@ from raybd.types.methods import Attack, AttackInput
 from raybd.types.models import Victim
 
 CLIP: dict[str, object] = {"templates": ["a photo of a {}."], "lr": 1e-3, "precision": "fp32"}
+ON_GIVEN_IMAGES = ("given", "recorded")
+"""What these change stands in files: test_given.py, cli/test_import_record.py."""
 SMALL: dict[str, dict[str, object]] = {
     "badclip": {"epochs": 1, "batch_size": 50, "rate": 0.05, "patch_epochs": 1, "size": 4, **CLIP},
     "badencoder": {"epochs": 1, "batch_size": 50, "shadow": 0.5},

@@ -17,6 +17,7 @@ from raybd.types.errors import UserError
 from raybd.types.methods import Attack
 from raybd.types.models import Victim
 from tests.attacks.making import (
+    ON_GIVEN_IMAGES,
     RECIPE,
     SMALL,
     encoder,
@@ -41,9 +42,7 @@ def _accepts_all_to_all(kind: str) -> bool:
     return "all_to_all" in str(labels.get("discriminator"))
 
 
-READ_FROM_FILES = {"recorded"}
-"""What they change, and how, stands in a file: tests/cli/test_import_record.py."""
-KINDS = tuple(kind for kind in names("attacks") if kind not in READ_FROM_FILES)
+KINDS = tuple(kind for kind in names("attacks") if kind not in ON_GIVEN_IMAGES)
 ON_ENCODERS = tuple(kind for kind in KINDS if _class_of(kind).threat_model == "encoder")
 ON_DATA = tuple(kind for kind in KINDS if _class_of(kind).threat_model in ("data", "training"))
 WITH_TRIGGER = tuple(kind for kind in KINDS if _class_of(kind).has_trigger)

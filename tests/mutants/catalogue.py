@@ -11,6 +11,7 @@ from tests.mutants import (
     keys,
     measuring,
     pruning,
+    reading,
     storing,
     telling,
 )
@@ -29,4 +30,5 @@ FAULTS: tuple[Fault, ...] = (
     *importing.FAULTS,
     *storing.FAULTS,
     *telling.FAULTS,
+    *reading.FAULTS,
 )
