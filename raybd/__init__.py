@@ -6,7 +6,7 @@ Importing the package is fast: torch and Ray are imported by the functions that 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raybd.api import load_analysis, load_cells, load_scores, load_trials, run, sweep
+    from raybd.api import load_analysis, load_cells, load_scores, load_trials, run, scan, sweep
 
 __all__ = [
     "__version__",
@@ -15,6 +15,7 @@ __all__ = [
     "load_scores",
     "load_trials",
     "run",
+    "scan",
     "sweep",
 ]
 __version__ = "0.1.0"

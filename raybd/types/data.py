@@ -93,6 +93,10 @@ class Source:
     names: "Callable[[Pool, Tensor], pa.StringArray] | None" = None
     """(part, rows) -> where each of these rows is stored, below the root of the data set: its file
     (`train/cat/7.png`), or its file and row (`train.parquet:7`). None: unknown."""
+    trusted: "Source | None" = None
+    """Images that are known to be good: its training part is then the clean part."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of images that were not taken as they are."""
 
 
 class LabelMap(Protocol):
