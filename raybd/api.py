@@ -88,9 +88,10 @@ def scan(
     """
     from rich.console import Console
 
-    from raybd.scanning.request import ScanRequest
+    from raybd.scanning.request import ScanRequest, checked
 
-    asked = ScanRequest(
+    asked = checked(
+        ScanRequest,
         data=str(data),
         trusted=None if trusted is None else str(trusted),
         trusted_share=trusted_share,
@@ -101,6 +102,41 @@ def scan(
     )
     found = execute_scan(asked, open_store(str(store)), address, Console(stderr=True))
     return found.frame()
+
+
+def scan_model(
+    model: str | Path,
+    trusted: str | Path,
+    network: str | None = None,
+    normalisation: str | None = None,
+    size: int | None = None,
+    scanners: Sequence[str] = (),
+    seed: int = 0,
+    store: str | Path = DEFAULT_STORE,
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Look for a backdoor in a model, and return what each scanner found, and the verdict.
+
+    `model` is a file of weights, as the trainer `imported` takes it; `trusted` holds images that
+    are known to be good. Raises UserError for what can't be read.
+    """
+    from rich.console import Console
+
+    from raybd.scanning.model import ModelRequest
+    from raybd.scanning.request import checked
+
+    asked = checked(
+        ModelRequest,
+        model=str(model),
+        trusted=str(trusted),
+        network=network,
+        normalisation=normalisation,
+        size=size,
+        scanners=tuple(scanners),
+        seed=seed,
+    )
+    opened = open_store(str(store))
+    return execute_model_scan(asked, opened, address, Console(stderr=True)).facts()
 
 
 def load_trials(store: str | Path = DEFAULT_STORE, sweep: str | None = None) -> "pd.DataFrame":

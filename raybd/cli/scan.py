@@ -58,7 +58,7 @@ def scan(
     from raybd.report.scans.page import write_scan_page
     from raybd.results.store import open_store
     from raybd.scanning.request import ScanRequest, checked
-    from raybd.scanning.result import write_clean, write_files
+    from raybd.scanning.result import check_empty, write_clean, write_files
 
     INTERRUPTION.resume = same_command(store, address)
     asked = checked(
@@ -71,6 +71,9 @@ def scan(
         size=size,
         seed=seed,
     )
+    # Before hours of work.
+    if clean_to is not None:
+        check_empty(clean_to)
     opened = open_store(store)
     found = api.execute_scan(asked, opened, address, Console(stderr=True), quiet, verbose)
     frame = write_files(found, out)

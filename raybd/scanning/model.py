@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any, cast
 
 import torch
@@ -13,7 +14,6 @@ from raybd.cells.data import data_key
 from raybd.cells.stage import Stage
 from raybd.plan import entries
 from raybd.plan.graph import Opened, Training, infeasible_defense, no_attack, victim_stage
-from raybd.reading.entry import entry_for
 from raybd.registry import Method, names
 from raybd.results.store import Store
 from raybd.stages.scan import Scan
@@ -42,7 +42,10 @@ class Trusted(DatasetMethod):
 
     def source(self) -> Source:
         """Open the data set."""
-        return self.of.source()
+        source = self.of.source()
+        # Its description names the data set, but not its version.
+        versioned = f"{source.fingerprint} {type(self.of).version}"
+        return replace(source, fingerprint=sha256(versioned.encode()).hexdigest())
 
     def split(self, source: Source) -> dict[Any, tuple[Pool, Tensor]]:
         """Return the rows of the training part as every part."""
@@ -151,6 +154,8 @@ class ModelResult:
 
 def scanned_model(asked: ModelRequest, store: Store, run: RunStages) -> ModelResult:
     """Scan the model of a request. Raises UserError for a model or images that can't be read."""
+    from raybd.reading.entry import entry_for
+
     entry = entry_for(asked.trusted)
     kind = str(entry.pop("kind"))
     if asked.size is not None:
@@ -179,8 +184,9 @@ def scanned_victim(
     run: RunStages,
 ) -> ModelResult:
     """Scan the victim of a training, with every image of a data set trusted."""
-    method = Method("datasets", "trusted", Trusted(of=dataset, of_kind=kind), "trusted")
-    source = dataset.source()
+    trusted = Trusted(of=dataset, of_kind=kind)
+    method = Method("datasets", "trusted", trusted, "trusted")
+    source = trusted.source()
     classes = source.class_names
     opened = Opened(data_key(method, source.fingerprint), source.train_y_N, len(classes))
     victim = victim_stage(lambda _: opened, method, no_attack(), training, seed)

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,12 +44,17 @@ class ScanResult:
         """The verdict in sentences."""
         return verdict_of(self.scan.layout, self.judged, self.power)
 
+    @cached_property
+    def names(self) -> list[str]:
+        """Where each image of the data set is stored."""
+        return self.scan.suspects.names()
+
     def frame(self) -> "pd.DataFrame":
         """Return a row for each image of the data set, the most suspicious one first."""
         import pandas as pd
 
         layout, judged = self.scan.layout, self.judged
-        names = np.array(self.scan.suspects.names(), dtype=object)
+        names = np.array(self.names, dtype=object)
         classes = np.array(layout.class_names, dtype=object)
         kinds = [detector.name for detector in self.scan.detectors]
         alone_DN = (judged.detector_p_DN <= NAMED_LEVEL).numpy()
@@ -124,13 +130,11 @@ def write_clean(result: ScanResult, root: Path | None, target: Path) -> str:
     keep is written. Raises UserError if the folder has something in it already.
     """
     frame = result.frame()
-    names = result.scan.suspects.names()
     flagged = set(frame["path"][frame["flagged"]])
-    kept = [name for name in names if name not in flagged]
+    kept = [name for name in result.names if name not in flagged]
+    check_empty(target)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        if any(target.iterdir()):
-            raise UserError(f"{target}: the folder is not empty", "Give a new one: --clean-to DIR.")
         if root is None or not all((root / name).is_file() for name in kept):
             for file, lines in (("keep.txt", kept), ("remove.txt", sorted(flagged))):
                 (target / file).write_text("\n".join([*lines, ""]), encoding="utf-8")
@@ -145,6 +149,12 @@ def write_clean(result: ScanResult, root: Path | None, target: Path) -> str:
     except OSError as error:
         raise _unwritable(target, error) from error
     return f"{target} has {len(kept):,} images; {len(flagged):,} were left out"
+
+
+def check_empty(target: Path) -> None:
+    """Raise UserError if there is anything at a place that a copy is to be written to."""
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise UserError(f"{target}: it is no empty folder", "Give a new one: --clean-to DIR.")
 
 
 def mean_difference(

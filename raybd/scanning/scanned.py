@@ -8,7 +8,6 @@ import torch
 from raybd.cells.stage import Stage
 from raybd.plan import entries
 from raybd.plan.graph import Training
-from raybd.reading.entry import entry_for
 from raybd.registry import Method
 from raybd.results.store import Store
 from raybd.scanning import budget
@@ -85,6 +84,8 @@ def scanned(asked: ScanRequest, store: Store, run: RunStages, say: Say | None = 
 
 def _opened(asked: ScanRequest) -> tuple[Suspects, list[str]]:
     """Return the suspects, and what should be known of how they are read."""
+    from raybd.reading.entry import entry_for
+
     entry = entry_for(asked.data, asked.trusted)
     kind = str(entry.pop("kind"))
     notes = []

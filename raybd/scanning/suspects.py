@@ -7,6 +7,7 @@ folds take turns, so that each trusted image is a decoy once.
 """
 
 from dataclasses import dataclass
+from hashlib import sha256
 
 import torch
 from pydantic import Field, SerializeAsAny
@@ -105,7 +106,8 @@ class Suspects(DatasetMethod):
             trusted_L,
             trusted_y_L,
             _dealt(trusted_y_L, self.folds, rng),
-            source.fingerprint,
+            # Its description names the data set, but not its version.
+            sha256(f"{source.fingerprint} {type(self.of).version}".encode()).hexdigest(),
             source.trusted is None,
         )
 

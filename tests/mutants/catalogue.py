@@ -8,6 +8,7 @@ from tests.mutants import (
     judging,
     keys,
     measuring,
+    scanning,
     storing,
 )
 from tests.mutants.fault import Fault
@@ -21,4 +22,5 @@ FAULTS: tuple[Fault, ...] = (
     *attacking.FAULTS,
     *keys.FAULTS,
     *storing.FAULTS,
+    *scanning.FAULTS,
 )

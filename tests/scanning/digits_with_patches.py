@@ -15,7 +15,7 @@ SIDE = 16
 
 
 class Patched(DatasetMethod):
-    """The first digits of the training part, the first ones of these with a patch."""
+    """Digits, the first ones with a patch; trusted ones are drawn from the same writers."""
 
     patched: int = 0
     """How many of the images that are no 3 wear a white patch and are labelled 3."""
@@ -25,21 +25,22 @@ class Patched(DatasetMethod):
         """Return digits; what is trusted comes after the suspects."""
         below = Digits(size=SIDE).source()
         rows_N = self.worn()
-        y_N = below.train_y_N[:SUSPECTS].clone()
+        order = _order()
+        y_N = below.train_y_N[order[:SUSPECTS]]
         y_N[rows_N] = TARGET
 
         def read(pool: Pool, rows_M: Tensor) -> Tensor:
-            x_MCHW = below.read("train", rows_M)
+            x_MCHW = below.read("train", order[rows_M])
             worn = torch.isin(rows_M, rows_N)
             x_MCHW[worn, :, -3:, -3:] = 255
             return x_MCHW
 
-        trusted_y = below.train_y_N[SUSPECTS : SUSPECTS + TRUSTED]
+        trusted_y = below.train_y_N[order[SUSPECTS : SUSPECTS + TRUSTED]]
         trusted = Source(
             below.class_names,
             trusted_y,
             trusted_y[:0],
-            lambda pool, rows_M: below.read("train", rows_M + SUSPECTS),
+            lambda pool, rows_M: below.read("train", order[rows_M + SUSPECTS]),
             "trusted",
         )
         return Source(
@@ -54,7 +55,7 @@ class Patched(DatasetMethod):
 
     def worn(self) -> Tensor:
         """Return the rows that wear the patch."""
-        y_N = Digits(size=SIDE).source().train_y_N[:SUSPECTS]
+        y_N = Digits(size=SIDE).source().train_y_N[_order()[:SUSPECTS]]
         return (y_N != TARGET).nonzero().flatten()[: self.patched]
 
     def split(self, source: Source) -> dict[str, tuple[Pool, Tensor]]:  # type: ignore[override]
@@ -66,3 +67,9 @@ class Patched(DatasetMethod):
     def load(self) -> Dataset:
         """Nobody reads it as a whole."""
         raise NotImplementedError
+
+
+def _order() -> Tensor:
+    """Return the digits in a random order: as they are stored, each writer follows another."""
+    count = len(Digits().source().train_y_N)
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))

@@ -165,6 +165,7 @@ def test_nothing_is_computed_twice_and_no_cell_says_what_is_clean(
     assert not store.files("scores/**/*.parquet")
 
 
+@pytest.mark.slow
 def test_clean_digits_are_not_flagged_and_the_verdict_says_what_would_be_found(
     store: Store,
 ) -> None:
@@ -184,6 +185,7 @@ def test_clean_digits_are_not_flagged_and_the_verdict_says_what_would_be_found(
     assert f"{power[0].share:.2f} at 8%" in said.power
 
 
+@pytest.mark.slow
 def test_trusted_images_that_were_drawn_from_the_suspects_get_scores_too(store: Store) -> None:
     scan = scan_of(0, with_trusted=False)
     found = verdict(scan, store)

@@ -100,7 +100,6 @@ def _class_drawing(result: ScanResult, label: int) -> dict[str, Any]:
     """Return what is drawn of a class with flagged images."""
     difference_CHW, rows_M = mean_difference(result, label)
     picture_CHW, factor = amplified(difference_CHW)
-    names = result.scan.suspects.names()
     shown = rows_M[:SHOWN_IMAGES]
     images = data_uris(result.scan.suspects.pictures(shown))
     return {
@@ -109,7 +108,7 @@ def _class_drawing(result: ScanResult, label: int) -> dict[str, Any]:
         "difference": data_uris(picture_CHW[None])[0],
         "factor": factor,
         "images": [
-            {"uri": uri, "name": names[row]}
+            {"uri": uri, "name": result.names[row]}
             for uri, row in zip(images, shown.tolist(), strict=True)
         ],
     }
