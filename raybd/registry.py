@@ -2,7 +2,8 @@
 
 `attacks: [{kind: badnets}]` is raybd/attacks/data/badnets.py; `detectors: [{kind: asset}]` is the
 folder raybd/detectors/asset/. Each holds one public Config class. A kind with a dot is a module of
-the user's own.
+the user's own. `torchvision:resnet50` is the kind `torchvision`, which stands for many models, and
+the one that is meant.
 """
 
 import ast

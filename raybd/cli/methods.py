@@ -43,6 +43,8 @@ def show(
     from raybd.cli.method_page import method_page
 
     role_name, _, name = kind.rpartition("/")
+    # torchvision:resnet50 is one of many models of the kind torchvision.
+    name = name.partition(":")[0]
     candidates = (_role_named(role_name),) if role_name else METHOD_ROLES
     roles = [role for role in candidates if name in names(role)]
     if not roles:

@@ -29,6 +29,15 @@ class Resize(nn.Module):
         )
 
 
+def resizing(side: int) -> str:
+    """Return a line of code that makes plain code resize the images of `model` like `Resize`."""
+    return (
+        "resize = lambda model, images: (torch.nn.functional.interpolate(images[0], "
+        f"({side}, {side}), mode='bilinear', antialias=True, align_corners=False),)\n"
+        "model.register_forward_pre_hook(resize)"
+    )
+
+
 def imagenet_weights(kind: str, weights: Any) -> dict[str, Tensor]:
     """Return the state of a torchvision weights entry, from torch's cache or downloaded.
 

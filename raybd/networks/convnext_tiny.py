@@ -9,8 +9,8 @@ from typing import ClassVar
 from pydantic import Field
 from torch import nn
 
-from raybd.networks._imagenet import Resize, imagenet_weights, smallest_size
-from raybd.types.models import Network
+from raybd.networks._imagenet import Resize, imagenet_weights, resizing, smallest_size
+from raybd.types.models import Network, Plain
 
 
 class ConvnextTiny(Network):
@@ -42,3 +42,11 @@ class ConvnextTiny(Network):
             )
         resize = [] if self.input_size is None else [Resize(self.input_size)]
         return nn.Sequential(*resize, model), head
+
+    def plain(self, image_size: int) -> Plain:
+        """Return torchvision's names."""
+        code = ["model = torchvision.models.convnext_tiny(num_classes={classes})"]
+        if self.input_size is not None:
+            code.append(resizing(self.input_size))
+        inside = "0." if self.input_size is None else "1."
+        return Plain("classifier.2", inside, {}, tuple(code), "torchvision", "convnext_tiny")

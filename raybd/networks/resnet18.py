@@ -12,7 +12,7 @@ from pydantic import model_validator
 from torch import nn
 
 from raybd.networks._imagenet import imagenet_weights
-from raybd.types.models import Network
+from raybd.types.models import Network, Plain
 
 
 class Resnet18(Network):
@@ -48,3 +48,13 @@ class Resnet18(Network):
                 {name: value for name, value in state.items() if not name.startswith("fc.")}
             )
         return model, head
+
+    def plain(self, image_size: int) -> Plain:
+        """Return torchvision's names; the small stem takes two more lines."""
+        code = ["model = torchvision.models.resnet18(num_classes={classes})"]
+        if self.stem == "cifar":
+            code += [
+                "model.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)",
+                "model.maxpool = torch.nn.Identity()",
+            ]
+        return Plain("fc", code=tuple(code), library="torchvision", architecture="resnet18")

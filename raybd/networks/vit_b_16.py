@@ -8,8 +8,8 @@ zeros, so that the encoder gets a gradient from the first step on.
 from pydantic import Field
 from torch import nn
 
-from raybd.networks._imagenet import Resize, imagenet_weights
-from raybd.types.models import Network
+from raybd.networks._imagenet import Resize, imagenet_weights, resizing
+from raybd.types.models import Network, Plain
 
 
 class VitB16(Network):
@@ -38,3 +38,12 @@ class VitB16(Network):
                 {name: value for name, value in state.items() if not name.startswith("heads.")}
             )
         return nn.Sequential(Resize(self.input_size), model), nn.Linear(width, num_classes)
+
+    def plain(self, image_size: int) -> Plain:
+        """Return torchvision's names; images are resized before its model."""
+        code = (
+            f"model = torchvision.models.vit_b_16(image_size={self.input_size}, "
+            "num_classes={classes})",
+            resizing(self.input_size),
+        )
+        return Plain("heads.head", "1.", {}, code, "torchvision", "vit_b_16")

@@ -7,9 +7,10 @@ from typing import Any, cast
 
 from pydantic import Field, ValidationError
 
+from raybd.plan.architecture import network_of
 from raybd.plan.graph import Pretraining, Training
 from raybd.plan.validation import user_error
-from raybd.registry import Method, Role, Trusted, method_class, role_of, singular
+from raybd.registry import Method, Role, Trusted, method_class, names, role_of, singular
 from raybd.types.config import Config
 from raybd.types.errors import UserError
 from raybd.types.methods import (
@@ -25,7 +26,6 @@ from raybd.types.methods import (
 )
 from raybd.types.models import Network
 
-DEFAULT_NETWORK = "resnet18"
 # Names become folders of the store: no slash, and no dot at the beginning, which would hide them.
 NAME = re.compile(r"(?!(0[xX][0-9A-Fa-f]+|[0-9]+)$)[A-Za-z0-9][A-Za-z0-9_.-]*")
 """What can be the name of a folder. Digits alone, or 0x10, would be read as a number: pandas and
@@ -74,8 +74,8 @@ def method(role: Role, entry: Any, where: str) -> Method:
             f"{where}: needs `kind: NAME`, got {entry!r}",
             f"`raybd list {role}` shows the names.",
         )
-    kind = entry["kind"]
-    name = entry.get("name", kind)
+    kind, member = _kind_and_member(role, entry, where)
+    name = entry.get("name", entry["kind"].replace(":", "-"))
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise UserError(
             f"{where}.name: {name!r} cannot be the name of a folder",
@@ -86,7 +86,7 @@ def method(role: Role, entry: Any, where: str) -> Method:
         found = method_class(role, kind)
     # The registry knows the kind, not the place in the file.
     except UserError as error:
-        raise UserError(f"{where}.kind: {error.what}", error.hint) from error
+        raise UserError(f"{where}.kind: {error.what}", _hint(role, kind, error.hint)) from error
     # A module of the user's own may define a method of another role.
     if not issubclass(found, ROLE_CLASSES[role]):
         base = ROLE_CLASSES[role]
@@ -96,12 +96,51 @@ def method(role: Role, entry: Any, where: str) -> Method:
         )
 
     fields = {key: value for key, value in entry.items() if key not in ENTRY_KEYS}
+    if member is not None:
+        fields |= _member_field(found, member, fields, where)
     try:
         return Method(role, kind, found.model_validate(fields), name)
     except ValidationError as error:
         # `network` is no field of the trainer, but stands in its entry: a typing error may mean it.
         trains = ("network",) if "epochs" in found.model_fields else ()
         raise user_error(error, where, found, (*ENTRY_KEYS, *trains)) from error
+
+
+def _kind_and_member(role: Role, entry: Mapping[str, Any], where: str) -> tuple[str, str | None]:
+    """Return the kind of an entry, and what follows its colon: torchvision:resnet50."""
+    kind, colon, member = str(entry["kind"]).partition(":")
+    if colon and not member:
+        raise UserError(
+            f"{where}.kind: nothing follows the colon of {entry['kind']!r}",
+            f"`raybd show {role}/{kind}` says what can.",
+        )
+    return kind, member if colon else None
+
+
+def _member_field(
+    found: type[Config], member: str, fields: Mapping[str, Any], where: str
+) -> dict[str, str]:
+    """Return the field that the part of a kind after its colon sets."""
+    name = found.family_field if issubclass(found, Network) else None
+    if name is None:
+        raise UserError(
+            f"{where}.kind: nothing can follow a colon here, and {member!r} does",
+            "Write the kind alone; networks of the kinds torchvision and timm have a colon.",
+        )
+    if name in fields:
+        raise UserError(f"{where}: {name} stands in the kind, and as a field", "Remove one.")
+    return {name: member}
+
+
+def _hint(role: Role, kind: str, hint: str) -> str:
+    """Return what to do about an unknown kind: it may be one of the models of a library."""
+    if role != "networks" or "." in kind:
+        return hint
+    for family in names(role):
+        found = cast(type[Network], method_class(role, family))
+        if found.family_field is not None and kind in found.family():
+            return f"Write {family}:{kind}."
+    return hint
 
 
 def attack(entry: Mapping[str, Any], where: str) -> Method:
@@ -162,14 +201,14 @@ def training(entry: Mapping[str, Any], where: str, network: Method | None = None
     """Return a trainer with its network and, for transfer learning, with what it starts from."""
     fields = dict(entry)
     # Inside of a source or an encoder the network is that of the entry around it.
-    if network is None:
-        asked = fields.pop("network", DEFAULT_NETWORK)
-        asked = {"kind": asked} if isinstance(asked, str) else asked
-        network = method("networks", asked, f"{where}.network")
-
+    asked = fields.pop("network", None) if network is None else None
     key = next((name for name in ("source", "encoder") if name in fields), None)
     start = fields.pop(key) if key else None
+    if asked is not None:
+        # Before the trainer: weights of its own may take long to read.
+        network = _network(asked, where)
     trainer = method("trainers", fields, where)
+    network = network or _network(network_of(cast(Trainer, trainer.config)), where)
     if not isinstance(trainer.config, TransferTrainer):
         if key:
             raise UserError(
@@ -191,6 +230,11 @@ def training(entry: Mapping[str, Any], where: str, network: Method | None = None
     at = f"{where}.{key}"
     source = _source(start, at, network) if key == "source" else _encoder(start, at, network)
     return Training(trainer, network, source)
+
+
+def _network(asked: Any, where: str) -> Method:
+    asked = {"kind": asked} if isinstance(asked, str) else asked
+    return method("networks", asked, f"{where}.network")
 
 
 def _source(start: Any, at: str, network: Method) -> Pretraining:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, ValidationError
 
@@ -23,7 +23,7 @@ from raybd.plan.yaml_file import read
 from raybd.registry import Method, Role
 from raybd.types.config import Config
 from raybd.types.errors import UserError
-from raybd.types.methods import Attack
+from raybd.types.methods import Attack, Trainer
 
 MAX_CELLS = 100_000
 """Cells of an experiment. A plan of so many takes minutes, and so do its tables."""
@@ -181,6 +181,12 @@ def _refuse_canaries(experiment: Experiment, where: str) -> None:
     if experiment.canaries is None:
         return
     for training in experiment.trainings:
+        if not cast(Trainer, training.trainer.config).trains:
+            raise UserError(
+                f"{where}: canaries: {training.trainer.name} takes a victim that was trained "
+                "without them",
+                "Remove canaries (or the objective that needs them), or train a victim.",
+            )
         if training.on_encoder:
             raise UserError(
                 f"{where}: canaries: {training.trainer.name} is a probe on an encoder, and no "

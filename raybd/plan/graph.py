@@ -18,7 +18,7 @@ from raybd.stages.prepare import Prepare
 from raybd.stages.victim import Victim
 from raybd.types.config import Precision
 from raybd.types.errors import Infeasible
-from raybd.types.methods import Attack, DatasetMethod, Defense
+from raybd.types.methods import Attack, DatasetMethod, Defense, Trainer
 from raybd.types.models import Network
 
 # The layers that a defense asks about do not depend on it, and a plan opens no image.
@@ -228,6 +228,11 @@ def infeasible_attack(
     needs_classifier = config.needs_twin or config.threat_model == "training"
     if needs_classifier and training.on_encoder:
         return f"{attack.kind} attacks a classifier, and this victim is a probe on an encoder"
+    if (config.needs_twin or config.retrains) and not cast(Trainer, training.trainer.config).trains:
+        return (
+            f"{attack.kind} needs another victim of the same recipe, and {training.trainer.name} "
+            "takes one that exists"
+        )
     if reason := config.cannot_train_as(training.trainer.config):
         return f"{attack.kind} under {training.trainer.name}: {reason}"
 
@@ -252,7 +257,12 @@ def infeasible_defense(defense: Method | None, training: Training, num_classes: 
     # A plan asks about the structure, and must not download weights.
     network = cast(Network, training.network.config).without_pretraining()
     # On the meta device a network takes neither time nor memory; torch's stream is put back.
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        encoder, _ = network.build(num_classes, PLAN_IMAGE_SIZE)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                encoder, _ = network.build(num_classes, PLAN_IMAGE_SIZE)
+        # A few models of other libraries compute with tensors while they are built (regnet).
+        except NotImplementedError:
+            encoder, _ = network.build(num_classes, PLAN_IMAGE_SIZE)
     reason = defense.config.cannot(encoder, num_classes)
     return None if reason is None else f"{defense.kind} on {training.network.name}: {reason}"

@@ -1,4 +1,4 @@
-"""Where data lies: relative folders of an experiment are made absolute where the file is read.
+"""Where files lie: relative paths of an experiment are made absolute where the file is read.
 
 Workers and the trials of a sweep run in other working folders, where a relative path may be another
 folder, with other data.
@@ -9,46 +9,58 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from raybd.registry import method_class
+from raybd.registry import Role, method_class, role_of
 from raybd.types.errors import UserError
 
-_DATASET_KEYS = ("datasets", "dataset", "side_data")
-"""The keys of an experiment that hold data sets."""
+_ROLES: Mapping[str, Role] = {
+    "datasets": "datasets",
+    "dataset": "datasets",
+    "side_data": "datasets",
+    "attacks": "attacks",
+    "attack": "attacks",
+    "trainers": "trainers",
+    "trainer": "trainers",
+}
+"""The keys of an experiment that hold methods which may read files."""
 
 
 def with_absolute_paths(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a copy of an experiment file whose data sets have absolute paths.
+    """Return a copy of an experiment file in which all paths are absolute.
 
-    Relative paths are relative to `folder`; `~` is the home folder of this user.
+    Relative paths are relative to `folder`; `~` is the home folder of this user. URLs stay.
     """
     copied = copy.deepcopy(dict(raw))
-    for entry in _dataset_entries(copied, False, set()):
-        for name in _path_fields(entry):
-            if isinstance(entry.get(name), str | Path):
-                entry[name] = str(folder / Path(entry[name]).expanduser())
+    for role, entry in _entries(copied, None, set()):
+        for name in _path_fields(role, entry):
+            value = entry.get(name)
+            if isinstance(value, str | Path) and "://" not in str(value):
+                entry[name] = str(folder / Path(value).expanduser())
     return copied
 
 
-def _dataset_entries(value: Any, is_dataset: bool, seen: set[Any]) -> Iterator[dict[str, Any]]:
-    """Yield the entries of data sets in a part of an experiment file."""
+def _entries(
+    value: Any, role: Role | None, seen: set[Any]
+) -> Iterator[tuple[Role, dict[str, Any]]]:
+    """Yield the entries of methods that may read files, in a part of an experiment file."""
     # YAML aliases make one part stand in several places.
-    if (id(value), is_dataset) in seen:
+    if (id(value), role) in seen:
         return
-    seen.add((id(value), is_dataset))
+    seen.add((id(value), role))
     if isinstance(value, list | tuple):
         for inner in value:
-            yield from _dataset_entries(inner, is_dataset, seen)
+            yield from _entries(inner, role, seen)
     elif isinstance(value, dict):
-        if is_dataset:
-            yield value
+        if role is not None:
+            yield role, value
         for key, inner in value.items():
-            yield from _dataset_entries(inner, key in _DATASET_KEYS, seen)
+            yield from _entries(inner, _ROLES.get(key) if isinstance(key, str) else None, seen)
 
 
-def _path_fields(entry: Mapping[str, Any]) -> list[str]:
-    """Return the fields of a data set that say where it lies: no part of keys, so excluded."""
+def _path_fields(role: Role, entry: Mapping[str, Any]) -> list[str]:
+    """Return the fields of a method that say where files lie: no part of keys, so excluded."""
     try:
-        fields = method_class("datasets", str(entry.get("kind"))).model_fields
-    except UserError:
+        kind = str(entry["kind"])
+        fields = method_class(role_of(role, kind), kind).model_fields
+    except (UserError, LookupError):
         return []  # whoever reads the entry says what is wrong with it
     return [name for name, info in fields.items() if info.exclude]

@@ -12,7 +12,7 @@ from raybd.results.store import Store
 from raybd.stages.score import Score
 from raybd.stages.victim import Victim, defended_columns
 from raybd.types.data import Dataset
-from raybd.types.methods import Detector
+from raybd.types.methods import Detector, Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,9 @@ class Removal(VictimStage):
         """
         score = wanted.stage(Score)
         if score is None or not wanted.removal or wanted.victim.encoder_stage is not None:
+            return None
+        # A victim that was trained elsewhere can't be trained again.
+        if not cast(Trainer, wanted.victim.method.config).trains:
             return None
         # What it flags are inputs, which no training used.
         if cast(Detector, score.method.config).scored_pool == "test":

@@ -62,6 +62,7 @@ class Victim(VictimStage):
         else:
             split = self.training_split(poisoned, dataset)
             victim = self.retrain(split, dataset.num_classes, store, self)
+            cast(Trainer, self.method.config).check(victim, dataset.clean)
 
         facts = {
             **shape_of(dataset),

@@ -44,6 +44,24 @@ def new_victim(split: Split, num_classes: int, network: Network, rng: Generator)
     An encoder with `moments` of its own (mean and standard deviation of the channels that its
     weights were trained with) keeps those. Raises UserError if the network takes squares only.
     """
+    size = size_for(network, split)
+    seed = int(torch.randint(2**31, (1,), generator=rng))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder, head = network.build(num_classes, size)
+    moments = getattr(encoder, "moments", None)
+    if moments is None:
+        mean_C, std_C = channel_moments(split.x_NCHW)
+    else:
+        mean_C, std_C = (torch.tensor(part) for part in moments)
+    return Victim(encoder, head, mean_C, std_C)
+
+
+def size_for(network: Network, split: Split) -> int:
+    """Return the shorter side of the images, which a network is built for.
+
+    Raises UserError if it takes squares only, and they are not.
+    """
     height, width = split.x_NCHW.shape[-2:]
     if network.squares_only and height != width:
         raise UserError(
@@ -51,16 +69,7 @@ def new_victim(split: Split, num_classes: int, network: Network, rng: Generator)
             "Set the data set's `size`, or take another network.",
             exit_code=1,
         )
-    seed = int(torch.randint(2**31, (1,), generator=rng))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        encoder, head = network.build(num_classes, min(height, width))
-    moments = getattr(encoder, "moments", None)
-    if moments is None:
-        mean_C, std_C = channel_moments(split.x_NCHW)
-    else:
-        mean_C, std_C = (torch.tensor(part) for part in moments)
-    return Victim(encoder, head, mean_C, std_C)
+    return min(height, width)
 
 
 def channel_moments(x_NCHW: Tensor) -> tuple[Tensor, Tensor]:

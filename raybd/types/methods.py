@@ -144,6 +144,24 @@ class Trainer(Config):
     """Whether its fields say all that it does: a recipe (training/recipe.py) for a classifier from
     scratch, with cross-entropy. An attack that controls training can then train as it would."""
 
+    trains: ClassVar[bool] = True
+    """False: it takes a victim that exists. Then no attack that needs a victim of the same recipe
+    can be mounted, and nothing is trained again without what a detector flags."""
+
+    def shapes(self) -> dict[str, tuple[int, ...]] | None:
+        """Return the shapes of the weights that it will take, by name, if it takes any.
+
+        A plan asks where an experiment names no network. Raises UserError if they can't be read.
+        """
+        return None
+
+    def own_network(self) -> dict[str, object] | None:
+        """Return the entry of the network that its weights say they are of, if they do."""
+        return None
+
+    def check(self, victim: Victim, trusted: Split) -> None:
+        """Raise UserError if the trusted images speak against a victim that it took."""
+
     def reshape(self, victim: Victim, state: Mapping[str, Tensor]) -> None:
         """Give a victim that was just built the modules that `state` has weights for.
 

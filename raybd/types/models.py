@@ -1,7 +1,8 @@
 """Networks and victims."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch
@@ -11,11 +12,56 @@ from torch import Tensor, nn
 from raybd.types.config import Config
 
 
+@dataclass(frozen=True)
+class Plain:
+    """What plain code calls the weights of a network, and how it builds the same model."""
+
+    head: str
+    """The classifier's name."""
+    inside: str = ""
+    """What the names of all weights of the encoder here begin with, and do not begin with there."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Beginnings of names of the encoder (without `inside`), and what they are there."""
+    code: tuple[str, ...] = ()
+    """Lines that build `model` with {classes} classes; empty if no library has it."""
+    library: str = ""
+    """The library whose model it is, if there is one."""
+    architecture: str = ""
+    """The name of the model in that library."""
+    unused: tuple[str, ...] = ()
+    """Beginnings of the names of weights there that no answer depends on."""
+
+    def name(self, name: str) -> str:
+        """Return the plain name of a weight of a victim, `encoder.` or `head.` and so on."""
+        part, _, rest = name.partition(".")
+        if part == "head":
+            return f"{self.head}.{rest}"
+        rest = rest.removeprefix(self.inside)
+        for ours, theirs in self.renamed.items():
+            if rest.startswith(ours):
+                return theirs + rest.removeprefix(ours)
+        return rest
+
+
 class Network(Config):
     """An architecture."""
 
     squares_only: ClassVar[bool] = False
     """Whether it refuses images whose height is not their width."""
+    family_field: ClassVar[str | None] = None
+    """The field that a kind with a colon sets, like `model` for torchvision:resnet50, if any."""
+
+    @classmethod
+    def family(cls) -> tuple[str, ...]:
+        """Return the values that may follow the colon, for the hint about a kind of no file."""
+        return ()
+
+    def plain(self, image_size: int) -> Plain | None:
+        """Return what plain code calls its weights; None: nobody else has this network.
+
+        `image_size` is the shorter side of the images, in pixels.
+        """
+        return None
 
     @abstractmethod
     def build(self, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:

@@ -153,8 +153,8 @@ RUNS: dict[Role, Callable[[str], Numbers]] = {
 }
 NEED_FILES = set(names("datasets")) - {"digits"}
 """They divide and shuffle by the code that they share with the digits."""
-NEED_WEIGHTS = {"pretrained"}
-"""It hands out published weights as they are."""
+NEED_WEIGHTS = {"pretrained", "imported", "recorded"}
+"""They hand out weights, or images, as they are."""
 METHODS = [
     (role, kind)
     for role in RUNS

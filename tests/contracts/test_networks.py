@@ -16,6 +16,8 @@ from tests.small_scene import images as small_images
 
 FIELDS: dict[str, dict[str, Any]] = {
     "clip": {"model": "ViT-S-32-alt"},
+    "timm": {"model": "convnext_atto"},
+    "torchvision": {"model": "shufflenet_v2_x0_5"},
     "vit_b_16": {"input_size": 32},
 }
 """What keeps a network small enough for a test."""
@@ -27,7 +29,9 @@ WIDTHS = {
     "resnet18": 512,
     "small_cnn": 128,
     "small_resnet": 128,
+    "timm": 320,
     "tiny_clip": 64,
+    "torchvision": 1024,
     "vgg19_bn": 512,
     "vit_b_16": 768,
     "vit_tiny": 192,
@@ -41,7 +45,9 @@ SIZES = {
     "resnet18": (11.16e6, 11.18e6),
     "small_cnn": (0.05e6, 0.3e6),
     "small_resnet": (0.3e6, 0.32e6),
+    "timm": (3.3e6, 3.5e6),
     "tiny_clip": (0.45e6, 0.48e6),
+    "torchvision": (0.34e6, 0.36e6),
     "vgg19_bn": (20.0e6, 20.1e6),
     "vit_b_16": (85.0e6, 86.0e6),
     "vit_tiny": (2.6e6, 2.8e6),
