@@ -18,7 +18,7 @@ from raybd.registry import Method, names
 from raybd.results.store import Store
 from raybd.stages.scan import Scan
 from raybd.types.config import Config
-from raybd.types.data import Dataset, Pool, Source, Split
+from raybd.types.data import Dataset, Part, Pool, Source, Split
 from raybd.types.errors import UserError
 from raybd.types.methods import DatasetMethod
 
@@ -47,7 +47,7 @@ class Trusted(DatasetMethod):
         versioned = f"{source.fingerprint} {type(self.of).version}"
         return replace(source, fingerprint=sha256(versioned.encode()).hexdigest())
 
-    def split(self, source: Source) -> dict[Any, tuple[Pool, Tensor]]:
+    def split(self, source: Source) -> dict[Part, tuple[Pool, Tensor]]:
         """Return the rows of the training part as every part."""
         rows_N = torch.arange(len(source.train_y_N))
         return {"train": ("train", rows_N), "clean": ("train", rows_N), "test": ("train", rows_N)}

@@ -14,7 +14,7 @@ from pydantic import Field, SerializeAsAny
 from torch import Generator, Tensor
 
 from raybd.reading.split import class_sizes, draw, quotas
-from raybd.types.data import Dataset, Pool, Source, Split
+from raybd.types.data import Dataset, Part, Pool, Source, Split
 from raybd.types.errors import UserError
 from raybd.types.methods import DatasetMethod
 
@@ -71,7 +71,7 @@ class Suspects(DatasetMethod):
         empty = torch.empty(0, dtype=torch.int64)
         return Source(layout.class_names, layout.label_N, empty, _unread, layout.fingerprint)
 
-    def split(self, source: Source) -> dict[str, tuple[Pool, Tensor]]:  # type: ignore[override]
+    def split(self, source: Source) -> dict[Part, tuple[Pool, Tensor]]:
         """Return the rows of the suspects: decoys are no rows of the data set."""
         empty = torch.empty(0, dtype=torch.int64)
         rows_N = torch.arange(len(source.train_y_N))

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from raybd.datasets.digits import Digits
-from raybd.types.data import Dataset, Pool, Source
+from raybd.types.data import Dataset, Part, Pool, Source
 from raybd.types.methods import DatasetMethod
 
 SUSPECTS = 700
@@ -58,7 +58,7 @@ class Patched(DatasetMethod):
         y_N = Digits(size=SIDE).source().train_y_N[_order()[:SUSPECTS]]
         return (y_N != TARGET).nonzero().flatten()[: self.patched]
 
-    def split(self, source: Source) -> dict[str, tuple[Pool, Tensor]]:  # type: ignore[override]
+    def split(self, source: Source) -> dict[Part, tuple[Pool, Tensor]]:
         """Return every row as a training row."""
         none = torch.empty(0, dtype=torch.int64)
         rows_N = torch.arange(len(source.train_y_N))
