@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from raybd.cells.loading import load_poisoned
-from raybd.metrics import combining, thresholds
+from raybd.metrics import combining
 from raybd.metrics.combining import Cut
 from raybd.results.store import Store
 from raybd.scanning.passes import Pass
@@ -67,13 +67,12 @@ def judged(one: Pass, layout: Layout, store: Store) -> Judged:
         score_DT = torch.stack(found).double()
         combined_T = combining.rank_mean(score_DT)
         decoys = (layout.fold_L == fold).nonzero().flatten()
-        honest_M = torch.ones(len(decoys), dtype=torch.bool)
-        if layout.from_suspects:
-            honest_M = _below_second_mode(combined_T)[n:]
+        label_T = torch.cat([layout.label_N, layout.trusted_label_L[decoys]])
         for row, score_T in enumerate((*score_DT, combined_T)):
-            p_FEN[fold, row] = combining.conformal_p(score_T[:n], score_T[n:][honest_M])
-            p_EL[row, decoys] = _p_among(score_T[n:], honest_M)
-        held_F[fold] = int(honest_M.sum())
+            p_T = _p_values(score_T, label_T, layout)
+            p_FEN[fold, row] = p_T[:n]
+            p_EL[row, decoys] = p_T[n:]
+        held_F[fold] = len(decoys)
         suspicion_N += combined_T[:n] / folds
         suspicion_L[decoys] = combined_T[n:]
 
@@ -101,13 +100,25 @@ def judged(one: Pass, layout: Layout, store: Store) -> Judged:
     )
 
 
-def _p_among(score_M: Tensor, honest_M: Tensor) -> Tensor:
-    """Return the p-value of each decoy against the other honest ones."""
-    count = int(honest_M.sum())
-    # An honest decoy is one of those that are at least as high as itself.
-    higher_M = combining.conformal_p(score_M, score_M[honest_M]) * (count + 1) - 1
-    own_M = honest_M.double()
-    return (1 + higher_M - own_M) / (count + 1 - own_M)
+def _p_values(score_T: Tensor, label_T: Tensor, layout: Layout) -> Tensor:
+    """Return the p-values of suspects, followed by those of the decoys among the other decoys.
+
+    Trusted images that were drawn from the suspects hold poison in the same share. Poison of one
+    target carries its label: each class is then compared with the decoys of all other classes.
+    """
+    n = len(layout.label_N)
+    decoy_M, decoy_label_M = score_T[n:], label_T[n:]
+    p_T = torch.empty(len(score_T), dtype=torch.float64)
+    if layout.from_suspects:
+        for label in label_T.unique():
+            mine_T = label_T == label
+            p_T[mine_T] = combining.conformal_p(score_T[mine_T], decoy_M[decoy_label_M != label])
+        return p_T
+    p_T[:n] = combining.conformal_p(score_T[:n], decoy_M)
+    # A decoy is itself one of those that are at least as high.
+    count = len(decoy_M)
+    p_T[n:] = (combining.conformal_p(decoy_M, decoy_M) * (count + 1) - 1) / count
+    return p_T
 
 
 def _planted(one: Pass, images: int, store: Store) -> Tensor:
@@ -118,16 +129,6 @@ def _planted(one: Pass, images: int, store: Store) -> Tensor:
         overlay = load_poisoned(one.scores[0][0].overlay_stage, store)
         planted_N[overlay.index_M] = overlay.state["kind_M"]
     return planted_N
-
-
-def _below_second_mode(score_T: Tensor) -> Tensor:
-    """Return a mask of the scores that are below a second mode, if there is one.
-
-    Trusted images that were drawn from the suspects hold poison in the same share.
-    """
-    share = thresholds.upper_mode(score_T)
-    # Without a second mode all are.
-    return score_T <= (thresholds.top_share(score_T, share) if share else float("inf"))
 
 
 @dataclass(frozen=True)

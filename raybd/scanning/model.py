@@ -16,6 +16,7 @@ from raybd.plan import entries
 from raybd.plan.graph import Opened, Training, infeasible_defense, no_attack, victim_stage
 from raybd.registry import Method, names
 from raybd.results.store import Store
+from raybd.scanning.request import absolute
 from raybd.stages.scan import Scan
 from raybd.types.config import Config
 from raybd.types.data import Dataset, Part, Pool, Source, Split
@@ -156,7 +157,7 @@ def scanned_model(asked: ModelRequest, store: Store, run: RunStages) -> ModelRes
     """Scan the model of a request. Raises UserError for a model or images that can't be read."""
     from raybd.reading.entry import entry_for
 
-    entry = entry_for(asked.trusted)
+    entry = entry_for(absolute(asked.trusted))
     kind = str(entry.pop("kind"))
     if asked.size is not None:
         entry["size"] = asked.size
@@ -166,7 +167,7 @@ def scanned_model(asked: ModelRequest, store: Store, run: RunStages) -> ModelRes
     optional = {"network": asked.network, "normalisation": asked.normalisation}
     trainer = {
         "kind": "imported",
-        "weights": asked.model,
+        "weights": absolute(asked.model),
         **{name: value for name, value in optional.items() if value is not None},
     }
     training = entries.training(trainer, "scan-model")

@@ -36,6 +36,12 @@ class ScanRequest(Config):
         return path if path.is_dir() else None
 
 
+def absolute(place: str) -> str:
+    """Return a path that means the same in every process; a URL stays as it is."""
+    path = Path(place).expanduser()
+    return str(path.absolute()) if path.exists() else place
+
+
 def checked(kind: type[Asked], **fields: object) -> Asked:
     """Return a request of a kind. Raises UserError that names the option."""
     try:

@@ -13,7 +13,7 @@ from raybd.results.store import Store
 from raybd.scanning import budget
 from raybd.scanning.judging import Power, judged, power_of
 from raybd.scanning.passes import Pass, Scan, default_detectors
-from raybd.scanning.request import ScanRequest
+from raybd.scanning.request import ScanRequest, absolute
 from raybd.scanning.result import ScanResult
 from raybd.scanning.suspects import Suspects
 from raybd.types.data import Split
@@ -86,7 +86,8 @@ def _opened(asked: ScanRequest) -> tuple[Suspects, list[str]]:
     """Return the suspects, and what should be known of how they are read."""
     from raybd.reading.entry import entry_for
 
-    entry = entry_for(asked.data, asked.trusted)
+    trusted = absolute(asked.trusted) if asked.trusted is not None else None
+    entry = entry_for(absolute(asked.data), trusted)
     kind = str(entry.pop("kind"))
     notes = []
     size = asked.size
