@@ -34,6 +34,12 @@ def verdict_of(layout: Layout, judged: Judged, power: Sequence[Power]) -> Verdic
     flagged = int(judged.flagged_N.sum())
     total = len(judged.flagged_N)
     said = _power_said(power)
+    if layout.from_suspects:
+        said += (
+            " Trusted images were drawn from the suspects, and nothing was planted into them: of"
+            " poison that is among them, too, less is found. Images known to be good (--trusted)"
+            " change that."
+        )
     if not flagged:
         return Verdict(
             False,

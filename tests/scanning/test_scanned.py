@@ -192,3 +192,5 @@ def test_trusted_images_that_were_drawn_from_the_suspects_get_scores_too(store: 
     assert found.row_N.sort().values.tolist() == list(range(SUSPECTS))
     assert bool(((found.p_N > 0) & (found.p_N <= 1)).all())
     assert torch.equal(found.p_N[len(scan.layout.suspect_N) :], found.decoy_p_L)
+    said = ScanResult(scan, found, (), DECISION, None).verdict
+    assert "less is found" in said.power
