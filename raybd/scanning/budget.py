@@ -16,8 +16,8 @@ from raybd.trainers.supervised import Supervised
 from raybd.types.data import Split
 from raybd.types.models import Network
 
-RATES = (0.03, 0.01, 0.08)
-"""Shares of the data set that triggers of each kind are planted into; the most useful one first."""
+RATES = (0.08, 0.03, 0.01)
+"""Shares of the data set that triggers of each kind are planted into, one after the other."""
 STEPS = 2000
 """Steps of a training that sees enough of a small data set to learn a trigger."""
 MOST_EPOCHS, USUAL_EPOCHS, FEWEST_EPOCHS = 100, 30, 6
