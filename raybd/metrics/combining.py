@@ -23,8 +23,8 @@ def rank_mean(score_MN: Tensor) -> Tensor:
 
     The normal score of rank r among N is the quantile of the standard normal distribution at
     (r - 1/2) / N; ties share their mean rank. Unlike a mean of ranks, it lets a method that is sure
-    count more than one that is not. The units of the scores play no part. A rank
-    depends on all samples: put those that are to be compared into one call.
+    count more than one that is not. The units of the scores play no part. A rank depends on
+    all samples: put those that are to be compared into one call.
     """
     from scipy.stats import norm, rankdata
 
@@ -37,8 +37,8 @@ def conformal_p(score_N: Tensor, held_M: Tensor) -> Tensor:
     """Return the p-value of each score against those of held-out clean samples, N, float64.
 
     It is (1 + the number of held-out scores that are at least as high) / (M + 1): at most t with
-    probability t for a clean sample (Vovk, Gammerman and Shafer 2005, section 2.2; Bates et al.
-    2023, arXiv 2104.08279, formula (4)).
+    probability t for a clean sample (Vovk, Gammerman and Shafer 2005; Bates, Candes, Lei, Romano
+    and Sesia 2023, arXiv 2104.08279).
     """
     sorted_M = held_M.double().sort().values
     # The first place whose value is not below the score: from there on, all are at least as high.
@@ -49,10 +49,10 @@ def conformal_p(score_N: Tensor, held_M: Tensor) -> Tensor:
 def agreed_p(p_FN: Tensor, held_F: Tensor) -> Tensor:
     """Return one p-value for the conformal p-values of F folds, N, float64.
 
-    Stouffer's mean of normal scores (1949), with the variance that the mean has if the folds are
-    correlated (Strube 1985); their correlation is measured on the samples themselves. Poison makes
-    it larger, and the p-values with it: it errs on the careful side. `held_F` is the number of
-    held-out samples of each fold.
+    Stouffer's mean of normal scores, with the variance that the mean has if the folds are
+    correlated; their correlation is measured on the samples themselves. Poison makes it larger, and
+    the p-values with it: it errs on the careful side. `held_F` is the number of held-out samples of
+    each fold.
     """
     from scipy.stats import norm
 
