@@ -1,7 +1,7 @@
 """The rows of the tables: what the finished stages of a cell say."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -206,6 +206,11 @@ def _record_scores(
     artifact = store.load(stage.name, stage.key)
     score = artifact.tensors
     n = len(score["score_N"])
+    roles = score["role_N"].tolist()
+    # Where the poison was there already, nobody knows what its labels were.
+    known = not cast(Attack, cell.attack.config).reads_flags
+    own = [known or SAMPLE_ROLES[role] == "clean" for role in roles]
+    names = name_columns(artifact)
     columns = {
         "cell": [cell.id] * n,
         "experiment": [experiment] * n,
@@ -216,11 +221,17 @@ def _record_scores(
         "pool": [artifact.manifest["pool"]] * n,
         "index": score["index_N"].numpy(),
         "label": score["label_N"].numpy(),
-        "true_label": score["true_label_N"].numpy(),
-        "role": [SAMPLE_ROLES[role] for role in score["role_N"].tolist()],
+        "true_label": _where(own, score["true_label_N"].tolist()),
+        "role": [SAMPLE_ROLES[role] for role in roles],
         "score": score["score_N"].numpy(),
         "threshold": score["threshold_N"].numpy(),
         "flagged": (score["score_N"] > score["threshold_N"]).numpy(),
-        **name_columns(artifact),
+        **names,
+        "true_label_name": _where(own, names["true_label_name"]),
     }
     store.write_scores(cell.id, cell.dataset.name, cell.attack.name, cell.defense_name, columns)
+
+
+def _where(known: Sequence[bool], values: Sequence[Any]) -> list[Any]:
+    """Return values, and null for those that are not known."""
+    return [value if here else None for here, value in zip(known, values, strict=True)]

@@ -21,8 +21,8 @@ from PIL import Image
 from pydantic import Field
 from torch import Generator, Tensor
 
-from raybd.reading.decode import pixels_of
 from raybd.reading.images import MAX_SIDE, Images
+from raybd.reading.pixels import pixels_of
 from raybd.reading.row_names import numbered
 from raybd.reading.split import class_sizes, draw, quotas
 from raybd.types.data import Pool, Source
@@ -90,5 +90,5 @@ def _read(
     rows_M: Tensor,
 ) -> Tensor:
     rows = parts[pool][rows_M].tolist()
-    x_NHWC = np.stack([pixels_of(Image.fromarray(x_NHW[row]), size) for row in rows])
+    x_NHWC = np.stack([pixels_of(Image.fromarray(x_NHW[row]), size).x_HWC for row in rows])
     return torch.from_numpy(x_NHWC).permute(0, 3, 1, 2).contiguous()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from raybd.cells.data import data_key
 from raybd.cells.stage import Stage, VictimStage, random_stream
+from raybd.reading.notes import say_once
 from raybd.registry import Method, method_class
 from raybd.stages.encoder import Encoder
 from raybd.stages.plant import Plant
@@ -35,6 +36,8 @@ class Opened:
     labels_N: Tensor
     """Labels of the training split."""
     num_classes: int
+    flagged: bool = False
+    """Whether it says which training images came poisoned."""
 
 
 OpenData = Callable[[Method], Opened]
@@ -181,10 +184,15 @@ def open_labels(dataset: Method) -> Opened:
     """Read the labels and the content hash of a data set; no image is decoded."""
     config = cast(DatasetMethod, dataset.config)
     source = config.source()
+    for note in source.notes:
+        say_once(f"{dataset.name}: {note}")
     _, rows = config.split(source)["train"]
     # Both: the same files, split in another way, are another data set.
     return Opened(
-        data_key(dataset, source.fingerprint), source.train_y_N[rows], len(source.class_names)
+        data_key(dataset, source.fingerprint),
+        source.train_y_N[rows],
+        len(source.class_names),
+        source.role_N is not None,
     )
 
 
@@ -240,11 +248,25 @@ def infeasible_attack(
     attacked = opened(dataset)
     if training.on_encoder and training.source is not None and training.source.dataset is not None:
         attacked = opened(training.source.dataset)
+    if reason := _flags_misfit(config, attacked, training):
+        return f"{attack.kind} on {dataset.name}: {reason}"
     try:
         # Any seed will do: whether there are enough images depends on the labels alone.
         config.choose(attacked.labels_N, attacked.num_classes, random_stream("poison", 0))
     except Infeasible as error:
         return str(error)
+    return None
+
+
+def _flags_misfit(attack: Attack, attacked: Opened, training: Training) -> str | None:
+    """Return why an attack does not fit the flags of poison of a data set, if so."""
+    if attack.reads_flags and training.on_encoder:
+        return "its cells are compared with a clean encoder, and there is no clean training set"
+    if attack.reads_flags and not attacked.flagged:
+        return "the data set names no flags: `poison_list`, or `poison_column`"
+    # What came poisoned would count as clean.
+    if attacked.flagged and not attack.reads_flags:
+        return "the training set came poisoned: take the attack `given`, or name no flags"
     return None
 
 

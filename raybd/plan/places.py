@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from raybd.reading.remote import is_url
 from raybd.registry import Role, method_class, role_of
 from raybd.types.errors import UserError
 
@@ -33,7 +34,7 @@ def with_absolute_paths(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     for role, entry in _entries(copied, None, set()):
         for name in _path_fields(role, entry):
             value = entry.get(name)
-            if isinstance(value, str | Path) and "://" not in str(value):
+            if isinstance(value, str | Path) and not is_url(str(value)):
                 entry[name] = str(folder / Path(value).expanduser())
     return copied
 

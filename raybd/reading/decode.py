@@ -3,18 +3,19 @@
 import io
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from raybd.reading.images import unequal_sizes
+from raybd.reading.notes import say_once
+from raybd.reading.pixels import Fit, Note, Pixels, pixels_of, upright_size
+from raybd.reading.sizes import unequal_sizes
 from raybd.types.errors import UserError
 
 IMAGES_PER_TASK = 64
@@ -40,15 +41,26 @@ class Encoded(NamedTuple):
     where: str
     """Name of the image in error messages."""
     data: bytes | None
+    why_none: str = "it has no bytes"
+    """What is wrong where there are none."""
 
 
-def decode(chunks: Iterable[Sequence[Encoded]], count: int, size: int | None) -> Tensor:
-    """Return x_NCHW of `count` images, RGB.
+SAID: dict[Note, str] = {
+    "transparent": "are transparent in places, and were put on white",
+    "several pictures": "have several pictures, of which the first was taken",
+}
+
+
+def decode(
+    chunks: Iterable[Sequence[Encoded]], count: int, size: int | None, fit: Fit = "resize"
+) -> Tensor:
+    """Return x_NCHW of `count` images, RGB; see pixels.py for how images of other kinds become so.
 
     Takes one chunk at a time, so that only one has to be in memory. Raises UserError for a broken
     image, one of more than MAX_PIXELS, for images that differ in size where `size` is None, and if
     the result is larger than the memory of this machine.
     """
+    noted: Counter[Note] = Counter()
     # Stays like this where no row is wanted: no image tells a size.
     x_NCHW = torch.empty((0, 3, size or 0, size or 0), dtype=torch.uint8)
     first = True
@@ -57,29 +69,39 @@ def decode(chunks: Iterable[Sequence[Encoded]], count: int, size: int | None) ->
         for chunk in chunks:
             if first and chunk:
                 # The first image tells the size of all others, before any other is decoded.
-                height, width = _decode_one(chunk[0], size, None).shape[:2]
+                height, width = _decode_one(chunk[0], size, fit, None).x_HWC.shape[:2]
                 x_NCHW = _room_for(count, height, width, chunk[0].where)
                 first = False
-            _fill(x_NCHW, chunk, size, pool)
+            noted.update(_fill(x_NCHW, chunk, size, fit, pool))
+    for note, images in noted.items():
+        say_once(f"{images} of {count} images {SAID[note]}")
     return x_NCHW
 
 
-def pixels_of(image: Image.Image, size: int | None) -> NDArray[np.uint8]:
-    """Return x_HWC, RGB; resized with antialiasing where a size is given."""
-    # Before resizing: between the numbers of a palette there is nothing to interpolate.
-    # Not where it is RGB already: Pillow would make a copy.
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    if size is not None and image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    # A copy: torch wants memory that can be written to, and Pillow's can't.
-    return np.array(image)
+def fault_of(image: Encoded) -> str | None:
+    """Return what is wrong with an image that can't be decoded; None if nothing is."""
+    try:
+        _decode_one(image, None, "resize", None)
+    except UserError as error:
+        return error.what
+    return None
+
+
+def size_of(image: Encoded) -> tuple[int, int] | None:
+    """Return the (height, width) that the header of an image states; None if it can't be read."""
+    try:
+        opened = Image.open(io.BytesIO(image.data or b""), formats=FORMATS)
+        too_large = opened.size[0] * opened.size[1] > MAX_PIXELS
+        return None if too_large else upright_size(opened)
+    # What is wrong is said when it is decoded.
+    except Exception:
+        return None
 
 
 def _fill(
-    x_NCHW: Tensor, chunk: Sequence[Encoded], size: int | None, pool: ThreadPoolExecutor
-) -> None:
-    """Decode a chunk into its rows."""
+    x_NCHW: Tensor, chunk: Sequence[Encoded], size: int | None, fit: Fit, pool: ThreadPoolExecutor
+) -> Counter[Note]:
+    """Decode a chunk into its rows; return what is to be said of how many images."""
     blocks = [
         chunk[start : start + IMAGES_PER_TASK] for start in range(0, len(chunk), IMAGES_PER_TASK)
     ]
@@ -87,32 +109,41 @@ def _fill(
     small = encoded_bytes < MIN_MEAN_BYTES_FOR_THREADS * len(chunk)
     # `map` runs in this thread, where nothing is handed over.
     run = map if small else pool.map
-    for _ in run(partial(_fill_block, x_NCHW, size), blocks):
-        pass
+    noted: Counter[Note] = Counter()
+    for found in run(partial(_fill_block, x_NCHW, size, fit), blocks):
+        noted.update(found)
+    return noted
 
 
-def _fill_block(x_NCHW: Tensor, size: int | None, block: Sequence[Encoded]) -> None:
+def _fill_block(
+    x_NCHW: Tensor, size: int | None, fit: Fit, block: Sequence[Encoded]
+) -> Counter[Note]:
     wanted = (x_NCHW.shape[2], x_NCHW.shape[3])
+    noted: Counter[Note] = Counter()
     for image in block:
         # One after the other: in memory a decoded image may have a thousand times its bytes.
-        x_HWC = _decode_one(image, size, wanted)
-        x_NCHW[image.position] = torch.from_numpy(x_HWC).permute(2, 0, 1)
+        pixels = _decode_one(image, size, fit, wanted)
+        x_NCHW[image.position] = torch.from_numpy(pixels.x_HWC).permute(2, 0, 1)
+        noted.update(pixels.notes)
+    return noted
 
 
 def _decode_one(
-    image: Encoded, size: int | None, wanted: tuple[int, int] | None
-) -> NDArray[np.uint8]:
-    """Return x_HWC. `wanted` is the (height, width) that it must have; None: any."""
+    image: Encoded, size: int | None, fit: Fit, wanted: tuple[int, int] | None
+) -> Pixels:
+    """Decode an image. `wanted` is the (height, width) that it must have; None: any."""
     try:
         # No bytes at all (a null in the file) fail like broken ones, with the name of the image.
-        opened = Image.open(io.BytesIO(image.data or b""), formats=FORMATS)
+        if image.data is None:
+            raise ValueError(image.why_none)
+        opened = Image.open(io.BytesIO(image.data), formats=FORMATS)
         # Only the header is read so far.
         width, height = opened.size
         if width * height > MAX_PIXELS:
             raise _too_large(image.where, f"{width} x {height}")
-        if size is None and wanted not in (None, (height, width)):
-            raise unequal_sizes(image.where, wanted, (height, width))
-        return pixels_of(opened, size)
+        if size is None and wanted is not None and wanted != (found := upright_size(opened)):
+            raise unequal_sizes(image.where, wanted, found)
+        return pixels_of(opened, size, fit)
     except UserError:
         raise
     except Image.DecompressionBombError as error:

@@ -1,23 +1,21 @@
 """The base class of all data sets: their fields, their three disjoint parts, and how they load."""
 
-import stat
 from abc import abstractmethod
-from collections.abc import Mapping
-from functools import cache
-from hashlib import sha256
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field, field_validator
 from torch import Generator, Tensor
 
+from raybd.reading.sizes import unequal_sizes
 from raybd.reading.split import class_sizes, draw, quotas
-from raybd.types.data import Dataset, Part, Pool, Source, Split
+from raybd.types.data import CLEAN, Dataset, Part, Pool, Source, Split
 from raybd.types.errors import UserError
 from raybd.types.methods import DatasetMethod
 
-# In pieces, because a file may be larger than memory.
-BYTES_HASHED_AT_ONCE = 1 << 20
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 MAX_SIDE = 4096
 """Largest side that images are resized to, in pixels."""
 
@@ -56,16 +54,25 @@ class Images(DatasetMethod):
     def split(self, source: Source) -> dict[Part, tuple[Pool, Tensor]]:
         """Return the rows of the parts train, clean and test.
 
-        The parts are disjoint, drawn evenly over the classes, and in a seeded order.
+        The parts are disjoint, drawn evenly over the classes, and in a seeded order. Where images
+        are known to be good, the rows of clean are those of `Source.trusted`.
         """
         rng = Generator().manual_seed(self.split_seed)
         classes = len(source.class_names)
         favoured_K = torch.randperm(classes, generator=rng)
         train_K = class_sizes(source.train_y_N, classes)
+        # What came poisoned is nothing to trust.
+        can_be_clean_K = train_K
+        if source.role_N is not None:
+            can_be_clean_K = class_sizes(source.train_y_N[source.role_N == CLEAN], classes)
         test_K = class_sizes(source.test_y_N, classes)
 
         # Every class keeps at least one image for training.
-        clean_K = quotas((train_K - 1).clamp(min=0), self._clean_count(train_K), favoured_K)
+        clean_K = torch.zeros_like(train_K)
+        # Images that are known to be good are no training images.
+        if source.trusted is None:
+            most_K = torch.minimum(can_be_clean_K, (train_K - 1).clamp(min=0))
+            clean_K = quotas(most_K, self._clean_count(train_K, most_K), favoured_K)
         left_K = train_K - clean_K
         kept_K = left_K
         if self.limit is not None:
@@ -73,7 +80,12 @@ class Images(DatasetMethod):
             kept_K = quotas(left_K, min(self.limit, int(left_K.sum())), favoured_K)
         # Clean images come first in each class: if `clean` is a number, a larger `limit`
         # then only adds training images.
-        clean_M, train_M = draw(source.train_y_N, [clean_K, kept_K], rng)
+        if source.role_N is not None and source.trusted is None:
+            clean_M, train_M = _among_clean(source, clean_K, kept_K, rng)
+        else:
+            clean_M, train_M = draw(source.train_y_N, [clean_K, kept_K], rng)
+        if source.trusted is not None:
+            clean_M = torch.randperm(len(source.trusted.train_y_N), generator=rng)
 
         kept_K = test_K
         if self.test_limit is not None:
@@ -87,23 +99,26 @@ class Images(DatasetMethod):
         Raises UserError if images are broken, or differ in size and `size` is not set.
         """
         source = self.source()
-        y_N: dict[Pool, Tensor] = {"train": source.train_y_N, "test": source.test_y_N}
+        parts: dict[Part, Split] = {}
+        names: dict[Part, pa.StringArray] = {}
         rows = self.split(source)
-        parts = {
-            name: Split(source.read(pool, rows_M), y_N[pool][rows_M], source.class_names)
-            for name, (pool, rows_M) in rows.items()
-        }
+        for name, (pool, rows_M) in rows.items():
+            owner = source.trusted if name == "clean" and source.trusted is not None else source
+            y_N = {"train": owner.train_y_N, "test": owner.test_y_N}[pool]
+            parts[name] = Split(owner.read(pool, rows_M), y_N[rows_M], source.class_names)
+            if owner.names is not None:
+                names[name] = owner.names(pool, rows_M)
 
         # Within a part, sizes were compared while it was decoded.
         shapes = {tuple(part.x_NCHW.shape[2:]) for part in parts.values()}
         if len(shapes) > 1:
             raise unequal_sizes("training and test part", *sorted(shapes)[:2])
-        names = {}
-        if source.names is not None:
-            names = {name: source.names(pool, rows_M) for name, (pool, rows_M) in rows.items()}
-        return Dataset(source.class_names, parts["train"], parts["clean"], parts["test"], names)
+        role_N = None if source.role_N is None else source.role_N[rows["train"][1]]
+        return Dataset(
+            source.class_names, parts["train"], parts["clean"], parts["test"], names, role_N
+        )
 
-    def _clean_count(self, train_K: Tensor) -> int:
+    def _clean_count(self, train_K: Tensor, most_K: Tensor) -> int:
         total = int(train_K.sum())
         if self.limit is not None and self.limit > total:
             raise UserError(
@@ -116,7 +131,7 @@ class Images(DatasetMethod):
             # A share that rounds to none would leave the defender nothing to trust.
             count = max(1, round(self.clean * (self.limit or total)))
 
-        most = int((train_K - 1).clamp(min=0).sum())
+        most = int(most_K.sum())
         if count > most:
             raise UserError(
                 f"clean: {count} of {total} training images",
@@ -135,55 +150,17 @@ class Images(DatasetMethod):
         return count
 
 
-def fingerprint(files: Mapping[str, Path], max_bytes: int | None = None) -> str:
-    """Return a hash of names and contents; where the files lie does not change it.
+def _among_clean(
+    source: Source, clean_K: Tensor, kept_K: Tensor, rng: Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw clean rows from those that did not come poisoned, and training rows from the rest."""
+    assert source.role_N is not None
+    y_N = source.train_y_N
+    known_M = torch.nonzero(source.role_N == CLEAN).flatten()
+    (drawn,) = draw(y_N[known_M], [clean_K], rng)
+    is_clean_N = torch.zeros(len(y_N), dtype=torch.bool)
+    is_clean_N[known_M[drawn]] = True
 
-    Raises UserError for what is not a file, has more bytes than `max_bytes`, or can't be read.
-    """
-    digest = sha256()
-    # Sorted, so that the order in which files were listed plays no part.
-    for name, path in sorted(files.items()):
-        stamp = _stamp(path)
-        if max_bytes is not None and stamp[0] > max_bytes:
-            raise _unreadable(path, f"it has {stamp[0]} bytes; an image has at most {max_bytes}")
-        # A name on disk may be any bytes.
-        digest.update(f"{name}\0{_file_hash(path, *stamp)}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
-
-
-def unequal_sizes(where: str, first: tuple[int, ...], other: tuple[int, ...]) -> UserError:
-    """Return the error for images that do not fit into one array; sizes are (height, width)."""
-    return UserError(
-        f"{where}: images of unequal size, "
-        f"{first[1]} x {first[0]} and {other[1]} x {other[0]} pixels",
-        "Set `size`: every image is then resized to that side.",
-    )
-
-
-def _stamp(path: Path) -> tuple[int, int, int]:
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise _unreadable(path, error.strerror) from error
-    # To read a pipe or a device may never end.
-    if not stat.S_ISREG(found.st_mode):
-        raise _unreadable(path, "it is no file")
-    # A copy may keep the size and the time of the file that it replaces; ctime it cannot keep.
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-@cache
-def _file_hash(path: Path, size: int, mtime_ns: int, ctime_ns: int) -> str:
-    # Size and times are arguments so that a file is hashed again if, and only if, it has changed.
-    try:
-        with path.open("rb") as file:
-            digest = sha256()
-            while chunk := file.read(BYTES_HASHED_AT_ONCE):
-                digest.update(chunk)
-    except OSError as error:
-        raise _unreadable(path, error.strerror) from error
-    return digest.hexdigest()
-
-
-def _unreadable(path: Path, reason: str | None) -> UserError:
-    return UserError(f"{path}: can't be read: {reason}", "Make it readable, or remove it.")
+    left_M = torch.nonzero(~is_clean_N).flatten()
+    (kept,) = draw(y_N[left_M], [kept_K], rng)
+    return known_M[drawn], left_M[kept]

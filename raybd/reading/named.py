@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import Field
 
 from raybd.ops.download import patience
-from raybd.reading.parquet import parquet_source
+from raybd.reading.assemble import parquet_source
 from raybd.reading.write_parquet import Pairs, write_parquet
 from raybd.types.data import Source
 from raybd.types.errors import UserError

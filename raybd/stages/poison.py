@@ -100,6 +100,7 @@ class Poison(VictimStage):
             retrain=self._retrain(dataset.num_classes) if attack.retrains else None,
             side_data=self._side_images(),
             prepared=_prepared(self.prepared, store),
+            role_N=dataset.role_N if attack.reads_flags else None,
         )
 
     def _side_images(self) -> Split | None:

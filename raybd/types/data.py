@@ -69,6 +69,8 @@ class Dataset:
     names: "Mapping[Part, pa.StringArray]" = field(default_factory=dict)
     """Where each row of a part is stored; see `Source.names`. A part is missing if that is not
     known. It is no part of a `Split`: a name may tell a defense what is poisoned."""
+    role_N: Tensor | None = None
+    """Which training images came poisoned, int8, for the stages alone; see `Source.role_N`."""
 
     @property
     def num_classes(self) -> int:
@@ -95,6 +97,8 @@ class Source:
     (`train/cat/7.png`), or its file and row (`train.parquet:7`). None: unknown."""
     trusted: "Source | None" = None
     """Images that are known to be good: its training part is then the clean part."""
+    role_N: Tensor | None = None
+    """Which training images are poisoned already, int8; None: nothing is known of it."""
     notes: tuple[str, ...] = ()
     """What a user should know of images that were not taken as they are."""
 

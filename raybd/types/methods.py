@@ -62,6 +62,8 @@ class AttackInput:
     """Images of another data set, if the attack reads `side_data` and the experiment names one."""
     prepared: Mapping[str, Tensor] = field(default_factory=dict)
     """What `prepare` returned; it is computed once for all poison rates and label maps."""
+    role_N: Tensor | None = None
+    """Which training images came poisoned, if the attack `reads_flags`."""
 
 
 class Attack(Config):
@@ -84,7 +86,11 @@ class Attack(Config):
     prepared_from: ClassVar[tuple[str, ...]] = ()
     """The fields that `prepare` depends on; empty: there is nothing to prepare."""
     has_trigger: ClassVar[bool] = True
-    """False for a control that changes labels or images and installs no backdoor."""
+    """False for a control that changes labels or images and installs no backdoor, and where the
+    trigger is not at hand: then there is no attack success."""
+    reads_flags: ClassVar[bool] = False
+    """Whether its poison is what the flags of the data set tell, which nobody else may read. The
+    true labels of such images are not known."""
 
     @property
     @abstractmethod

@@ -41,7 +41,8 @@ def _accepts_all_to_all(kind: str) -> bool:
     return "all_to_all" in str(labels.get("discriminator"))
 
 
-KINDS = names("attacks")
+KINDS = tuple(kind for kind in names("attacks") if not _class_of(kind).reads_flags)
+"""Not `given`, which poisons nothing: its images came so."""
 ON_ENCODERS = tuple(kind for kind in KINDS if _class_of(kind).threat_model == "encoder")
 ON_DATA = tuple(kind for kind in KINDS if _class_of(kind).threat_model in ("data", "training"))
 WITH_TRIGGER = tuple(kind for kind in KINDS if _class_of(kind).has_trigger)

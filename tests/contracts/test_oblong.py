@@ -35,7 +35,8 @@ def _victim(split: Split) -> Victim:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("kind", names("attacks"))
+# `given` poisons nothing: its images came so.
+@pytest.mark.parametrize("kind", [kind for kind in names("attacks") if kind != "given"])
 def test_attacks_change_oblong_images_where_they_should(kind: str, shape: tuple[int, int]) -> None:
     train = _images(200, shape)
     attack = make(kind)

@@ -8,6 +8,7 @@ from tests.mutants import (
     judging,
     keys,
     measuring,
+    reading,
     scanning,
     storing,
 )
@@ -22,5 +23,6 @@ FAULTS: tuple[Fault, ...] = (
     *attacking.FAULTS,
     *keys.FAULTS,
     *storing.FAULTS,
+    *reading.FAULTS,
     *scanning.FAULTS,
 )

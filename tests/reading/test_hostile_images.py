@@ -193,7 +193,7 @@ LABELS: dict[str, tuple[Any, str]] = {
     "one huge": ([0, 1, 2**40], "1099511627777 classes"),
     "beyond 63 bits": (pa.array([0, 1, 2**64 - 1], pa.uint64()), "more than 63 bits"),
     "nulls": ([0, 1, None], "1 nulls"),
-    "texts": (["a", "b", "c"], "holds string"),
+    "texts of no name": (["a", "b\n", "c"], "can't be the name of a class"),
     "lists": ([[0], [1], [0]], "holds list"),
 }
 
@@ -250,7 +250,6 @@ WRONG = {
     "images of numbers": columns(pa.array([{"bytes": 5}, {"bytes": 6}])),
     "images of texts": columns(pa.array([{"bytes": "a"}, {"bytes": "b"}])),
     "images of lists": columns(pa.array([[b"a"], [b"b"]])),
-    "no struct": columns(pa.array([b"a", b"b"])),
     "labels twice": columns(pa.array([{"bytes": b"a"}] * 2), ("img", "label", "label")),
     "no labels": columns(pa.array([{"bytes": b"a"}] * 2), ("img", "other")),
 }
@@ -284,13 +283,11 @@ def folder_of(root: Path) -> Path:
 
 
 @pytest.mark.timeout(30)
-@pytest.mark.parametrize("what", ["pipe", "device", "folder", "dangling link", "sparse file"])
+@pytest.mark.parametrize("what", ["pipe", "device", "dangling link", "sparse file"])
 def test_what_is_no_image_file_is_refused(tmp_path: Path, what: str) -> None:
     path = folder_of(tmp_path) / "train" / "a" / "x.png"
     if what == "pipe":
         os.mkfifo(path)
-    elif what == "folder":
-        path.mkdir()
     elif what == "sparse file":
         with path.open("wb") as file:
             file.truncate(2**40)

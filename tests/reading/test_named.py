@@ -1,6 +1,7 @@
 """Data sets that are found by their name, or say where they were looked for."""
 
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from raybd.datasets.svhn import Svhn
 from raybd.datasets.tiny_imagenet import TinyImagenet
 from raybd.reading.write_parquet import write_parquet
 from raybd.types.errors import UserError
+from tests import image_files as images
 
 
 def test_without_data_or_network_the_error_says_where_it_looked(nowhere: Path) -> None:
@@ -56,3 +58,14 @@ def test_what_torchvision_downloads_is_kept_without_loss(nowhere: Path) -> None:
     assert torch.equal(
         source.read("test", torch.arange(9)), torch.from_numpy(expected).permute(0, 3, 1, 2)
     )
+
+
+def test_the_content_hash_of_a_named_data_set_is_that_of_older_stores(tmp_path: Path) -> None:
+    folder = images.write_parquet(tmp_path, [images.png(row) for row in range(4)], [0, 1, 0, 1])
+    # By hand: the names of the parts and the hashes of their files, sorted.
+    lines = [
+        f"{part}\0{sha256((folder / f'{part}.parquet').read_bytes()).hexdigest()}\n"
+        for part in ("test", "train")
+    ]
+    expected = sha256("".join(lines).encode()).hexdigest()
+    assert Svhn(path=folder).source().fingerprint == expected

@@ -27,7 +27,12 @@ def pack(dataset: Dataset) -> Packed:
     parts = {"train": dataset.train, "clean": dataset.clean, "test": dataset.test}
     arrays = {name: (part.x_NCHW.numpy(), part.y_N.numpy()) for name, part in parts.items()}
     # Arrow's arrays are shared like numpy's.
-    return {"class_names": dataset.class_names, "names": dict(dataset.names), **arrays}
+    return {
+        "class_names": dataset.class_names,
+        "names": dict(dataset.names),
+        "role_N": None if dataset.role_N is None else dataset.role_N.numpy(),
+        **arrays,
+    }
 
 
 def unpack(packed: Packed) -> Dataset:
@@ -44,6 +49,7 @@ def unpack(packed: Packed) -> Dataset:
         clean=part("clean"),
         test=part("test"),
         names=packed["names"],
+        role_N=None if packed["role_N"] is None else _view(packed["role_N"]),
     )
 
 
