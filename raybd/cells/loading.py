@@ -96,7 +96,11 @@ def shape_of(dataset: Dataset) -> dict[str, Any]:
     """Return what a network has to be built for, as facts of an artefact."""
     # Networks ask for the shorter side: it is the one that their strides could use up.
     shorter = min(dataset.train.x_NCHW.shape[-2:])
-    return {"num_classes": dataset.num_classes, "image_size": shorter}
+    return {
+        "num_classes": dataset.num_classes,
+        "image_size": shorter,
+        "class_names": list(dataset.class_names),
+    }
 
 
 def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -15,6 +15,8 @@ from typing import Annotated
 import typer
 
 from raybd.cli.doctor import doctor
+from raybd.cli.export import export
+from raybd.cli.import_record import import_record
 from raybd.cli.interrupt import INTERRUPTION, end_like_interrupted
 from raybd.cli.methods import list_, show
 from raybd.cli.output import say
@@ -43,6 +45,8 @@ app.command("list")(list_)
 app.command()(show)
 app.command()(submit)
 app.command()(doctor)
+app.command()(export)
+app.command("import-record")(import_record)
 
 
 # `raybd --version` names no command.

@@ -9,7 +9,7 @@ import sys
 from contextlib import redirect_stdout
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
@@ -99,6 +99,10 @@ class Timm(Network):
             # `new_victim` asks for it.
             encoder.moments = (tuple(config.mean), tuple(config.std))  # type: ignore[assignment]
         return encoder, head
+
+    def without_pretraining(self) -> Self:
+        """Return the same architecture with freshly drawn weights, which no moments belong to."""
+        return self.model_copy(update={"pretrained": False, "normalisation": "data"})
 
     def plain(self, image_size: int) -> Plain:
         """Return timm's names. Raises UserError where timm is missing."""

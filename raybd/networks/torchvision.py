@@ -6,7 +6,7 @@ Differs: the classifier is replaced by one for the classes of the data set; auxi
 """
 
 from functools import cache
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
@@ -95,6 +95,10 @@ class Torchvision(Network):
             # `new_victim` asks for it.
             encoder.moments = (tuple(chosen.mean), tuple(chosen.std))  # type: ignore[assignment]
         return encoder, classifier
+
+    def without_pretraining(self) -> Self:
+        """Return the same architecture with freshly drawn weights, which no moments belong to."""
+        return self.model_copy(update={"pretrained": False, "normalisation": "data"})
 
     def plain(self, image_size: int) -> Plain:
         """Return torchvision's names."""

@@ -228,6 +228,26 @@ def infeasible_attack(
 ) -> str | None:
     """Return why an attack cannot be mounted on this training, if so."""
     config = cast(Attack, attack.config)
+    if reason := _training_misfit(attack, training):
+        return reason
+
+    # The attack poisons what its victim or encoder is trained on, which may be another data set.
+    attacked = opened(dataset)
+    if training.on_encoder and training.source is not None and training.source.dataset is not None:
+        attacked = opened(training.source.dataset)
+    if reason := _flags_misfit(config, attacked, training):
+        return f"{attack.kind} on {dataset.name}: {reason}"
+    try:
+        # Any seed will do: whether there are enough images depends on the labels alone.
+        config.choose(attacked.labels_N, attacked.num_classes, random_stream("poison", 0))
+    except Infeasible as error:
+        return str(error)
+    return None
+
+
+def _training_misfit(attack: Method, training: Training) -> str | None:
+    """Return why an attack does not fit the way in which its victim is trained, if so."""
+    config = cast(Attack, attack.config)
     if config.threat_model == "encoder" and not training.on_encoder:
         return (
             f"{attack.kind} attacks an encoder: name one in the trainer, "
@@ -243,18 +263,6 @@ def infeasible_attack(
         )
     if reason := config.cannot_train_as(training.trainer.config):
         return f"{attack.kind} under {training.trainer.name}: {reason}"
-
-    # The attack poisons what its victim or encoder is trained on, which may be another data set.
-    attacked = opened(dataset)
-    if training.on_encoder and training.source is not None and training.source.dataset is not None:
-        attacked = opened(training.source.dataset)
-    if reason := _flags_misfit(config, attacked, training):
-        return f"{attack.kind} on {dataset.name}: {reason}"
-    try:
-        # Any seed will do: whether there are enough images depends on the labels alone.
-        config.choose(attacked.labels_N, attacked.num_classes, random_stream("poison", 0))
-    except Infeasible as error:
-        return str(error)
     return None
 
 

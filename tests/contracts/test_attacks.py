@@ -41,8 +41,14 @@ def _accepts_all_to_all(kind: str) -> bool:
     return "all_to_all" in str(labels.get("discriminator"))
 
 
-KINDS = tuple(kind for kind in names("attacks") if not _class_of(kind).reads_flags)
-"""Not `given`, which poisons nothing: its images came so."""
+READ_FROM_FILES = {"recorded"}
+"""What they change, and how, stands in a file: tests/cli/test_import_record.py."""
+KINDS = tuple(
+    kind
+    for kind in names("attacks")
+    # Nor `given`, which poisons nothing: its images came so.
+    if kind not in READ_FROM_FILES and not _class_of(kind).reads_flags
+)
 ON_ENCODERS = tuple(kind for kind in KINDS if _class_of(kind).threat_model == "encoder")
 ON_DATA = tuple(kind for kind in KINDS if _class_of(kind).threat_model in ("data", "training"))
 WITH_TRIGGER = tuple(kind for kind in KINDS if _class_of(kind).has_trigger)

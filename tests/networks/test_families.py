@@ -177,6 +177,9 @@ def test_images_are_normalised_for_pretrained_weights_where_asked(
     assert victim.mean_C.tolist() == pytest.approx([0.485, 0.456, 0.406])
     assert victim.std_C.tolist() == pytest.approx([0.229, 0.224, 0.225])
     assert torch.equal(victim.encoder.conv1[0].weight, stored.conv1[0].weight)  # type: ignore[index,union-attr]
+    # A stored victim is built like this, and its moments are stored with it.
+    plain = network.without_pretraining()
+    assert plain == Torchvision(model="shufflenet_v2_x0_5")
     own = new_victim(split, 4, network.model_copy(update={"normalisation": "data"}), rng)
     assert own.preprocess(split.x_NCHW).mean((0, 2, 3)).tolist() == pytest.approx(
         [0, 0, 0], abs=1e-4
