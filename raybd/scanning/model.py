@@ -14,6 +14,7 @@ from raybd.cells.data import data_key
 from raybd.cells.stage import Stage
 from raybd.plan import entries
 from raybd.plan.graph import Opened, Training, infeasible_defense, no_attack, victim_stage
+from raybd.reading.entry import entry_for
 from raybd.registry import Method, names
 from raybd.results.store import Store
 from raybd.scanning.request import absolute
@@ -157,8 +158,6 @@ class ModelResult:
 
 def scanned_model(asked: ModelRequest, store: Store, run: RunStages) -> ModelResult:
     """Scan the model of a request. Raises UserError for a model or images that can't be read."""
-    from raybd.reading.entry import entry_for
-
     entry = entry_for(absolute(asked.trusted))
     kind = str(entry.pop("kind"))
     if asked.size is not None:

@@ -8,6 +8,8 @@ import torch
 from raybd.cells.stage import Stage
 from raybd.plan import entries
 from raybd.plan.graph import Training
+from raybd.reading.entry import entry_for
+from raybd.reading.own import OwnImages
 from raybd.registry import Method
 from raybd.results.store import Store
 from raybd.scanning import budget
@@ -84,8 +86,6 @@ def scanned(asked: ScanRequest, store: Store, run: RunStages, say: Say | None = 
 
 def _opened(asked: ScanRequest) -> tuple[Suspects, list[str]]:
     """Return the suspects, and what should be known of how they are read."""
-    from raybd.reading.entry import entry_for
-
     trusted = absolute(asked.trusted) if asked.trusted is not None else None
     entry = entry_for(absolute(asked.data), trusted)
     kind = str(entry.pop("kind"))
@@ -120,8 +120,6 @@ def _dataset(kind: str, fields: dict[str, Any]) -> DatasetMethod:
 
 def _has_test_part(config: DatasetMethod) -> bool:
     """Whether the data set brings a test part of its own, and none was held out for it."""
-    from raybd.reading.own import OwnImages
-
     return not isinstance(config, OwnImages) or "test" in config.collections()
 
 
