@@ -6,7 +6,16 @@ Importing the package is fast: torch and Ray are imported by the functions that 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raybd.api import load_analysis, load_cells, load_scores, load_trials, run, sweep
+    from raybd.api import (
+        load_analysis,
+        load_cells,
+        load_scores,
+        load_trials,
+        run,
+        scan,
+        scan_model,
+        sweep,
+    )
 
 __all__ = [
     "__version__",
@@ -15,6 +24,8 @@ __all__ = [
     "load_scores",
     "load_trials",
     "run",
+    "scan",
+    "scan_model",
     "sweep",
 ]
 __version__ = "0.1.0"

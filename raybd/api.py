@@ -13,8 +13,12 @@ from raybd.results.store import Store, open_store
 if TYPE_CHECKING:
     import pandas as pd
 
+    from raybd.cells.stage import Stage
     from raybd.plan.experiment import Experiment
     from raybd.plan.todo import Plan
+    from raybd.scanning.model import ModelRequest, ModelResult
+    from raybd.scanning.request import ScanRequest
+    from raybd.scanning.result import ScanResult
     from raybd.sweeps.sweep import Sweep
 
 DEFAULT_STORE = "results"
@@ -62,6 +66,77 @@ def sweep(
     opened = open_store(str(store))
     execute_sweep(asked, opened, address=address, console=Console(stderr=True))
     return opened.trials(asked.name)
+
+
+def scan(
+    data: str | Path,
+    trusted: str | Path | None = None,
+    trusted_share: float = 0.1,
+    network: str = "small_cnn",
+    size: int | None = None,
+    budget: float = 10.0,
+    seed: int = 0,
+    store: str | Path = DEFAULT_STORE,
+    address: str | None = None,
+) -> "pd.DataFrame":
+    """Look for poison in a data set, and return a row for each image, the most suspicious first.
+
+    `data` is a folder of class folders or Parquet files. `trusted` holds images that are known to
+    be good; without it, a share of the suspects is trusted. `budget` is in minutes. The verdict, in
+    sentences, and what the scan could have found are in the attributes of the frame: `verdict`,
+    `power`. Raises UserError for data that can't be read, and if cluster or store can't be used.
+    """
+    from rich.console import Console
+
+    from raybd.scanning.request import ScanRequest, checked
+
+    asked = checked(
+        ScanRequest,
+        data=str(data),
+        trusted=None if trusted is None else str(trusted),
+        trusted_share=trusted_share,
+        network=network,
+        size=size,
+        budget=budget,
+        seed=seed,
+    )
+    found = execute_scan(asked, open_store(str(store)), address, Console(stderr=True))
+    return found.frame()
+
+
+def scan_model(
+    model: str | Path,
+    trusted: str | Path,
+    network: str | None = None,
+    normalisation: str | None = None,
+    size: int | None = None,
+    scanners: Sequence[str] = (),
+    seed: int = 0,
+    store: str | Path = DEFAULT_STORE,
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Look for a backdoor in a model, and return what each scanner found, and the verdict.
+
+    `model` is a file of weights, as the trainer `imported` takes it; `trusted` holds images that
+    are known to be good. Raises UserError for what can't be read.
+    """
+    from rich.console import Console
+
+    from raybd.scanning.model import ModelRequest
+    from raybd.scanning.request import checked
+
+    asked = checked(
+        ModelRequest,
+        model=str(model),
+        trusted=str(trusted),
+        network=network,
+        normalisation=normalisation,
+        size=size,
+        scanners=tuple(scanners),
+        seed=seed,
+    )
+    opened = open_store(str(store))
+    return execute_model_scan(asked, opened, address, Console(stderr=True)).facts()
 
 
 def load_trials(store: str | Path = DEFAULT_STORE, sweep: str | None = None) -> "pd.DataFrame":
@@ -185,6 +260,97 @@ def execute_sweep(
         connected(address, verbose, dashboard=grouped) as have,
     ):
         return run_sweep(sweep, store, have, lease, console, quiet)
+
+
+def execute_scan(
+    asked: "ScanRequest",
+    store: Store,
+    address: str | None = None,
+    console: Any = None,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> "ScanResult":
+    """Scan a data set, and return what was found. What is in the store is not computed again.
+
+    With an address (or RAY_ADDRESS) it runs on that Ray cluster, otherwise in this process.
+    """
+    from raybd.scanning.scanned import scanned
+
+    store.check_writable()
+    cluster = address or os.environ.get("RAY_ADDRESS")
+
+    def run(stages: "Sequence[Stage]") -> None:
+        _run_stages(stages, store, cluster, console, quiet, verbose)
+
+    def say(text: str) -> None:
+        if not quiet and console is not None:
+            # Paths have brackets, and a line of a log must not be broken.
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    return scanned(asked, store, run, say)
+
+
+def execute_model_scan(
+    asked: "ModelRequest",
+    store: Store,
+    address: str | None = None,
+    console: Any = None,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> "ModelResult":
+    """Scan a model, and return what was found. What is in the store is not computed again."""
+    from raybd.scanning.model import scanned_model
+
+    store.check_writable()
+    cluster = address or os.environ.get("RAY_ADDRESS")
+
+    def run(stages: "Sequence[Stage]") -> None:
+        _run_stages(stages, store, cluster, console, quiet, verbose)
+
+    return scanned_model(asked, store, run)
+
+
+def _run_stages(
+    stages: "Sequence[Stage]",
+    store: Store,
+    address: str | None,
+    console: Any,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Run stages that no cell stands on. Raises UserError if one of them failed."""
+    from raybd.cells.resources import AllResources
+    from raybd.engine.grid.progress import Progress
+    from raybd.plan.experiment import Experiment
+    from raybd.plan.todo import Plan
+    from raybd.scanning.run import left, run_here
+    from raybd.types.errors import UserError
+
+    missing = left(stages, store)
+    if not missing:
+        return
+    plan = Plan((), {}, missing, len(stages) - len(missing), None)
+    if address is None:
+        with Progress(plan, console, quiet) as progress:
+            run_here(missing.values(), store, progress)
+        return
+
+    from raybd.engine.cluster.connect import connected
+    from raybd.engine.grid.run import run_grid
+
+    # It says how stages run; there are no cells, so that no row says what is poison.
+    experiment = Experiment("scan", (0,), (), (), (), (), False, AllResources())
+    with ExitStack() as stack:
+        with _connecting(address, None if quiet else console):
+            have = stack.enter_context(connected(address, verbose, dashboard=False))
+        progress = stack.enter_context(Progress(plan, console, quiet))
+        run_grid(experiment, plan, store, have, progress)
+    if failed := left(stages, store):
+        raise UserError(
+            f"{len(failed)} of {len(stages)} stages of the scan failed (see above)",
+            "The same command tries them again.",
+            exit_code=1,
+        )
 
 
 def _connecting(address: str | None, console: Any) -> AbstractContextManager[Any]:

@@ -22,6 +22,8 @@ from raybd.cli.methods import list_, show
 from raybd.cli.output import say
 from raybd.cli.report import report
 from raybd.cli.run import run
+from raybd.cli.scan import scan
+from raybd.cli.scan_model import scan_model
 from raybd.cli.submit import submit
 from raybd.cli.sweep import sweep
 
@@ -36,6 +38,8 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(sweep)
+app.command()(scan)
+app.command("scan-model")(scan_model)
 app.command()(report)
 app.command("list")(list_)
 app.command()(show)

@@ -235,21 +235,8 @@ def infeasible_attack(
 ) -> str | None:
     """Return why an attack cannot be mounted on this training, if so."""
     config = cast(Attack, attack.config)
-    if config.threat_model == "encoder" and not training.on_encoder:
-        return (
-            f"{attack.kind} attacks an encoder: name one in the trainer, "
-            "encoder: {trainer: {kind: simclr}}"
-        )
-    needs_classifier = config.needs_twin or config.threat_model == "training"
-    if needs_classifier and training.on_encoder:
-        return f"{attack.kind} attacks a classifier, and this victim is a probe on an encoder"
-    if (config.needs_twin or config.retrains) and not cast(Trainer, training.trainer.config).trains:
-        return (
-            f"{attack.kind} needs another victim of the same recipe, and {training.trainer.name} "
-            "takes one that exists"
-        )
-    if reason := config.cannot_train_as(training.trainer.config):
-        return f"{attack.kind} under {training.trainer.name}: {reason}"
+    if reason := _training_misfit(attack, training):
+        return reason
 
     # The attack poisons what its victim or encoder is trained on, which may be another data set.
     attacked = opened(dataset)
@@ -263,6 +250,26 @@ def infeasible_attack(
     except Infeasible as error:
         return str(error)
     return None
+
+
+def _training_misfit(attack: Method, training: Training) -> str | None:
+    """Return why an attack does not fit the way in which its victim is trained, if so."""
+    config = cast(Attack, attack.config)
+    if config.threat_model == "encoder" and not training.on_encoder:
+        return (
+            f"{attack.kind} attacks an encoder: name one in the trainer, "
+            "encoder: {trainer: {kind: simclr}}"
+        )
+    needs_classifier = config.needs_twin or config.threat_model == "training"
+    if needs_classifier and training.on_encoder:
+        return f"{attack.kind} attacks a classifier, and this victim is a probe on an encoder"
+    if (config.needs_twin or config.retrains) and not cast(Trainer, training.trainer.config).trains:
+        return (
+            f"{attack.kind} needs another victim of the same recipe, and {training.trainer.name} "
+            "takes one that exists"
+        )
+    reason = config.cannot_train_as(training.trainer.config)
+    return None if reason is None else f"{attack.kind} under {training.trainer.name}: {reason}"
 
 
 def _flags_misfit(attack: Attack, attacked: Opened, training: Training) -> str | None:

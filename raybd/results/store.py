@@ -17,6 +17,7 @@ Its layout is the public contract of raybd:
     STORE/experiments/<name>.yaml                               experiments, with all defaults
     STORE/experiments/<name>-<hash>.yaml                        what was run before under the name
     STORE/runs/<name>/<time>.jsonl                              log of a run, one event per line
+    STORE/scans/<scan>/budget-<minutes>.json                    what a scan of own data could afford
     STORE/errors/<cell>.txt                                     tracebacks of failed cells
     STORE/damaged/...                                           files that failed a check
 

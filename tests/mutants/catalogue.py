@@ -12,6 +12,7 @@ from tests.mutants import (
     measuring,
     pruning,
     reading,
+    scanning,
     storing,
     telling,
 )
@@ -31,4 +32,5 @@ FAULTS: tuple[Fault, ...] = (
     *storing.FAULTS,
     *telling.FAULTS,
     *reading.FAULTS,
+    *scanning.FAULTS,
 )

@@ -1,0 +1,114 @@
+"""Combined scores: normal scores of ranks, conformal p-values, cuts that chance does not make."""
+
+import pytest
+import torch
+from scipy.stats import kstest, norm
+
+from raybd.metrics import combining
+
+
+def stream(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_the_combined_score_is_the_mean_of_normal_scores_of_ranks() -> None:
+    scores = torch.tensor([[10.0, 30.0, 20.0, 30.0], [4.0, 3.0, 2.0, 1.0]])
+    # Ranks 1, 3.5, 2, 3.5 and 4, 3, 2, 1, of four samples.
+    wanted = [
+        (norm.ppf((a - 0.5) / 4) + norm.ppf((b - 0.5) / 4)) / 2
+        for a, b in ((1, 4), (3.5, 3), (2, 2), (3.5, 1))
+    ]
+    assert combining.rank_mean(scores).tolist() == pytest.approx(wanted)
+
+
+def test_the_unit_of_a_score_plays_no_part() -> None:
+    scores = torch.randn(3, 50, generator=stream(0))
+    changed = torch.stack([scores[0].exp(), 5 * scores[1] - 7, scores[2]])
+    assert torch.allclose(combining.rank_mean(scores), combining.rank_mean(changed))
+
+
+def test_the_p_value_counts_held_out_scores_that_are_at_least_as_high() -> None:
+    held = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    found = combining.conformal_p(torch.tensor([0.0, 2.0, 2.5, 9.0]), held)
+    assert found.tolist() == pytest.approx([5 / 5, 4 / 5, 3 / 5, 1 / 5])
+
+
+def test_p_values_of_clean_samples_are_uniform() -> None:
+    held, fresh = (torch.randn(n, generator=stream(n)) for n in (2000, 500))
+    p = combining.conformal_p(fresh, held)
+    assert kstest(p.numpy(), "uniform").pvalue > 0.05
+
+
+def test_folds_that_say_the_same_agree_on_their_p_values() -> None:
+    p = (torch.arange(1, 101).double() / 101)[None].expand(2, 100)
+    agreed = combining.agreed_p(p, torch.tensor([100, 100]))
+    # Half a step lower: the middle of a step stands for it.
+    assert torch.allclose(agreed, p[0] - 0.5 / 101)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5])
+def test_p_values_over_folds_are_uniform_whatever_they_share(correlation: float) -> None:
+    common, *own = (torch.randn(500, generator=stream(seed)) for seed in range(3))
+    scores = [correlation**0.5 * common + (1 - correlation) ** 0.5 * one for one in own]
+    held = [torch.randn(5000, generator=stream(10 + fold)) for fold in range(2)]
+    p = torch.stack([combining.conformal_p(*pair) for pair in zip(scores, held, strict=True)])
+    agreed = combining.agreed_p(p, torch.tensor([5000, 5000]))
+    assert kstest(agreed.numpy(), "uniform").pvalue > 0.05
+
+
+def test_how_often_chance_puts_samples_above_all_held_out_ones() -> None:
+    # One sample is above all of M others with probability 1 / (M + 1).
+    assert combining.by_chance(1, 1, 9, 0) == pytest.approx(1 / 10)
+    # Both of two: the two highest of eleven are one pair of 11 x 10 / 2.
+    assert combining.by_chance(2, 2, 9, 0) == pytest.approx(2 / (11 * 10))
+    drawn = torch.rand(20_000, 30, generator=stream(4))
+    above = (drawn[:, :10] > drawn[:, 10:].max(1, keepdim=True).values).sum(1)
+    assert combining.by_chance(2, 10, 20, 0) == pytest.approx(
+        float((above >= 2).double().mean()), abs=0.01
+    )
+
+
+def poisoned_class(poison: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """P-values of 10 classes of 200 clean samples, and of poison in class 3; labels; truth."""
+    clean = torch.randn(2000, generator=stream(1))
+    worn = 6 + torch.randn(poison, generator=stream(2))
+    held = torch.randn(199, generator=stream(3))
+    p = combining.conformal_p(torch.cat([clean, worn]), held)
+    label = torch.cat([torch.arange(2000) % 10, torch.full((poison,), 3)])
+    return p, label, torch.arange(2000 + poison) >= 2000
+
+
+def test_poison_of_one_class_is_flagged_there_alone() -> None:
+    p, label, poison = poisoned_class(100)
+    flagged, cuts = combining.flag(p, label, 199, fdr=0.05, significance=0.01)
+    assert float(flagged[poison].double().mean()) > 0.95
+    assert float(poison[flagged].double().mean()) > 0.9
+    assert 3 in cuts
+    assert cuts[3].level <= combining.FALSE_ALARMS
+
+
+def test_clean_samples_above_the_level_are_not_flagged_where_chance_explains_them() -> None:
+    p, label, _ = poisoned_class(0)
+    assert float((p <= 0.01).double().sum()) > 5
+    flagged, cuts = combining.flag(p, label, 199, fdr=0.05, significance=0.01)
+    assert not flagged.any()
+    assert not cuts
+
+
+def test_poison_in_all_classes_is_flagged_as_a_whole() -> None:
+    p, label, poison = poisoned_class(300)
+    label = torch.where(poison, torch.arange(len(p)) % 10, label)
+    flagged, cuts = combining.flag(p, label, 199, fdr=0.1, significance=0.01)
+    assert float(flagged[poison].double().mean()) > 0.95
+    assert -1 in cuts
+
+
+def test_a_cut_keeps_the_share_of_false_alarms() -> None:
+    # 40 of 240 samples below the lowest level: 240 / 200 / 40 = 3 % are expected to be clean.
+    p = torch.cat([torch.full((40,), 1 / 200), torch.linspace(0.02, 1, 200)])
+    assert combining.cut_of(p, 199, fdr=0.031, significance=0.01) is not None
+    assert combining.cut_of(p, 199, fdr=0.029, significance=0.01) is None
+    found = combining.cut_of(p, 199, fdr=0.031, significance=0.01)
+    assert found is not None
+    assert found.false_share == pytest.approx(0.03)
+    assert found.flagged == 40
