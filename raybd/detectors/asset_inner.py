@@ -57,6 +57,11 @@ class AssetInner(Detector):
         """The embeddings of all suspects, if the features are the embeddings."""
         return frozenset({"embedding"} if is_embedding(self.layer, self.pooling) else ())
 
+    @property
+    def fewest_trusted(self) -> int:
+        """Two for the discriminators, whose spread is known then, and two for the threshold."""
+        return 4
+
     def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
         """Score each image by its logit; labels are ignored."""
         # Half of the trusted images is kept from the discriminators: the threshold comes from

@@ -41,6 +41,11 @@ class Spectral(Detector):
         """The embeddings of all suspects."""
         return frozenset({"embedding"})
 
+    @property
+    def fewest_trusted(self) -> int:
+        """Two for the spread, and two for the threshold, if it reads any."""
+        return 4 if self.reference == "trusted" else 1
+
     def score(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Suspicion:
         """Score each training image within the class that it is labelled as."""
         z_ND = embeddings(victim, suspects).double()

@@ -54,6 +54,11 @@ class Strip(StreamDetector):
     fpr: float = Field(0.01, gt=0, lt=1)
     """Share of clean inputs above the threshold (the paper's false rejection rate)."""
 
+    @property
+    def fewest_trusted(self) -> int:
+        """One overlay, and one image for the threshold."""
+        return 2
+
     def learn(self, victim: Victim, clean: Split, rng: Generator) -> Callable[[Split], Suspicion]:
         """Draw the overlays, find the threshold, return what scores a stream; ignores labels."""
         order = torch.randperm(len(clean), generator=rng)

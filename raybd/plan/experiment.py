@@ -19,6 +19,7 @@ from raybd.plan.graph import (
     infeasible_defense,
     no_attack,
     open_labels,
+    too_few_trusted,
     victim_stage,
     with_trainer,
     with_trusted_data,
@@ -117,7 +118,12 @@ class Experiment:
             for defense in (None, *self.defenses)
         ]
         reasons = [
-            (defense, no_victim or infeasible_defense(defense, training, num_classes))
+            (
+                defense,
+                no_victim
+                or infeasible_defense(defense, training, num_classes)
+                or too_few_trusted(opened, dataset, defense),
+            )
             for defense in defenses
             # A training defense needs the poisoned set, and a probe's is in its encoder.
             if not (defense and defense.role == "training_defenses" and training.on_encoder)

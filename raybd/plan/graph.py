@@ -36,7 +36,7 @@ class Opened:
     labels_N: Tensor
     """Labels of the training split."""
     num_classes: int
-    trusted: int = 0
+    trusted: int
     """Number of trusted images."""
     flagged: bool = False
     """Whether it says which training images came poisoned."""
@@ -282,6 +282,22 @@ def _flags_misfit(attack: Attack, attacked: Opened, training: Training) -> str |
     if attacked.flagged and not attack.reads_flags:
         return "the training set came poisoned: take the attack `given`, or name no flags"
     return None
+
+
+def too_few_trusted(opened: OpenData, dataset: Method, defense: Method | None) -> str | None:
+    """Return that a defense needs more trusted images than a data set keeps for it, if so."""
+    if defense is None or not isinstance(defense.config, Defense):
+        return None
+    # Images of a data set of their own are as many as that has.
+    if defense.trusted is not None and defense.trusted.dataset is not None:
+        return None
+    fewest = defense.config.fewest_trusted
+    if opened(dataset).trusted >= fewest:
+        return None
+    return (
+        f"{defense.name} needs {fewest} trusted images: set `clean` of {dataset.name} to {fewest} "
+        "or more"
+    )
 
 
 def infeasible_defense(defense: Method | None, training: Training, num_classes: int) -> str | None:

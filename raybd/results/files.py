@@ -113,6 +113,8 @@ class FileStorage(Location):
 
         Remote files are read concurrently. Raises the first error other than a missing file.
         """
+        if not paths:
+            return {}
         if self.local:
             first = {path: self._first_bytes(path, at_most) for path in paths}
             return {path: data for path, data in first.items() if data is not None}

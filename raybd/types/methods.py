@@ -201,6 +201,11 @@ class TransferTrainer(Trainer):
 class Defense(Config):
     """What all defenses declare."""
 
+    @property
+    def fewest_trusted(self) -> int:
+        """Fewest trusted images that it can work with; a plan asks before anything runs."""
+        return 1
+
     def cannot(self, encoder: nn.Module, num_classes: int) -> str | None:
         """Return why the defense cannot be applied to such a network, if so.
 

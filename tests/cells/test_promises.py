@@ -24,7 +24,10 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_detector_with_a_wrong_shape_is_named_in_its_row(fault: str, tmp_path: Path) -> None:
     detector = {"kind": "tests.methods.wrong_shapes", "name": "mine", "fault": fault}
-    row = run_cell(one_cell(detectors=[detector], removal=False), Store(str(tmp_path)))
+    store = Store(str(tmp_path))
+    with pytest.raises(UserError):
+        run_cell(one_cell(detectors=[detector], removal=False), store)
+    (row,) = store.cells().to_dict("records")
     assert row["status"] == "failed"
     assert f"mine: Suspicion.{FAULTS[fault]}" in row["error"]
     assert "raybd.types.methods" in row["error"]

@@ -7,10 +7,10 @@ up to its door. What other programs are told is covered by tests/cluster, which 
 import re
 import shlex
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import typer
 
@@ -24,6 +24,7 @@ from tests.paths import REPO
 from tests.results.test_store import row, scores
 
 PAGES = ["README.md", "cluster/README.md"]
+GROUP: Any = typer.main.get_command(app)
 OTHER_PROGRAMS = {
     "export",
     "ray",
@@ -51,14 +52,20 @@ def commands(page: str) -> list[list[str]]:
     for block in blocks(page, "bash"):
         for line in block.replace("\\\n", " ").splitlines():
             # Of a subshell, its first command.
-            words = shlex.split(line.replace("(umask 077; ", "").rstrip("&) "), comments=True)
+            command = re.sub(r"^\w+=\$\(|^\(umask 077; ", "", line).rstrip("&) ")
+            words = shlex.split(command, comments=True)
             while words and re.fullmatch(r"\w+=.*", words[0]):
                 words = words[1:]  # variables of the command alone
-            if "raybd" in words:
-                words = words[words.index("raybd") :]
+            # Behind `python -m`, an image, or the `--` of a job; raybd is also a name there.
+            starts = [at for at, pair in enumerate(pairwise(words)) if is_ours(*pair)]
+            words = words[starts[0] :] if starts else words
             if words:
                 found.append(words)
     return found
+
+
+def is_ours(program: str, command: str) -> bool:
+    return program == "raybd" and command in GROUP.commands
 
 
 COMMANDS = [(page, words) for page in PAGES for words in commands(page)]
@@ -81,9 +88,7 @@ def test_make_knows_its_targets(words: list[str]) -> None:
 
 def parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
     """The command and what its arguments and options are. Raises for an unknown one."""
-    group = typer.main.get_command(app)
-    assert isinstance(group, click.Group) or hasattr(group, "commands")
-    command = group.commands[words[1]]
+    command = GROUP.commands[words[1]]
     with command.make_context(words[1], list(words[2:])) as context:
         return words[1], dict(context.params)
 

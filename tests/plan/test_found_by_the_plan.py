@@ -24,6 +24,36 @@ def test_canaries_that_the_trusted_images_do_not_suffice_for() -> None:
     assert parse({**TINY, "canaries": {"least": 10}}).cells()
 
 
+FEW = [("strip", {}, 2), ("spectral", {"reference": "trusted"}, 4), ("asset_inner", {}, 4)]
+
+
+@pytest.mark.parametrize(("kind", "fields", "fewest"), FEW, ids=[kind for kind, _, _ in FEW])
+def test_a_detector_that_needs_more_trusted_images(
+    kind: str, fields: dict[str, Any], fewest: int
+) -> None:
+    def cells(clean: int) -> list[str | None]:
+        data = {"kind": "digits", "limit": 300, "test_limit": 50, "clean": clean}
+        asked = parse({**TINY, "datasets": [data], "detectors": [{"kind": kind, **fields}]})
+        return [cell.infeasible for cell in asked.cells() if cell.defense is not None]
+
+    told = f"{kind} needs {fewest} trusted images: set `clean` of digits to {fewest} or more"
+    assert cells(1) == cells(fewest - 1) == [told]
+    assert cells(fewest) == [None]
+
+
+@pytest.mark.parametrize("where", ["experiment", "attack"])
+def test_a_name_that_makes_no_file(where: str) -> None:
+    name = "x" * 200
+    raw = {**TINY, "name": name if where == "experiment" else "tiny"}
+    if where == "attack":
+        raw["attacks"] = [{"kind": "badnets", "name": name}]
+    with pytest.raises(UserError, match="120"):
+        try:
+            parse(raw)
+        except UserError as error:
+            raise UserError(f"{error.what} {error.hint}", "") from error
+
+
 def test_a_detector_that_lacks_its_verb() -> None:
     with pytest.raises(UserError) as found:
         parse({**TINY, "detectors": [{"kind": "tests.methods.verbless", "name": "verbless"}]})

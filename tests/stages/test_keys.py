@@ -91,7 +91,7 @@ def method(role: Role, kind: str, name: str | None = None) -> Method:
 
 
 def opened(dataset: Method) -> Opened:
-    return Opened(f"data-of-{dataset.name}", torch.zeros(4), 10)
+    return Opened(f"data-of-{dataset.name}", torch.zeros(4), 10, 100)
 
 
 DIGITS = method("datasets", "digits")
