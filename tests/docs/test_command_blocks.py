@@ -1,4 +1,4 @@
-"""Every command block of README.md and cluster/README.md does what a reader expects of it.
+"""Every command block of README.md, cluster/README.md and the guide does what a reader expects of it.
 
 Commands of raybd run: those that would start a cluster as a dry run, and those that ask a cluster
 up to its door. What other programs are told is covered by tests/cluster, which stands in for them.
@@ -23,7 +23,11 @@ from tests.cli.in_process import raybd
 from tests.paths import REPO
 from tests.results.test_store import row, scores
 
-PAGES = ["README.md", "cluster/README.md"]
+PAGES = [
+    "README.md",
+    "cluster/README.md",
+    *(f"docs/guide/{page.name}" for page in sorted((REPO / "docs" / "guide").glob("*.md"))),
+]
 GROUP: Any = typer.main.get_command(app)
 OTHER_PROGRAMS = {
     "export",
