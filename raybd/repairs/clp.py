@@ -12,13 +12,13 @@ of ten channels or fewer.
 """
 
 import copy
-import math
 
 import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from raybd.repairs._clean_accuracy import accuracy_facts, lost
+from raybd.repairs._pruning import deviation
 from raybd.training import layers
 from raybd.types.config import searched
 from raybd.types.data import Split
@@ -26,9 +26,6 @@ from raybd.types.errors import Infeasible
 from raybd.types.methods import Repair
 from raybd.types.models import Victim
 from raybd.types.verdicts import Defended
-
-ROUNDING = 1e-9
-"""Share of the mean bound below which the deviation in a layer counts as zero."""
 
 
 class Clp(Repair):
@@ -61,7 +58,7 @@ class Clp(Repair):
         for name, (conv, norm) in pairs.items():
             bound_C = channel_bounds(conv, norm)
             # Within its layer only: widths and scales of layers differ, and with them their bounds.
-            outlying_C = bound_C > bound_C.mean() + self.u * _deviation(bound_C)
+            outlying_C = bound_C > bound_C.mean() + self.u * deviation(bound_C)
             silence(norm, outlying_C)
             facts["pruned_channels"] += float(outlying_C.sum())
             facts["channels"] += len(bound_C)
@@ -96,13 +93,4 @@ def silence(norm: nn.BatchNorm2d, outlying_C: Tensor) -> None:
 
 def largest_z(bound_C: Tensor) -> float:
     """Return by how many standard deviations the largest bound lies above the mean; 0 if equal."""
-    return float((bound_C.max() - bound_C.mean()) / _deviation(bound_C))
-
-
-def _deviation(bound_C: Tensor) -> float:
-    """Return the standard deviation of the sample; infinite if no channel differs from another."""
-    # A sample of one has no deviation: `std` gives NaN.
-    deviation = float(bound_C.std()) if len(bound_C) > 1 else 0.0
-
-    # Equal bounds differ by rounding, and then one of them would be an outlier.
-    return deviation if deviation > ROUNDING * float(bound_C.mean()) else math.inf
+    return float((bound_C.max() - bound_C.mean()) / deviation(bound_C))

@@ -14,7 +14,7 @@ from raybd.types.data import Split
 from raybd.types.errors import Infeasible
 from raybd.types.models import Victim
 from raybd.types.verdicts import Defended
-from tests.small_scene import small_scene, stream
+from tests.small_scene import images, small_scene, stream
 
 UNITS = 48
 READ = 30
@@ -102,6 +102,20 @@ def test_training_follows_the_pruning() -> None:
     facts = repaired(share=0.7).facts
     assert facts["clean_part_accuracy_pruned"] == facts["clean_part_accuracy_after"] == 0.5
     assert facts["clean_part_accuracy_before"] == 1.0
+
+
+def test_the_held_images_are_not_trained_on() -> None:
+    """Labels without a rule can be learned by heart, and so tell what was trained on."""
+    x_NCHW = images(200, side=16)
+    split = Split(x_NCHW, torch.randint(0, 2, (200,), generator=stream(5)))
+    head = nn.Linear(768, 2)
+    nn.init.zeros_(head.weight)
+    victim = Victim(nn.Flatten(), head, torch.full((3,), 0.5), torch.full((3,), 0.29)).eval()
+    repair = FinePruning(share=0.01, epochs=20, lr=0.02, batch_size=40, precision="fp32")
+    defended = repair.repair(victim, split, split, stream())
+    right_N = infer(defended.victim, x_NCHW).argmax(1) == split.y_N
+    assert float(right_N.float().mean()) > 0.85, "those that it trained on are learned"
+    assert defended.facts["clean_part_accuracy_after"] < 0.75
 
 
 def test_nothing_is_pruned_where_the_idlest_units_are_needed() -> None:
