@@ -9,6 +9,7 @@ from tests.mutants import (
     keys,
     measuring,
     storing,
+    tuning,
 )
 from tests.mutants.fault import Fault
 
@@ -21,4 +22,5 @@ FAULTS: tuple[Fault, ...] = (
     *attacking.FAULTS,
     *keys.FAULTS,
     *storing.FAULTS,
+    *tuning.FAULTS,
 )
