@@ -1,4 +1,4 @@
-"""Every command block of README.md, cluster/README.md and the guide does what a reader expects of it.
+"""Every command block of the README, of cluster/README.md and of the guide does what it should.
 
 Commands of raybd run: those that would start a cluster as a dry run, and those that ask a cluster
 up to its door. What other programs are told is covered by tests/cluster, which stands in for them.

@@ -15,6 +15,7 @@ from tests.mutants import (
     scanning,
     storing,
     telling,
+    tuning,
 )
 from tests.mutants.fault import Fault
 
@@ -33,4 +34,5 @@ FAULTS: tuple[Fault, ...] = (
     *telling.FAULTS,
     *reading.FAULTS,
     *scanning.FAULTS,
+    *tuning.FAULTS,
 )

@@ -53,7 +53,7 @@ def test_its_limit_is_the_gradient_through_the_place_where_the_search_ends() -> 
     )
     through = (torch.linalg.solve(bend, mix @ theta).square().sum() + theta.square().sum()) / 2
     (expected,) = torch.autograd.grad(through, theta)
-    assert float(loss) == pytest.approx(float(through))
+    assert loss.item() == pytest.approx(through.item())
     assert torch.allclose(gradient, expected, rtol=1e-6)
 
 
