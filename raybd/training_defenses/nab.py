@@ -4,7 +4,7 @@ Liu, Sangiovanni-Vincentelli and Yue 2023, arXiv 2307.15539, method; defaults fr
 code. The network learns that an image with the defender's stamp has a label other than the one that
 a trigger stands for. In use, every image is stamped.
 Differs: see _isolation.py; no Cutout; learning rate and weight decay, which the authors' script
-sets, are those of the first stage and of our recipes; embeddings have unit length. BackdoorBench
+sets and we have not seen, are those of ABL; embeddings have unit length. BackdoorBench
 isolates 10 % and measures the network without its stamp, where the defense is off.
 """
 
@@ -41,6 +41,8 @@ class NAB(Isolating, StartedDefense):
     lr: float = Field(0.1, gt=0, json_schema_extra=searched(low=0.01, high=0.1, log=True))
     """Highest learning rate of the last stage, and of the network that is trained on trusted
     images."""
+    weight_decay: float = Field(1e-4, ge=0)
+    """L2 penalty (SGD) or decoupled decay (Adam), in all stages."""
     isolation_steps: int = Field(
         15620, ge=1, json_schema_extra=searched(low=300, high=16000, log=True)
     )
