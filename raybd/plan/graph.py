@@ -36,8 +36,8 @@ class Opened:
     labels_N: Tensor
     """Labels of the training split."""
     num_classes: int
-    trusted: int
-    """Number of trusted images."""
+    trusted: int = 0
+    """Number of trusted images; a plan asks whether they are enough."""
     flagged: bool = False
     """Whether it says which training images came poisoned."""
 
