@@ -79,7 +79,13 @@ class Defended(VictimStage):
         network = cast(Network, self.network.config)
         # The stream of the undefended victim: the two differ by the defense, not by chance.
         rng = random_stream("victim", self.seed, run)
-        given = (pool.suspects, dataset.num_classes, network, dataset.clean, rng)
+        given = (
+            pool.suspects,
+            dataset.num_classes,
+            network,
+            dataset.clean,
+            rng,
+        )
         method = self.method.config
         if isinstance(method, StartedDefense):
             start = load_victim(self.encoder, store) if self.encoder is not None else None
