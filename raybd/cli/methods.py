@@ -48,8 +48,8 @@ def show(
     role_name, _, name = kind.rpartition("/")
     candidates = (_role_named(role_name),) if role_name else METHOD_ROLES
     if "." in name:
-        role = _role_of_own(name)
-        return _print_method(role, name, as_json)
+        _print_method(_role_of_own(name), name, as_json)
+        return
     roles = [role for role in candidates if name in names(role)]
     if not roles:
         known = [known for role in METHOD_ROLES for known in names(role)]

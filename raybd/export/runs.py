@@ -57,7 +57,9 @@ def runs_of(store: Store, experiment: str | None = None) -> list[Run]:
             f"store {store.url!r} holds {what}",
             "Run an experiment first: raybd run configs/quickstart.yaml.",
         )
-    return [_run(dict(row)) for row in rows.to_dict("records")]
+    return [
+        _run({str(name): value for name, value in row.items()}) for row in rows.to_dict("records")
+    ]
 
 
 def _run(row: dict[str, Any]) -> Run:

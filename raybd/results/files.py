@@ -76,7 +76,7 @@ class FileStorage(Location):
         """Return whether an error only says that a remote file has no first byte."""
         # Object storage refuses a range of a file without bytes as an invalid argument.
         refused = isinstance(error, OSError) and error.errno == errno.EINVAL
-        return refused and self.filesystem.size(self.at(path)) == 0
+        return refused and bool(self.filesystem.size(self.at(path)) == 0)
 
     def _read_local(self, path: str, end: int | None, at_most: int | None = None) -> bytes:
         """Return the first bytes of a file; of one with more than `at_most` nothing is read."""

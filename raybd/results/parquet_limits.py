@@ -76,7 +76,7 @@ def _is_flat(schema: pa.Schema) -> bool:
 
 
 def _is_single(kind: pa.DataType) -> bool:
-    return pa.types.is_primitive(kind) or pa.types.is_string(kind)
+    return bool(pa.types.is_primitive(kind) or pa.types.is_string(kind))
 
 
 def _is_plain(groups: Sequence[pq.RowGroupMetaData]) -> bool:
