@@ -50,8 +50,8 @@ def show(
     name = name.partition(":")[0]
     candidates = (_role_named(role_name),) if role_name else METHOD_ROLES
     if "." in name:
-        role = _role_of_own(name)
-        return _print_method(role, name, as_json)
+        _print_method(_role_of_own(name), name, as_json)
+        return
     roles = [role for role in candidates if name in names(role)]
     if not roles:
         known = [known for role in METHOD_ROLES for known in names(role)]

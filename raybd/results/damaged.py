@@ -29,7 +29,9 @@ def set_aside(location: Location, path: str, reason: str) -> bool:
             for found in location.filesystem.find(location.at(path)):
                 target = location.at(aside) + str(found)[len(location.at(path)) :]
                 location.filesystem.makedirs(str(Path(target).parent), exist_ok=True)
-                location.filesystem.mv(found, target)
+                # Not `mv`: it takes a [ or * in the name of a store for a pattern.
+                location.filesystem.cp_file(found, target)
+                location.filesystem.rm_file(found)
     except FileNotFoundError:
         return False  # another process has set it aside, and has said so
     except OSError as error:

@@ -1,6 +1,7 @@
 """What a shell completes."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -11,8 +12,8 @@ from tests.paths import REPO
 
 
 def completed(config: Path, incomplete: str) -> list[str]:
-    command = typer.main.get_command(app).commands["run"]  # type: ignore[attr-defined]
-    context = typer.Context(command)
+    group: Any = typer.main.get_command(app)
+    context = typer.Context(group.commands["run"])
     context.params["config"] = str(config)
     return completion.places(context, incomplete)
 

@@ -1,6 +1,7 @@
 """The lines of a run in a log: they say what changed, and not the same again."""
 
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def test_lines_without_news_become_rare_and_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     shown, log, (stage, *_) = progress_to_a_log(tmp_path)
     with shown:
         shown.stage_submitted(stage)

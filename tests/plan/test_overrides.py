@@ -60,11 +60,13 @@ def test_what_leads_nowhere_is_told_with_what_there_is(override: str, what: str,
 
 
 def test_two_entries_of_one_kind_are_told_apart_by_their_numbers() -> None:
-    twice = {"attacks": [{"kind": "badnets", "name": "a"}, {"kind": "badnets", "name": "b"}]}
+    twice: dict[str, Any] = {
+        "attacks": [{"kind": "badnets", "name": "a"}, {"kind": "badnets", "name": "b"}]
+    }
     with pytest.raises(UserError, match="several entries are named so"):
         set_value(twice, "attacks.badnets.rate=0.1")
     set_value(twice, "attacks.b.rate=0.1")
-    assert twice["attacks"][1]["rate"] == 0.1  # type: ignore[comparison-overlap]
+    assert twice["attacks"][1]["rate"] == 0.1
 
 
 def test_the_example_of_the_messages_can_be_used_on_the_quickstart() -> None:
