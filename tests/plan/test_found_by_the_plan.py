@@ -24,7 +24,13 @@ def test_canaries_that_the_trusted_images_do_not_suffice_for() -> None:
     assert parse({**TINY, "canaries": {"least": 10}}).cells()
 
 
-FEW = [("strip", {}, 2), ("spectral", {"reference": "trusted"}, 4), ("asset_inner", {}, 4)]
+FEW = [
+    ("strip", {}, 2),
+    ("spectral", {"reference": "trusted"}, 4),
+    ("asset_inner", {}, 4),
+    ("asset", {}, 4),
+    ("beatrix", {}, 4),
+]
 
 
 @pytest.mark.parametrize(("kind", "fields", "fewest"), FEW, ids=[kind for kind, _, _ in FEW])

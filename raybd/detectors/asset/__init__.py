@@ -170,6 +170,11 @@ class Asset(Detector):
         return start
 
     @property
+    def fewest_trusted(self) -> int:
+        """Two to learn from, and two for the threshold."""
+        return 4
+
+    @property
     def reads(self) -> frozenset[Feature]:
         """The embeddings of all suspects, if a network or a discriminator sees them."""
         seen = self.inputs == "features" or self.concentrate != "none"

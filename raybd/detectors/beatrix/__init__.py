@@ -67,6 +67,11 @@ class Beatrix(StreamDetector):
     fpr: float = Field(0.05, gt=0, lt=1)
     """Share of clean inputs above the threshold."""
 
+    @property
+    def fewest_trusted(self) -> int:
+        """Two for each half of the statistics."""
+        return 4
+
     def learn(self, victim: Victim, clean: Split, rng: Generator) -> Callable[[Split], Suspicion]:
         """Take statistics from half of the clean images, the threshold from the others.
 
