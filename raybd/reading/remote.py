@@ -52,7 +52,8 @@ def local_copy(place: str) -> Path:
 def _downloaded(place: str, filesystem: Any, root: str) -> Path:
     single = filesystem.isfile(root)
     found = {root: filesystem.info(root)} if single else filesystem.find(root, detail=True)
-    base = str(PurePosixPath(root).parent) if single else root.rstrip("/")
+    # As text: as a path, https:// would lose a slash.
+    base = root.rpartition("/")[0] if single else root.rstrip("/")
     files = {
         name: about
         for name, about in sorted(found.items())

@@ -3,7 +3,10 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ from raybd.datasets.parquet import Parquet
 from raybd.plan.file import parse
 from raybd.reading.entry import entry_for
 from raybd.reading.folders import folder_collections
+from raybd.reading.notes import say_once
 from raybd.reading.own import OwnImages
 from raybd.registry import method_class
 from raybd.types.data import Dataset, Part, Split
@@ -26,6 +30,12 @@ from tests.image_files import png
 from tests.tiny_cells import TINY
 
 PARTS: tuple[Part, ...] = ("train", "clean", "test")
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_said() -> None:
+    """A process says a text once; other tests may have said it."""
+    say_once.cache_clear()
 
 
 def split_of(dataset: Dataset, part: Part) -> Split:
@@ -652,6 +662,23 @@ def test_a_url_is_copied_once_and_again_when_it_changes(
     assert found["far.parquet:5"] == (5, "1")
     plan = parse({**TINY, "datasets": [{**entry, "size": 32, "clean": 4}]})
     assert plan.describe()["datasets"][0]["path"] == url
+
+
+def test_a_file_on_a_web_server_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYBD_CACHE", str(tmp_path / "cache"))
+    write_table(tmp_path / "far" / "x.parquet", [png(row) for row in range(12)], [0, 1] * 6)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "far"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/x.parquet"
+        entry = entry_for(url)
+        found = everything(own(entry, clean=2).load())
+        assert found == {f"x.parquet:{row}": (row, str(row % 2)) for row in range(12)}
+        with pytest.raises(UserError, match=r"nowhere\.parquet"):
+            entry_for(url.replace("x.parquet", "nowhere.parquet"))
+        server.shutdown()
+    copies = list((tmp_path / "cache").rglob("*.parquet"))
+    assert [copy.parent.parent.name for copy in copies] == ["remote"]
 
 
 def test_a_url_that_can_not_be_had_is_named(
