@@ -28,6 +28,8 @@ SMALL: dict[str, dict[str, object]] = {
     "trojannn": {"steps": 20},
 }
 """Fields that make an attack quick, and possible on 400 images."""
+READ_FROM_FILES = {"recorded"}
+"""What these change, and how, stands in a file: tests/cli/test_import_record.py."""
 RECIPE = Supervised(epochs=1, batch_size=16, augment="flip")
 """The trainer, for attacks that train as it would."""
 

@@ -17,6 +17,7 @@ from raybd.types.errors import UserError
 from raybd.types.methods import Attack
 from raybd.types.models import Victim
 from tests.attacks.making import (
+    READ_FROM_FILES,
     RECIPE,
     SMALL,
     encoder,
@@ -41,8 +42,6 @@ def _accepts_all_to_all(kind: str) -> bool:
     return "all_to_all" in str(labels.get("discriminator"))
 
 
-READ_FROM_FILES = {"recorded"}
-"""What they change, and how, stands in a file: tests/cli/test_import_record.py."""
 KINDS = tuple(
     kind
     for kind in names("attacks")
