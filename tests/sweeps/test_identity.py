@@ -38,7 +38,7 @@ def _on_images(folder: Path, first: int) -> dict[str, Any]:
     """A sweep on images of one's own, which begin with that grey."""
     write_parquet(folder, [png(first + value) for value in range(40)], [0, 1] * 20)
     raw = _changed()
-    raw["experiment"]["datasets"] = [{"kind": "parquet", "path": str(folder), "clean": 2}]
+    raw["experiment"]["datasets"] = [{"kind": "parquet", "path": str(folder), "clean": 4}]
     return raw
 
 
