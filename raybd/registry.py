@@ -220,7 +220,8 @@ def _import(role: Role, kind: str) -> ModuleType:
         # A package is imported by its folder, whose file is `__init__.py`.
         parts = path.parent if path.name == "__init__.py" else path.with_suffix("")
         return importlib.import_module(".".join(["raybd", *parts.relative_to(_ROOT).parts]))
-    if "." not in kind:
+    # What is no dotted name, like a path, is no module either.
+    if "." not in kind or not all(part.isidentifier() for part in kind.split(".")):
         raise UserError(f"unknown {singular(role)} {kind!r}", did_you_mean(kind, names(role)))
     try:
         return importlib.import_module(kind)

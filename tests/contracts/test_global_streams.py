@@ -34,7 +34,7 @@ from raybd.types.methods import (
     TransferTrainer,
 )
 from raybd.types.models import Network, Victim
-from tests.attacks.making import make, poison_with, random_split
+from tests.attacks.making import ON_GIVEN_IMAGES, make, poison_with, random_split
 from tests.clips import some_images
 from tests.contracts.test_detectors import SMALL as SMALL_DETECTORS
 from tests.contracts.test_detectors import detector_of
@@ -149,7 +149,7 @@ RUNS: dict[Role, Callable[[str], Numbers]] = {
 }
 NEED_FILES = set(names("datasets")) - {"digits"}
 """They divide and shuffle by the code that they share with the digits."""
-NEED_WEIGHTS = {"pretrained", "imported", "recorded"}
+NEED_WEIGHTS = {"pretrained", "imported", *ON_GIVEN_IMAGES}
 """They hand out weights, or images, as they are."""
 METHODS = [
     (role, kind)

@@ -10,7 +10,7 @@ EXPORT = "raybd/export/victim.py"
 OF_IMPORTED = ("tests/trainers/test_imported.py",)
 OF_WEIGHTS = ("tests/ops/test_weights.py",)
 OF_RECORDS = ("tests/cli/test_import_record.py", "tests/reading/test_backdoorbench.py")
-OF_EXPORT = ("tests/cells/test_export.py",)
+OF_EXPORT = ("tests/export/test_victim.py",)
 
 FAULTS = (
     Fault(

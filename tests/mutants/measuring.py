@@ -198,8 +198,8 @@ FAULTS = (
     Fault(
         "labels-of-other-rows",
         IMAGES,
-        "y_N[pool][rows_M], source.class_names)",
-        "y_N[pool][: len(rows_M)], source.class_names)",
+        "y_N[rows_M], source.class_names)",
+        "y_N[: len(rows_M)], source.class_names)",
         "images have the labels of other rows",
         ("tests/cells/test_measured_images.py", "tests/datasets/test_digits.py"),
     ),

@@ -70,7 +70,7 @@ def test_an_experiment_with_an_encoder_is_written_as_it_was_read() -> None:
 
 
 def test_canaries_are_in_what_the_encoder_learns_from() -> None:
-    cell = cells(DBD, canaries={})["dbd"]
+    cell = cells(DBD, canaries={"least": 10})["dbd"]
     assert encoder(cell).poison.name == "plant"
     assert encoder(cell).poison_stage.name == "poison"
 

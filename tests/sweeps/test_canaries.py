@@ -16,7 +16,7 @@ from raybd.types.errors import UserError
 
 TINY: dict[str, Any] = {
     "name": "tiny",
-    "datasets": [{"kind": "digits", "limit": 300, "test_limit": 50, "clean": 60}],
+    "datasets": [{"kind": "digits", "limit": 800, "test_limit": 50, "clean": 130}],
     "attacks": [{"kind": "badnets"}],
     "trainers": [
         {

@@ -113,6 +113,7 @@ CASES = [
             "epochs": 8,
             "lr": 0.05,
             "trusted_epochs": 30,
+            "weight_decay": 5e-4,
             "largest_mode": 0.35,
         },
         accuracy=0.9,
