@@ -63,7 +63,7 @@ def follow(page: Path, folder: Path) -> None:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             check=False,
         )
         assert done.returncode == 0, f"{block.text}{done.stdout}{done.stderr}"

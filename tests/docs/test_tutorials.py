@@ -7,7 +7,7 @@ import pytest
 from raybd.results.store import Store
 from tests.docs.pages import TUTORIALS, blocks, follow
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
