@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from raybd.distributed import group
 from raybd.repairs._clean_accuracy import accuracy_facts, lost
 from raybd.training.epochs import Batch, Epochs, Stream
-from raybd.training.held_out import MOST_LOST, fit_and_held
+from raybd.training.held_out import fit_and_held, too_costly
 from raybd.training.inference import infer
 from raybd.training.trusted import FEWEST, trusted_accuracy
 from raybd.types.config import searched
@@ -236,7 +236,7 @@ def _too_costly(before: float | None, after: float | None, held: Split) -> bool:
     """Whether a round lost more accuracy than a choice may cost; few images cannot tell."""
     if before is None or after is None or len(held) < FEWEST:
         return False
-    return after < (1 - MOST_LOST) * before
+    return too_costly(before, after)
 
 
 def _trained(victim: Victim) -> list[nn.Parameter]:

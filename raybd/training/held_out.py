@@ -32,6 +32,11 @@ def fit_and_held(clean: Split, rng: Generator) -> tuple[Split, Split]:
     return clean.select(~held_M), clean.select(held_M)
 
 
+def too_costly(before: float, after: float) -> bool:
+    """Return whether a choice costs more accuracy on the held-out images than MOST_LOST."""
+    return after < (1 - MOST_LOST) * before
+
+
 def strongest(before: float, accuracies: Sequence[float] | Tensor) -> int | None:
     """Return the place of the strongest setting that costs at most MOST_LOST.
 
@@ -41,7 +46,7 @@ def strongest(before: float, accuracies: Sequence[float] | Tensor) -> int | None
     """
     allowed = 0
     for accuracy in accuracies:
-        if float(accuracy) < (1 - MOST_LOST) * before:
+        if too_costly(before, float(accuracy)):
             break
         allowed += 1
     return allowed - 1 if allowed else None

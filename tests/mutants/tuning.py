@@ -131,7 +131,7 @@ FAULTS = (
     Fault(
         "ibau-keeps-all-rounds",
         IBAU,
-        "return after < (1 - MOST_LOST) * before",
+        "return too_costly(before, after)",
         "return False",
         "I-BAU keeps rounds that destroy the network",
         (f"{TESTS}/test_ibau.py::test_rounds_that_cost_too_much_are_not_kept",),
