@@ -18,7 +18,7 @@ from raybd.detectors.asset.inner_loop import (
     medcouple,
     outlyingness,
 )
-from raybd.detectors.asset.outer_loop import Loss, Offset, losses, offset
+from raybd.detectors.asset.outer_loop import Loss, Offset, losses, of_part, offset
 from raybd.metrics.detection import detection
 from raybd.networks.resnet18 import Resnet18
 from raybd.networks.small_cnn import SmallCnn
@@ -425,6 +425,15 @@ def test_few_clean_images_are_flagged_where_there_is_no_poison(scene: Scene) -> 
     assert float((verdict.score_N > verdict.threshold_N).float().mean()) < 0.2
 
 
+def test_a_threshold_that_leaves_part_of_the_target_class_unflagged_is_named(scene: Scene) -> None:
+    detector = Asset(threshold="top_share", share=0.01)
+    pool = scene.pool(detector)
+    verdict = detector.score(scene.victim, pool.suspects, scene.dataset.clean, stream())
+    assert verdict.warning is not None and "of class 0 score above" in verdict.warning
+    found = Asset().score(scene.victim, pool.suspects, scene.dataset.clean, stream())
+    assert found.warning is None
+
+
 def test_the_stored_embeddings_are_read(scene: Scene) -> None:
     detector = Asset(epochs=1, folds=2)
     pool = scene.pool(detector)
@@ -436,22 +445,33 @@ def test_the_stored_embeddings_are_read(scene: Scene) -> None:
         assert len(verdict.score_N[pool.suspects.y_N == label].unique()) == 2
 
 
+def test_a_part_of_the_pool_is_picked_from_by_its_rows_of_the_whole() -> None:
+    picked_N = torch.tensor([False, True, False, False, True, True])
+    part_S = torch.tensor([0, 2, 4, 5])
+    assert of_part(lambda rows_B: picked_N[rows_B], part_S)(torch.tensor([3, 0, 2])).tolist() == [
+        True,
+        False,
+        True,
+    ]
+
+
 @pytest.mark.parametrize("pushed", ["up", "down"])
 def test_no_network_scores_what_it_was_pushed_on(pushed: str) -> None:
     # Labels that nothing explains: a wide network that was pushed up on all suspects, or down on
     # all trusted images, would have the suspects far above the trusted ones.
     rng = stream(1)
-    victim, _, _ = tiny()
     x = torch.randint(0, 256, (600, 3, 16, 16), generator=rng, dtype=torch.uint8)
     y = torch.randint(0, 3, (600,), generator=rng)
     suspects, clean = Split(x[:300], y[:300]), Split(x[300:], y[300:])
+    # Enough features to learn 300 labels by heart.
+    victim = new_victim(suspects, 3, SmallCnn(width=32), stream()).eval()
     asset = Asset(
         minimise="cross_entropy",
         concentrate="none",
-        width=512,
+        width=256,
         lr_min=3e-3 if pushed == "down" else 1e-9,
         lr_max=3e-3 if pushed == "up" else 1e-9,
-        epochs=30,
+        epochs=60,
         alpha=0.5,
     )
     verdict = asset.score(victim, suspects, clean, stream())

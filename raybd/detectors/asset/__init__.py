@@ -14,7 +14,7 @@ the defaults were chosen is in docs/results.md; `configs/cifar10_asset_small.yam
 demo settings as `asset_published`.
 """
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -37,8 +37,9 @@ from raybd.detectors.asset.inner_loop import (
     outlyingness,
     standardised,
 )
-from raybd.detectors.asset.outer_loop import Loss, Offset, Select, losses, offset
+from raybd.detectors.asset.outer_loop import Loss, Offset, Select, losses, of_part, offset
 from raybd.metrics import thresholds
+from raybd.metrics.passed_over import passed_over
 from raybd.training.inference import infer
 from raybd.types.config import searched
 from raybd.types.data import Pool, Split
@@ -188,20 +189,20 @@ class Asset(Detector):
         back = canonical.argsort()
         suspects = suspects.select(canonical)
         pushed = self._on_features if self.inputs == "features" else self._on_images
-        score_N, held_M, started = pushed(victim, suspects, clean, back, rng)
+        score_N, held, started = pushed(victim, suspects, clean, back, rng)
 
+        threshold = torch.tensor(self._threshold(score_N, held.score_M))
         warning = (
-            None
+            passed_over(score_N, suspects.y_N, score_N > threshold, held.score_M, held.label_M)
             if started
             else "the detector did not start: nothing was ever selected, raise top or lower cut"
         )
-        threshold = torch.tensor(self._threshold(score_N, held_M))
         facts = {"share_of_steps_raised": started, "separation": thresholds.separation(score_N)}
         return Suspicion(score_N[back], threshold, warning=warning, facts=facts)
 
     def _on_images(
         self, victim: Victim, suspects: Split, clean: Split, back: Tensor, rng: Generator
-    ) -> tuple[Tensor, Tensor, float]:
+    ) -> tuple[Tensor, "_Held", float]:
         """Push a network on images; return scores, those of trusted ones held out, and share."""
         order = torch.randperm(len(clean), generator=rng)
         # Only the conformal threshold reads held-out scores; the others leave all to the training.
@@ -228,11 +229,13 @@ class Asset(Detector):
         )
         score_N = self._losses(net, suspects)
         # The scores stand in for held-out ones where the threshold does not look at these.
-        return score_N, self._losses(net, held) if held_out else score_N, started
+        if not held_out:
+            return score_N, _Held(score_N, suspects.y_N), started
+        return score_N, _Held(self._losses(net, held), held.y_N), started
 
     def _on_features(
         self, victim: Victim, suspects: Split, clean: Split, back: Tensor, rng: Generator
-    ) -> tuple[Tensor, Tensor, float]:
+    ) -> tuple[Tensor, "_Held", float]:
         """Push networks on features; return scores, those of trusted images, and share.
 
         Each network scores what none of its steps has seen: clean suspects and trusted images then
@@ -257,7 +260,7 @@ class Asset(Detector):
                 networks.on_features(suspects_ND.shape[1], self.width, outputs, rng),
                 rows.select(seen_S),
                 trusted.select(fold_M != fold),
-                partial(_selected, select, seen_S),
+                of_part(select, seen_S),
                 # The first network stands for all: each report is one of the whole detector.
                 (lambda net: self._losses(net, rows)[back]) if fold == 0 else None,
                 rng,
@@ -265,7 +268,7 @@ class Asset(Detector):
             score_N[fold_N == fold] = self._losses(net, rows.select(fold_N == fold))
             held_M[fold_M == fold] = self._losses(net, trusted.select(fold_M == fold))
             started += share / self.folds
-        return score_N, held_M, started
+        return score_N, _Held(held_M, clean.y_N), started
 
     def _losses(self, net: nn.Module, split: Split) -> Tensor:
         return losses(self.suspicion, infer(net, split.x_NCHW), split.y_N)
@@ -328,11 +331,14 @@ class Asset(Detector):
         return lambda rows_B: once(partial(judge, rows_B), rng)
 
 
+@dataclass(frozen=True)
+class _Held:
+    """Scores and labels of trusted images that the scoring network has not seen."""
+
+    score_M: Tensor
+    label_M: Tensor
+
+
 def _everything(rows_B: Tensor) -> Tensor:
     """Return a mask that picks every suspect of a batch."""
     return torch.ones(len(rows_B), dtype=torch.bool)
-
-
-def _selected(select: Select, seen_S: Tensor, rows_B: Tensor) -> Tensor:
-    """Return what `select` picks of a batch whose rows are counted in a part of the pool."""
-    return select(seen_S[rows_B])

@@ -33,6 +33,14 @@ def losses(kind: Loss, out_BK: Tensor, y_B: Tensor) -> Tensor:
     return F.cross_entropy(out_BK, y_B, reduction="none")
 
 
+def of_part(select: Select, rows_S: Tensor) -> Select:
+    """Return `select` for a part of the pool: it is asked for rows of the part.
+
+    `rows_S` are the rows of the whole pool that the part has.
+    """
+    return lambda rows_B: select(rows_S[rows_B])
+
+
 @dataclass(frozen=True)
 class Offset:
     """How the two steps are taken; the fields are those of the detector."""
