@@ -21,10 +21,10 @@ from torch import Generator, Tensor, nn
 from raybd.metrics.classification import clean_accuracy, predictions
 from raybd.repairs._clean_accuracy import AFTER, accuracy_facts, lost
 from raybd.repairs._pruning import need_labels
+from raybd.repairs._tuning import Tuning
 from raybd.training.held_out import fit_and_held, strongest
 from raybd.training.inference import infer
 from raybd.training.loop import fit
-from raybd.training.recipe import FollowingRecipe
 from raybd.types.config import searched
 from raybd.types.data import Split
 from raybd.types.errors import Infeasible
@@ -36,7 +36,7 @@ PRUNED = "clean_part_accuracy_pruned"
 """Fact: accuracy on held-out images between pruning and training."""
 
 
-class FinePruning(FollowingRecipe, Repair):
+class FinePruning(Tuning, Repair):
     """Silence the idlest units of the embedding, and train the rest on the clean part."""
 
     batch_size: int = Field(256, ge=1)
@@ -78,7 +78,15 @@ class FinePruning(FollowingRecipe, Repair):
             between = accuracy_facts(repaired, repaired, held)
             facts |= {PRUNED: between[AFTER]} if between else {}
             # Momentum and decay of the untouched columns would not stop at zero.
-            fit(repaired, fitted, self.resolved(), rng, name="fine_pruning", after_step=silence)
+            fit(
+                repaired,
+                fitted,
+                self.resolved(),
+                rng,
+                self.objective(victim),
+                name="fine_pruning",
+                after_step=silence,
+            )
         facts |= accuracy_facts(victim, repaired.eval(), held)
         missed = "nothing was pruned: even the idlest units cost too much on held-out images"
         warning = lost("fine_pruning", facts, held) if count else missed

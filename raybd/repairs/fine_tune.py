@@ -13,15 +13,15 @@ from pydantic import Field
 from torch import Generator
 
 from raybd.repairs._clean_accuracy import accuracy_facts, lost
+from raybd.repairs._tuning import Tuning
 from raybd.training.loop import fit
-from raybd.training.recipe import FollowingRecipe
 from raybd.types.data import Split
 from raybd.types.methods import Repair
 from raybd.types.models import Victim
 from raybd.types.verdicts import Defended
 
 
-class FineTune(FollowingRecipe, Repair):
+class FineTune(Tuning, Repair):
     """Train all layers on the clean part, a trusted hold-out, and nothing else."""
 
     version = 2
@@ -47,6 +47,7 @@ class FineTune(FollowingRecipe, Repair):
             clean.select(order[held:]),
             self.resolved(),
             rng,
+            self.objective(victim),
             name="fine_tune",
         )
 

@@ -18,11 +18,11 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from raybd.repairs._clean_accuracy import accuracy_facts, lost
+from raybd.repairs._tuning import Tuning
 from raybd.training.epochs import Epochs
 from raybd.training.held_out import fit_and_held
 from raybd.training.loop import fit
 from raybd.training.passes import still_statistics, with_weights
-from raybd.training.recipe import FollowingRecipe
 from raybd.types.config import searched
 from raybd.types.data import Split
 from raybd.types.methods import Repair
@@ -33,7 +33,7 @@ TINY = 1e-12
 """Smallest norm that is divided by."""
 
 
-class FtSam(FollowingRecipe, Repair):
+class FtSam(Tuning, Repair):
     """Fine-tune all layers on trusted images, each step by the gradient of the sharpest point."""
 
     batch_size: int = Field(256, ge=1)
@@ -43,7 +43,7 @@ class FtSam(FollowingRecipe, Repair):
     rho: float = Field(2.0, gt=0, json_schema_extra=searched(low=0.1, high=8.0, log=True))
     """Norm of the climb, in weights that are scaled by their own size."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    """Share of each label that is spread over all classes."""
+    """`targets: labels`: share of each label that is spread over all classes."""
 
     def repair(self, victim: Victim, suspects: Split, clean: Split, rng: Generator) -> Defended:
         """Return a fine-tuned copy; the suspects are not used.
@@ -58,7 +58,7 @@ class FtSam(FollowingRecipe, Repair):
             learned,
             self.resolved(),
             rng,
-            self._losses,
+            self.objective(victim, self._losses),
             name="ft_sam",
             step=partial(self._step, tuned),
         )

@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from raybd.distributed import group
 from raybd.repairs._clean_accuracy import accuracy_facts, lost
+from raybd.repairs._tuning import Targets
 from raybd.training.epochs import Batch, Epochs, Stream
 from raybd.training.held_out import fit_and_held, too_costly
 from raybd.training.inference import infer
@@ -34,7 +35,7 @@ from raybd.types.models import Victim
 from raybd.types.verdicts import Defended
 
 
-class Ibau(Repair):
+class Ibau(Targets, Repair):
     """Learn by hypergradients to resist one perturbation of all images."""
 
     rounds: int = Field(5, ge=1, json_schema_extra=searched(low=1, high=20))
@@ -78,7 +79,8 @@ class Ibau(Repair):
             optimizers=[torch.optim.Adam(_trained(repaired), self.lr)],
             hint=f"Lower lr (now {self.lr:g}).",
         )
-        self._rounds(repaired, loop, kept, held, trusted_accuracy(victim, held))
+        loss = partial(_loss, self, said_NK=self.said(victim, learned.x_NCHW))
+        self._rounds(repaired, loop, kept, held, trusted_accuracy(victim, held), loss)
 
         repaired.load_state_dict(kept.weights)
         repaired = repaired.cpu().eval()
@@ -92,7 +94,13 @@ class Ibau(Repair):
         return Defended(repaired, warning=warning, facts=facts)
 
     def _rounds(
-        self, victim: Victim, loop: Epochs, kept: "_Kept", held: Split, before: float | None
+        self,
+        victim: Victim,
+        loop: Epochs,
+        kept: "_Kept",
+        held: Split,
+        before: float | None,
+        loss: "_Outer",
     ) -> None:
         """Go through the rounds, and keep the network after each that does not cost too much."""
         # The faster kernels of attention have no second derivative.
@@ -100,7 +108,7 @@ class Ibau(Repair):
             for _ in loop.remaining():
                 d_1CHW = self._search(victim, loop)
                 fooled_before = _fooled(victim, loop.stream.x_N, d_1CHW)
-                self._unlearn(victim, loop, d_1CHW)
+                self._unlearn(victim, loop, d_1CHW, loss)
                 fooled_after = _fooled(victim, loop.stream.x_N, d_1CHW)
 
                 kept.done += 1
@@ -130,7 +138,7 @@ class Ibau(Repair):
         loss = F.cross_entropy(victim(worn(x_BCHW, d_1CHW)), y_B, reduction="sum")
         return -loss / batch + self.penalty * d_1CHW.square().sum() / group.world()
 
-    def _unlearn(self, victim: Victim, loop: Epochs, d_1CHW: Tensor) -> None:
+    def _unlearn(self, victim: Victim, loop: Epochs, d_1CHW: Tensor, outer: "_Outer") -> None:
         """Descend the loss of all batches, where some images carry the perturbation."""
         parameters = _trained(victim)
         first: Batch | None = None
@@ -141,7 +149,7 @@ class Ibau(Repair):
             carries_B = (group.shard(torch.arange(batch.size)) < count).to(group.device())
             loss, gradients = hypergradient(
                 partial(self._agreement, victim, first.x_B, first.y_B, batch=first.size),
-                partial(_loss, victim, batch, carries_B),
+                partial(outer, victim, batch, carries_B),
                 d_1CHW,
                 parameters,
                 self.inner_step,
@@ -219,10 +227,23 @@ class _Kept:
         vars(self).update(state)
 
 
-def _loss(victim: Victim, batch: Batch, carries_B: Tensor, d_1CHW: Tensor) -> Tensor:
+_Outer = Callable[[Victim, Batch, Tensor, Tensor], Tensor]
+"""(victim, batch, carries_B, d_1CHW) -> the loss that is lowered where some images carry d."""
+
+
+def _loss(
+    targets: Targets,
+    victim: Victim,
+    batch: Batch,
+    carries_B: Tensor,
+    d_1CHW: Tensor,
+    said_NK: Tensor | None,
+) -> Tensor:
     """Return this worker's part of the mean loss of a batch in which some images carry d."""
     x_BCHW = worn(batch.x_B, d_1CHW * carries_B.view(-1, 1, 1, 1))
-    return F.cross_entropy(victim(x_BCHW), batch.y_B, reduction="sum") / batch.size
+    # Of the images without d: what the victim says of those with it is to be unlearned.
+    said_BK = None if said_NK is None else said_NK[batch.rows_B.cpu()].to(x_BCHW.device)
+    return targets.losses(victim(x_BCHW), batch.y_B, said_BK).sum() / batch.size
 
 
 def _fooled(victim: Victim, x_NCHW: Tensor, d_1CHW: Tensor) -> float:

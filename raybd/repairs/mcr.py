@@ -19,11 +19,11 @@ from torch import Generator, Tensor, nn
 
 from raybd.distributed import group
 from raybd.repairs._clean_accuracy import accuracy_facts, lost
+from raybd.repairs._tuning import Tuning
 from raybd.training.epochs import Epochs
 from raybd.training.held_out import fit_and_held, strongest
 from raybd.training.loop import fit
 from raybd.training.passes import relearn_statistics, with_weights
-from raybd.training.recipe import FollowingRecipe
 from raybd.training.trusted import trusted_accuracy
 from raybd.types.config import searched
 from raybd.types.data import Split
@@ -35,7 +35,7 @@ POINTS = tuple(place / 20 for place in range(1, 11))
 """Points of the curve that are tried where `t` is held: from near the victim to the middle."""
 
 
-class Mcr(FollowingRecipe, Repair):
+class Mcr(Tuning, Repair):
     """Take a point of a low-loss curve between the victim and a fine-tuned copy."""
 
     weight_decay: float = Field(1e-4, ge=0)
@@ -60,9 +60,10 @@ class Mcr(FollowingRecipe, Repair):
         learned, held = fit_and_held(clean, rng)
         recipe = self.resolved()
         to_end = recipe.model_copy(update={"epochs": self.end_epochs, "lr": self.end_lr})
-        end = fit(copy.deepcopy(victim), learned, to_end, rng, name="mcr end")
+        taught = self.objective(victim)
+        end = fit(copy.deepcopy(victim), learned, to_end, rng, taught, name="mcr end")
         curve = _Curve(victim, end, rng)
-        fit(curve.bend, learned, recipe, rng, name="mcr", step=curve.step)
+        fit(curve.bend, learned, recipe, rng, taught, name="mcr", step=curve.step)
         facts = {"steps": float(recipe.step_count(len(learned)) + to_end.step_count(len(learned)))}
         if (accuracy := trusted_accuracy(end, held)) is not None:
             facts["end_accuracy"] = accuracy

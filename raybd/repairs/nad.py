@@ -16,16 +16,15 @@ from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from raybd.distributed import group
 from raybd.repairs._clean_accuracy import accuracy_facts, lost
+from raybd.repairs._tuning import Tuning
 from raybd.training import layers
 from raybd.training.held_out import fit_and_held
-from raybd.training.loop import fit
-from raybd.training.recipe import FollowingRecipe
+from raybd.training.loop import Objective, fit
 from raybd.training.runtime import current, running
 from raybd.training.trusted import trusted_accuracy
 from raybd.types.config import searched
@@ -39,7 +38,7 @@ TINY = 1e-6
 """Added to the norm of an attention map."""
 
 
-class Nad(FollowingRecipe, Repair):
+class Nad(Tuning, Repair):
     """Fine-tune the victim so that its attention becomes that of a fine-tuned copy."""
 
     epochs: int = Field(20, ge=1)
@@ -87,8 +86,11 @@ class Nad(FollowingRecipe, Repair):
         student = copy.deepcopy(victim)
         # Not compiled: the hooks that read the maps would not run.
         with running(replace(current(), compile=False)), layers.reading(student, names) as shown:
-            teacher = fit(copy.deepcopy(victim), learned, as_teacher, rng, name="nad teacher")
-            distilled = _Distilled(teacher, weights, shown, self.power)
+            taught = self.objective(victim)
+            teacher = fit(
+                copy.deepcopy(victim), learned, as_teacher, rng, taught, name="nad teacher"
+            )
+            distilled = _Distilled(teacher, weights, shown, self.power, taught)
             fit(student, learned, recipe, rng, distilled, name="nad")
 
         facts = {
@@ -132,7 +134,7 @@ def attention(out: Tensor, power: float) -> Tensor:
 
 
 class _Distilled:
-    """The student's losses: cross-entropy, and the distance of its attention to the teacher's."""
+    """The student's losses: of its predictions, and of its attention against the teacher's."""
 
     def __init__(
         self,
@@ -140,7 +142,9 @@ class _Distilled:
         weights: Mapping[str, float],
         shown: Mapping[str, Tensor],
         power: float,
+        objective: Objective,
     ) -> None:
+        self.objective = objective
         self.teacher = teacher.to(group.device()).eval()
         self.weights = weights
         self.shown = shown
@@ -150,7 +154,7 @@ class _Distilled:
     def __call__(self, model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
         with torch.no_grad(), layers.reading(self.teacher, list(self.weights)) as taught:
             self.teacher(x_BCHW)
-        loss_B = F.cross_entropy(model(x_BCHW), y_B, reduction="none")
+        loss_B = self.objective(model, x_BCHW, y_B, rows_B)
         for name, weight in self.weights.items():
             wanted_BT = attention(taught[name], self.power)
             found_BT = attention(self.shown[name], self.power)

@@ -19,10 +19,10 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from raybd.repairs._clean_accuracy import accuracy_facts, lost
+from raybd.repairs._tuning import Tuning
 from raybd.training.held_out import fit_and_held
 from raybd.training.inference import infer
 from raybd.training.loop import fit
-from raybd.training.recipe import FollowingRecipe
 from raybd.types.config import searched
 from raybd.types.data import Split
 from raybd.types.methods import ScannedRepair
@@ -33,7 +33,7 @@ STILL_WORKS = 0.5
 """Share of the held-out images above which a trigger that was to be unlearned still works."""
 
 
-class NeuralCleanse(FollowingRecipe, ScannedRepair):
+class NeuralCleanse(Tuning, ScannedRepair):
     """Fine-tune on trusted images, of which some wear the recovered triggers and keep their labels.
 
     It stands on a scan of `neural_cleanse`, whose fields an entry may set: scan: {rounds: 80}.
@@ -77,6 +77,8 @@ class NeuralCleanse(FollowingRecipe, ScannedRepair):
             self.stamped(learned, found, classes, rng),
             self.resolved(),
             rng,
+            # Of the images without the trigger: of those with it, the victim says the class.
+            self.objective(victim, said_NK=self.said(victim, learned.x_NCHW)),
             name="neural_cleanse",
         )
 

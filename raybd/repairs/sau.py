@@ -20,6 +20,7 @@ from torch import Generator, Tensor, nn
 
 from raybd.distributed import group
 from raybd.repairs._clean_accuracy import accuracy_facts, lost
+from raybd.repairs._tuning import Targets
 from raybd.training.augmentation import Augment
 from raybd.training.held_out import fit_and_held
 from raybd.training.loop import fit
@@ -34,7 +35,7 @@ TINY = 1e-8
 """Smallest probability whose logarithm is taken."""
 
 
-class Sau(Recipe, Repair):
+class Sau(Targets, Recipe, Repair):
     """Train on trusted images, and away from the victim's label of shared adversarial examples."""
 
     batch_size: int = Field(256, ge=1)
@@ -182,12 +183,16 @@ class _Unlearning:
 
         logits_BK = model(torch.cat([x_BCHW.float(), found.x_BCHW])).float()
         plain_BK, worn_BK = logits_BK.chunk(2)
-        loss_B = self.sau.clean_weight * F.cross_entropy(plain_BK, y_B, reduction="none")
+        loss_B = self.sau.clean_weight * self.sau.losses(plain_BK, y_B, self._said(x_BCHW))
         if self.sau.adversarial_weight:
             hard_B = F.cross_entropy(worn_BK, y_B, reduction="none")
             loss_B = loss_B + self.sau.adversarial_weight * hard_B
         forget_B = -log_of_the_rest(worn_BK, found.said_B) * found.wrong_B
         return loss_B + self.sau.unlearning_weight * forget_B
+
+    @torch.no_grad()
+    def _said(self, x_BCHW: Tensor) -> Tensor | None:
+        return self.victim(x_BCHW) if self.sau.targets == "victim" else None
 
     @property
     def shares(self) -> dict[str, float]:
