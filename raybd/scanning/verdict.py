@@ -10,6 +10,10 @@ LIKELY = 0.5
 """Share of a planted attack that must be found for it to count as one that would be seen."""
 MOST_CLASSES = 5
 """Classes that are named in a verdict."""
+UNKNOWN_POWER = (
+    "What the scan could have found is not known: nothing can be planted into a model that is "
+    "trained already. Without --model, the scan trains one, and plants triggers."
+)
 KIND_WORDS = {
     "patch": "a small patch",
     "blend": "a blended pattern",
@@ -29,11 +33,13 @@ class Verdict:
     """What the procedure finds of attacks that are known; always said beside the verdict."""
 
 
-def verdict_of(layout: Layout, judged: Judged, power: Sequence[Power]) -> Verdict:
-    """Return the verdict on a data set."""
+def verdict_of(
+    layout: Layout, judged: Judged, power: Sequence[Power], trained: bool = True
+) -> Verdict:
+    """Return the verdict on a data set; `trained`: whether the scan has trained its victims."""
     flagged = int(judged.flagged_N.sum())
     total = len(judged.flagged_N)
-    said = _power_said(power)
+    said = _power_said(power) if trained else UNKNOWN_POWER
     if layout.from_suspects:
         said += (
             " Trusted images were drawn from the suspects, and nothing was planted into them: of"
