@@ -59,7 +59,7 @@ def scanned(asked: ScanRequest, store: Store, run: RunStages, say: Say | None = 
     else:
         scan, decision = _training(asked, suspects, store)
         how = (
-            f"{decision.epochs} epochs, {len(decision.rates)} copies with planted triggers, about "
+            f"{decision.epochs} epochs, {decision.copies} copies with planted triggers, about "
             f"{max(1, round(decision.seconds / 60))} min"
         )
     say(
@@ -79,11 +79,11 @@ def scanned(asked: ScanRequest, store: Store, run: RunStages, say: Say | None = 
     verdict = judged(plain, layout, store)
     power: list[Power] = []
     each = _spent(plain, store)
-    for copy, rate in enumerate(decision.rates):
+    for copy, (rate, strength) in enumerate(budget.COPIES[: decision.copies]):
         # What a pass took is known now: another copy is made if it fits.
         if copy and each * (copy + 2) > 60 * asked.budget:
             break
-        planted = scan.with_triggers(rate)
+        planted = scan.with_triggers(rate, strength)
         run(tuple(planted.stages()))
         power += power_of(planted, judged(planted, layout, store))
     return ScanResult(scan, verdict, tuple(power), decision, _accuracy(plain, store), tuple(notes))
@@ -158,7 +158,7 @@ def _of_a_model(asked: ScanRequest, suspects: Suspects) -> tuple[Scan, budget.De
     training = entries.training(given, "--model")
     return (
         Scan(suspects, suspects.layout(), training, default_detectors()),
-        budget.Decision(0, (), 0.0),
+        budget.Decision(0, 0, 0.0),
     )
 
 
@@ -168,7 +168,7 @@ def _training(asked: ScanRequest, suspects: Suspects, store: Store) -> tuple[Sca
         raise UserError("--normalisation: it says how a --model was trained", "Remove it.")
     network = entries.method("networks", {"kind": asked.network or DEFAULT_NETWORK}, "--network")
     # The key of a scan does not depend on the length of its trainings.
-    first = _scan(suspects, network, budget.Decision(budget.USUAL_EPOCHS, (), 0.0))
+    first = _scan(suspects, network, budget.Decision(budget.USUAL_EPOCHS, 0, 0.0))
     decision = budget.remembered(store, first.key, asked.budget)
     if decision is None:
         decision = _decision(suspects, network, asked.budget)
