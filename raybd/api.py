@@ -72,19 +72,23 @@ def scan(
     data: str | Path,
     trusted: str | Path | None = None,
     trusted_share: float = 0.1,
-    network: str = "small_cnn",
+    network: str | None = None,
     size: int | None = None,
     budget: float = 10.0,
     seed: int = 0,
     store: str | Path = DEFAULT_STORE,
     address: str | None = None,
+    model: str | Path | None = None,
+    normalisation: str | None = None,
 ) -> "pd.DataFrame":
     """Look for poison in a data set, and return a row for each image, the most suspicious first.
 
     `data` is a folder of class folders or Parquet files. `trusted` holds images that are known to
-    be good; without it, a share of the suspects is trusted. `budget` is in minutes. The verdict, in
-    sentences, and what the scan could have found are in the attributes of the frame: `verdict`,
-    `power`. Raises UserError for data that can't be read, and if cluster or store can't be used.
+    be good; without it, a share of the suspects is trusted. `budget` is in minutes. `model` is a
+    file of weights of a model that was trained on the data; without it, one is trained. The
+    verdict, in sentences, and what the scan could have found are in the attributes of the frame:
+    `verdict`, `power`. Raises UserError for data that can't be read, and if cluster or store can't
+    be used.
     """
     from rich.console import Console
 
@@ -95,7 +99,9 @@ def scan(
         data=str(data),
         trusted=None if trusted is None else str(trusted),
         trusted_share=trusted_share,
+        model=None if model is None else str(model),
         network=network,
+        normalisation=normalisation,
         size=size,
         budget=budget,
         seed=seed,

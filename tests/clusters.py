@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -66,8 +66,13 @@ def default_interrupt() -> None:
 
 
 @contextmanager
-def cluster(folder: Path, nodes: int = 1, cpus: int = 1) -> Iterator[Cluster]:
-    """Start a cluster with some CPUs per node; end it, and all that runs on it, at the end."""
+def cluster(
+    folder: Path, nodes: int = 1, cpus: int = 1, machine: Mapping[str, str] | None = None
+) -> Iterator[Cluster]:
+    """Start a cluster with some CPUs per node; end it, and all that runs on it, at the end.
+
+    `machine` has variables that the nodes have, and their clients have not.
+    """
     token = folder / "token"
     token.write_text("raybd-test-token-" + "0" * 32)
     clean = {
@@ -97,7 +102,13 @@ def cluster(folder: Path, nodes: int = 1, cpus: int = 1) -> Iterator[Cluster]:
         ]
         command += [f"--dashboard-agent-listen-port={agent}", *arguments]
         processes.append(
-            subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+            subprocess.Popen(
+                command,
+                env=env | dict(machine or {}),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         )
         return agent
 

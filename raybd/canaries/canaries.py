@@ -106,7 +106,7 @@ class Canaries(Config):
         labels = torch.randperm(num_classes, generator=rng)
         families = torch.randperm(len(FAMILIES), generator=rng)
         for group, part in enumerate(torch.arange(len(images)).chunk(self.triggers)):
-            stamp = FAMILIES[int(families[group % len(FAMILIES)])](x_LCHW.shape, rng)
+            stamp = FAMILIES[int(families[group % len(FAMILIES)])](x_LCHW.shape, rng, None)
             # Rounded, because a cast would cut the fraction off and darken the image.
             x_LCHW[part] = stamp(x_LCHW[part].float()).clamp(0, 255).round().to(torch.uint8)
 

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from raybd.canaries.triggers import blend, patch, sinusoid, warp
+from raybd.canaries.triggers import Family, blend, patch, sinusoid, warp
 from raybd.poisoning.label_maps import NoTarget
 from raybd.poisoning.overlay import same_role
 from raybd.types.data import POISON, LabelMap, Poisoned
@@ -19,7 +19,9 @@ from raybd.types.errors import Infeasible
 from raybd.types.methods import Attack, AttackInput
 
 Kind = Literal["patch", "blend", "sinusoid", "warp"]
-_FAMILIES = {"patch": patch, "blend": blend, "sinusoid": sinusoid, "warp": warp}
+Strength = Literal["faint", "strong"]
+_STRENGTHS: dict[Strength, float] = {"faint": 0.0, "strong": 1.0}
+_FAMILIES: dict[Kind, Family] = {"patch": patch, "blend": blend, "sinusoid": sinusoid, "warp": warp}
 
 
 class KnownTriggers(Attack):
@@ -29,6 +31,8 @@ class KnownTriggers(Attack):
     has_trigger: ClassVar[bool] = False
     kinds: tuple[Kind, ...] = Field(("patch", "blend"), min_length=1)
     """The kinds of triggers; each has its own images and its own label."""
+    strength: Strength | None = None
+    """How clear the triggers are: the faintest of their kind, the strongest, or drawn between."""
     rate: float = Field(0.03, gt=0, le=0.2)
     """Share of the first `among` images that each kind is given."""
     among: int | None = Field(None, ge=2)
@@ -52,8 +56,9 @@ class KnownTriggers(Attack):
         """Plant all kinds; the state `kind_M` says which kind each row has. Raises Infeasible."""
         train = given.train
         drawn = self._drawn(train.y_N, rng)
+        strength = None if self.strength is None else _STRENGTHS[self.strength]
         planted = [
-            _FAMILIES[kind](train.x_NCHW[:1].shape, rng)(train.x_NCHW[rows_M].float())
+            _FAMILIES[kind](train.x_NCHW[:1].shape, rng, strength)(train.x_NCHW[rows_M].float())
             for kind, (rows_M, _) in zip(self.kinds, drawn, strict=True)
         ]
         index_M = torch.cat([rows_M for rows_M, _ in drawn])

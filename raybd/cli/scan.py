@@ -28,9 +28,20 @@ def scan(
         typer.Option("--trusted-share", help="Share of the suspects to trust without --trusted."),
     ] = 0.1,
     budget: Annotated[float, typer.Option("--budget", help="Minutes.")] = 10.0,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", help="Weights of a model trained on the data; else one is trained."
+        ),
+    ] = None,
     network: Annotated[
-        str, typer.Option("--network", help="Architecture that is trained on the data.")
-    ] = "small_cnn",
+        str | None,
+        typer.Option("--network", help="Architecture; small_cnn, or that of the model."),
+    ] = None,
+    normalisation: Annotated[
+        str | None,
+        typer.Option("--normalisation", help="Of the model: none, imagenet, cifar10 or half."),
+    ] = None,
     size: Annotated[
         int | None, typer.Option("--size", help="Side that images are resized to, in pixels.")
     ] = None,
@@ -67,7 +78,9 @@ def scan(
         trusted=trusted,
         trusted_share=trusted_share,
         budget=budget,
+        model=model,
         network=network,
+        normalisation=normalisation,
         size=size,
         seed=seed,
     )

@@ -9,6 +9,10 @@ from raybd.cli import options
 from raybd.cli.interrupt import INTERRUPTION
 from raybd.cli.output import say
 
+OF_THE_CLUSTER = "cluster"
+"""What `--store` says if the machines of the cluster know their store; no folder has this name,
+since a relative one is refused."""
+
 
 def submit(
     config: Annotated[
@@ -27,7 +31,7 @@ def submit(
         typer.Option(
             "--store",
             envvar="RAYBD_STORE",
-            help="Absolute folder or URL; default: the RAYBD_STORE of the cluster.",
+            help="Absolute folder or URL; `cluster`: what RAYBD_STORE names on its machines.",
         ),
     ] = None,
     set_: options.Set = None,
@@ -61,13 +65,20 @@ def submit(
             "For example: raybd submit configs/quickstart.yaml",
         )
 
+    if config is not None and store is None:
+        raise UserError(
+            "submit needs to know where results go",
+            "Give a place that all machines of the cluster share (--store /shared/results or "
+            f"--store s3://bucket/results), or --store {OF_THE_CLUSTER} for the RAYBD_STORE that "
+            "they have.",
+        )
+
     # Importing Ray takes seconds: a usage error is told before.
     from raybd.engine.cluster.submit.jobs import Jobs
     from raybd.engine.cluster.submit.request import job_request
 
-    asked = job_request(config, store, set_ or (), env or ()) if config else None
-    if asked is not None and asked.store is None:
-        say("no --store: the job takes RAYBD_STORE of the cluster, and ends if there is none")
+    place = None if store == OF_THE_CLUSTER else store
+    asked = job_request(config, place, set_ or (), env or ()) if config else None
     jobs = Jobs(address)
     job = jobs.submit(asked, limit_mb, say) if asked else str(follow)
     if no_wait:

@@ -52,12 +52,13 @@ def agreed_p(p_FN: Tensor, held_F: Tensor) -> Tensor:
     Stouffer's mean of normal scores, with the variance that the mean has if the folds are
     correlated; their correlation is measured on the samples themselves. Poison makes it larger, and
     the p-values with it: it errs on the careful side. `held_F` is the number of held-out samples of
-    each fold.
+    each fold, or of each p-value (F x N) if they differ.
     """
     from scipy.stats import norm
 
     # In the middle of its step, because a p-value of 1 has no normal score.
-    middle_FN = p_FN.double() - 0.5 / (held_F.double()[:, None] + 1)
+    held_FN = held_F.double().reshape(len(p_FN), -1)
+    middle_FN = p_FN.double() - 0.5 / (held_FN + 1)
     z_FN = torch.from_numpy(norm.isf(middle_FN.numpy()))
     folds = len(z_FN)
     if folds == 1:

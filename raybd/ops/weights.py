@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from raybd.ops.download import patience
+from raybd.ops.trial_reading import tried
 from raybd.types.errors import UserError, one_line
 
 MAX_BYTES = 2**33
@@ -86,10 +87,20 @@ def read_checkpoint(path: Path) -> Any:
     """Return what a checkpoint holds: tensors, arrays, numbers and texts in dictionaries and lists.
 
     No code of the file runs. Raises UserError for a file that names any, or is damaged or too
-    large.
+    large. A pickle is read by another process before.
     """
     size = path.stat().st_size
     _check_size(str(path), size)
+    with path.open("rb") as file:
+        start = file.read(_HEADER_LENGTH_BYTES)
+    if start[:2] == _ZIP or not _is_safetensors(start, size):
+        tried(path)
+    return read_untried(path)
+
+
+def read_untried(path: Path) -> Any:
+    """Do as `read_checkpoint` does, in this process alone: a hostile file may end it."""
+    size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(_HEADER_LENGTH_BYTES)
     if start[:2] == _ZIP:
@@ -141,6 +152,8 @@ def _unpickled(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(_harmless()):
             return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     # A damaged pickle can raise nearly anything.
     except Exception as error:
         named = _GLOBAL.search(str(error))

@@ -9,12 +9,23 @@ from raybd.reading.folders import SUFFIXES, folder_collections
 from raybd.reading.remote import local_copy
 from raybd.reading.shards import SUFFIXES as PARQUET_SUFFIXES
 from raybd.reading.shards import Columns, parquet_collections
+from raybd.reading.tars import SUFFIXES as TAR_SUFFIXES
+from raybd.reading.tars import tar_collections
 from raybd.types.errors import UserError
 
-Layout = Literal["image_folder", "parquet"]
+Layout = Literal["image_folder", "parquet", "webdataset"]
+OF_FILES: dict[str, Layout] = {
+    **dict.fromkeys(PARQUET_SUFFIXES, "parquet"),
+    **dict.fromkeys(TAR_SUFFIXES, "webdataset"),
+}
+FOUND: dict[Layout, str] = {
+    "image_folder": "images in folders",
+    "parquet": "Parquet files",
+    "webdataset": "tar files",
+}
 HINT = (
     "Give a folder with one folder of images for each class (below train/ and test/, or directly), "
-    "a folder of Parquet files, or a Parquet file."
+    "a folder of Parquet or tar files (WebDataset), or one such file."
 )
 
 
@@ -22,8 +33,8 @@ def entry_for(path: str | Path, trusted: str | Path | None = None) -> dict[str, 
     """Return the entry that reads the images at a place; `trusted` are images known to be good.
 
     A place is a folder or a URL (hf://, https://, s3://): a folder of class folders, with or
-    without train/ and test/, a folder of Parquet files, or one Parquet file. Raises UserError if
-    nothing of this is there.
+    without train/ and test/, a folder of Parquet files or of tar files, or one such file. Raises
+    UserError if nothing of this is there.
     """
     entry = {"kind": layout_of(local_copy(str(path))), "path": str(path)}
     if trusted is not None:
@@ -39,32 +50,36 @@ def collection_at(place: str, columns: Columns) -> Collection:
     `columns` are those of Parquet files.
     """
     path = local_copy(place)
-    if layout_of(path) == "parquet":
+    layout = layout_of(path)
+    if layout == "parquet":
         return parquet_collections(path, columns)["train"]
+    if layout == "webdataset":
+        return tar_collections(path)["train"]
     return folder_collections(path)["train"]
 
 
 def layout_of(path: Path) -> Layout:
     """Return how images are laid out at a place, without opening one. Raises UserError."""
-    if path.is_file() and path.suffix.lower() in PARQUET_SUFFIXES:
-        return "parquet"
+    if path.is_file() and path.suffix.lower() in OF_FILES:
+        return OF_FILES[path.suffix.lower()]
     if not path.is_dir():
-        found = "a file, but no Parquet file" if path.exists() else "no such file or folder"
+        found = "a file, but no Parquet or tar file" if path.exists() else "no such file or folder"
         raise UserError(f"{path}: {found}", HINT)
 
-    # Both are looked for by name, and the search ends with the first of each.
-    has_images = False
-    has_tables = False
+    # All are looked for by name, and the search ends with the second kind.
+    kinds: set[Layout] = set()
     for place, folders, names in os.walk(path, followlinks=False):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         suffixes = {Path(name).suffix.lower() for name in names if not name.startswith(".")}
-        has_images = has_images or (bool(suffixes & SUFFIXES) and Path(place) != path)
-        has_tables = has_tables or bool(suffixes & set(PARQUET_SUFFIXES))
-        if has_images and has_tables:
+        if suffixes & SUFFIXES and Path(place) != path:
+            kinds.add("image_folder")
+        kinds |= {OF_FILES[suffix] for suffix in suffixes & OF_FILES.keys()}
+        if len(kinds) > 1:
+            found = " and ".join(sorted(FOUND[kind] for kind in kinds))
             raise UserError(
-                f"{path}: both images in folders and Parquet files",
-                "Name the Parquet file, or a folder that holds one of the two alone.",
+                f"{path}: both {found}",
+                "Name one file, or a folder that holds files of one kind alone.",
             )
-    if not has_images and not has_tables:
-        raise UserError(f"{path}: no images in class folders, and no Parquet file", HINT)
-    return "image_folder" if has_images else "parquet"
+    if not kinds:
+        raise UserError(f"{path}: no images in class folders, and no Parquet or tar file", HINT)
+    return kinds.pop()

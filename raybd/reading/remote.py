@@ -12,11 +12,14 @@ import fsspec
 from raybd.ops.download import patience
 from raybd.reading.folders import SUFFIXES as IMAGE_SUFFIXES
 from raybd.reading.shards import SUFFIXES as PARQUET_SUFFIXES
+from raybd.reading.tars import SUFFIXES as TAR_SUFFIXES
 from raybd.types.errors import UserError
 
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 _STAMPS = ("size", "ETag", "etag", "LastModified", "last_modified", "mtime", "oid", "blob_id")
 """What file systems tell of a file that changes with its content; each knows some of these."""
+KNOWN = frozenset([*IMAGE_SUFFIXES, *PARQUET_SUFFIXES, *TAR_SUFFIXES])
+"""Endings of the files that are copied."""
 MAX_FILES = 2**24
 
 
@@ -57,12 +60,12 @@ def _downloaded(place: str, filesystem: Any, root: str) -> Path:
     files = {
         name: about
         for name, about in sorted(found.items())
-        if PurePosixPath(name.split("?")[0]).suffix.lower() in {*IMAGE_SUFFIXES, *PARQUET_SUFFIXES}
+        if PurePosixPath(name.split("?")[0]).suffix.lower() in KNOWN
     }
     if not files or len(files) > MAX_FILES:
         raise UserError(
-            f"{place}: {len(files)} files of images or Parquet there",
-            "Give the URL of a Parquet file, or of a folder of such files or of images.",
+            f"{place}: {len(files)} files of images, Parquet or tar there",
+            "Give the URL of a Parquet or tar file, or of a folder of such files or of images.",
         )
     # Another state of the files there is another copy: an old one is never taken for it.
     stamps = [

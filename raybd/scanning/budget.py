@@ -11,13 +11,16 @@ from typing import Any
 
 from torch import Generator
 
+from raybd.canaries.known_triggers import Strength
 from raybd.results.store import Store
 from raybd.trainers.supervised import Supervised
 from raybd.types.data import Split
 from raybd.types.models import Network
 
-RATES = (0.08, 0.03, 0.01)
-"""Shares of the data set that triggers of each kind are planted into, one after the other."""
+COPIES: tuple[tuple[float, Strength], ...] = ((0.08, "faint"), (0.08, "strong"), (0.03, "strong"))
+"""The copies of the data set with planted triggers, in their order: which share of it each kind is
+given, and how clear the triggers are. How faint the attacker's is, nobody knows: a scan with one
+copy states what it finds at least, and one with two a range."""
 STEPS = 2000
 """Steps of a training that sees enough of a small data set to learn a trigger."""
 MOST_EPOCHS, USUAL_EPOCHS, FEWEST_EPOCHS = 100, 30, 6
@@ -35,7 +38,8 @@ class Decision:
     """What a budget allows for."""
 
     epochs: int
-    rates: tuple[float, ...]
+    copies: int
+    """How many of COPIES, from the first on."""
     seconds: float
     """Estimated time of all passes."""
 
@@ -58,7 +62,7 @@ def seconds_per_image(network: Network, images: Split, num_classes: int) -> floa
 
 
 def decide(images: int, folds: int, per_image: float, minutes: float) -> Decision:
-    """Return how many epochs, and which rates of planted triggers, the budget allows for.
+    """Return how many epochs, and how many copies with triggers, the budget allows for.
 
     First fewer copies with triggers are made, down to one, then victims are trained for less time,
     and last there is no copy. It is never less than a pass of FEWEST_EPOCHS epochs.
@@ -67,18 +71,18 @@ def decide(images: int, folds: int, per_image: float, minutes: float) -> Decisio
     steps_in_epoch = max(1, images // RECIPE["batch_size"])
     usual = min(MOST_EPOCHS, max(USUAL_EPOCHS, STEPS // steps_in_epoch))
 
-    def seconds(epochs: int, rates: int) -> float:
-        return (1 + rates) * folds * epochs * images * per_image * DETECTION
+    def seconds(epochs: int, copies: int) -> float:
+        return (1 + copies) * folds * epochs * images * per_image * DETECTION
 
-    for rates in range(len(RATES), 0, -1):
-        if seconds(usual, rates) <= budget:
-            return Decision(usual, RATES[:rates], seconds(usual, rates))
-    for rates in (1, 0):
-        epochs = int(budget / seconds(1, rates))
+    for copies in range(len(COPIES), 0, -1):
+        if seconds(usual, copies) <= budget:
+            return Decision(usual, copies, seconds(usual, copies))
+    for copies in (1, 0):
+        epochs = int(budget / seconds(1, copies))
         if epochs >= FEWEST_EPOCHS:
             epochs = min(epochs, usual)
-            return Decision(epochs, RATES[:rates], seconds(epochs, rates))
-    return Decision(FEWEST_EPOCHS, (), seconds(FEWEST_EPOCHS, 0))
+            return Decision(epochs, copies, seconds(epochs, copies))
+    return Decision(FEWEST_EPOCHS, 0, seconds(FEWEST_EPOCHS, 0))
 
 
 def remembered(store: Store, key: str, minutes: float) -> Decision | None:
@@ -88,11 +92,11 @@ def remembered(store: Store, key: str, minutes: float) -> Decision | None:
         return None
     try:
         found = json.loads(data)
-        decision = Decision(int(found["epochs"]), tuple(found["rates"]), float(found["seconds"]))
+        decision = Decision(int(found["epochs"]), int(found["copies"]), float(found["seconds"]))
     # Whatever else stands there is no decision, and is replaced by one.
     except (ValueError, LookupError, TypeError):
         return None
-    possible = 1 <= decision.epochs <= MOST_EPOCHS and set(decision.rates) <= set(RATES)
+    possible = 1 <= decision.epochs <= MOST_EPOCHS and 0 <= decision.copies <= len(COPIES)
     return decision if possible else None
 
 

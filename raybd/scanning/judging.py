@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from raybd.canaries.known_triggers import Strength
 from raybd.cells.loading import load_poisoned
 from raybd.metrics import combining
 from raybd.metrics.combining import Cut
@@ -60,7 +61,7 @@ def judged(one: Pass, layout: Layout, store: Store) -> Judged:
     p_EL = torch.ones(rows, trusted, dtype=torch.float64)
     suspicion_N = torch.zeros(n, dtype=torch.float64)
     suspicion_L = torch.zeros(trusted, dtype=torch.float64)
-    held_F = torch.zeros(folds, dtype=torch.int64)
+    held_FN = torch.zeros(folds, n, dtype=torch.int64)
 
     for fold, stages in enumerate(one.scores):
         found = [store.load(stage.name, stage.key).tensors["score_N"] for stage in stages]
@@ -69,14 +70,14 @@ def judged(one: Pass, layout: Layout, store: Store) -> Judged:
         decoys = (layout.fold_L == fold).nonzero().flatten()
         label_T = torch.cat([layout.label_N, layout.trusted_label_L[decoys]])
         for row, score_T in enumerate((*score_DT, combined_T)):
-            p_T = _p_values(score_T, label_T, layout)
+            p_T, held_T = _p_values(score_T, label_T, layout)
             p_FEN[fold, row] = p_T[:n]
             p_EL[row, decoys] = p_T[n:]
-        held_F[fold] = len(decoys)
+            held_FN[fold] = held_T[:n]
         suspicion_N += combined_T[:n] / folds
         suspicion_L[decoys] = combined_T[n:]
 
-    p_EN = torch.stack([combining.agreed_p(p_FEN[:, row], held_F) for row in range(rows)])
+    p_EN = torch.stack([combining.agreed_p(p_FEN[:, row], held_FN) for row in range(rows)])
     row_N, label_N = layout.suspect_N, layout.label_N
     # Trusted images of another place are no images of the data set.
     if layout.from_suspects:
@@ -84,7 +85,8 @@ def judged(one: Pass, layout: Layout, store: Store) -> Judged:
         label_N = torch.cat([label_N, layout.trusted_label_L])
         p_EN = torch.cat([p_EN, p_EL], dim=1)
         suspicion_N = torch.cat([suspicion_N, suspicion_L])
-    held = int(held_F.sum())
+    # Of the class that is compared with the fewest: no level is finer than its p-values.
+    held = int(held_FN.sum(0).min())
     flagged_N, cuts = combining.flag(p_EN[-1], label_N, held, FDR, SIGNIFICANCE)
     return Judged(
         row_N=row_N,
@@ -100,8 +102,10 @@ def judged(one: Pass, layout: Layout, store: Store) -> Judged:
     )
 
 
-def _p_values(score_T: Tensor, label_T: Tensor, layout: Layout) -> Tensor:
+def _p_values(score_T: Tensor, label_T: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     """Return the p-values of suspects, followed by those of the decoys among the other decoys.
+
+    Also returns how many decoys each of them is compared with.
 
     Trusted images that were drawn from the suspects hold poison in the same share. Poison of one
     target carries its label: each class is then compared with the decoys of all other classes.
@@ -109,16 +113,19 @@ def _p_values(score_T: Tensor, label_T: Tensor, layout: Layout) -> Tensor:
     n = len(layout.label_N)
     decoy_M, decoy_label_M = score_T[n:], label_T[n:]
     p_T = torch.empty(len(score_T), dtype=torch.float64)
+    held_T = torch.full_like(label_T, len(decoy_M))
     if layout.from_suspects:
         for label in label_T.unique():
             mine_T = label_T == label
-            p_T[mine_T] = combining.conformal_p(score_T[mine_T], decoy_M[decoy_label_M != label])
-        return p_T
+            others_M = decoy_M[decoy_label_M != label]
+            p_T[mine_T] = combining.conformal_p(score_T[mine_T], others_M)
+            held_T[mine_T] = len(others_M)
+        return p_T, held_T
     p_T[:n] = combining.conformal_p(score_T[:n], decoy_M)
     # A decoy is itself one of those that are at least as high.
     count = len(decoy_M)
     p_T[n:] = (combining.conformal_p(decoy_M, decoy_M) * (count + 1) - 1) / count
-    return p_T
+    return p_T, held_T
 
 
 def _planted(one: Pass, images: int, store: Store) -> Tensor:
@@ -139,6 +146,7 @@ class Power:
     rate: float
     planted: int
     found: int
+    strength: Strength | None = None
 
     @property
     def share(self) -> float:
@@ -152,5 +160,5 @@ def power_of(one: Pass, judged: Judged) -> list[Power]:
     for place, kind in enumerate(one.planted):
         mine_N = judged.planted_N == place
         count = int((mine_N & judged.flagged_N).sum())
-        found.append(Power(kind, one.rate, int(mine_N.sum()), count))
+        found.append(Power(kind, one.rate, int(mine_N.sum()), count, one.strength))
     return found

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from raybd.canaries.known_triggers import Kind, KnownTriggers
+from raybd.canaries.known_triggers import Kind, KnownTriggers, Strength
 from raybd.cells.data import data_key
 from raybd.cells.stage import Stage, content_hash
 from raybd.plan.graph import Opened, Training, no_attack, victim_stage
@@ -39,6 +39,12 @@ class Pass:
         config = self.attack.config
         return config.rate if isinstance(config, KnownTriggers) else 0.0
 
+    @property
+    def strength(self) -> Strength | None:
+        """How clear the triggers are; None: drawn, or there are none."""
+        config = self.attack.config
+        return config.strength if isinstance(config, KnownTriggers) else None
+
     def stages(self) -> Iterator[Stage]:
         """Yield all stages in an order of execution, fold by fold; each once."""
         seen: set[str] = set()
@@ -72,10 +78,10 @@ class Scan:
         """Return the pass over the data set as it is."""
         return self._pass(no_attack())
 
-    def with_triggers(self, rate: float) -> Pass:
+    def with_triggers(self, rate: float, strength: Strength | None = None) -> Pass:
         """Return the pass over a copy in which known triggers were planted."""
         # No decoy is planted: it is to tell how a clean image scores.
-        planted = KnownTriggers(rate=rate, among=len(self.layout.label_N))
+        planted = KnownTriggers(rate=rate, strength=strength, among=len(self.layout.label_N))
         return self._pass(Method("attacks", "known_triggers", planted, "known_triggers"))
 
     def _pass(self, attack: Method) -> Pass:

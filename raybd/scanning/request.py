@@ -9,6 +9,8 @@ from raybd.plan.validation import user_error
 from raybd.types.config import Config
 
 Asked = TypeVar("Asked", bound=Config)
+DEFAULT_NETWORK = "small_cnn"
+"""What is trained unless another architecture is named."""
 
 
 class ScanRequest(Config):
@@ -20,8 +22,12 @@ class ScanRequest(Config):
     """Images that are known to be good; None: a share of the suspects is trusted."""
     trusted_share: float = Field(0.1, gt=0, lt=0.5)
     """Share of the suspects that is trusted if no other images are."""
-    network: str = "small_cnn"
-    """Architecture that is trained, with its defaults."""
+    model: str | None = None
+    """File or URL of the weights of a model that was trained on this data; None: one is trained."""
+    network: str | None = None
+    """Architecture, with its defaults; None: DEFAULT_NETWORK, or that of the model."""
+    normalisation: str | None = None
+    """How images were normalised when the model was trained, as the trainer `imported` names it."""
     size: int | None = Field(None, ge=8, le=512)
     """Side that images are resized to; None: as they are, or LARGEST_SIDE if they are larger."""
     budget: float = Field(10.0, gt=0)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from raybd.scanning.judging import FDR, NAMED_LEVEL, Judged, Power
 from raybd.scanning.passes import Scan
 from raybd.scanning.verdict import Verdict, verdict_of
 from raybd.types.errors import UserError
+from raybd.types.methods import Trainer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +43,8 @@ class ScanResult:
     @property
     def verdict(self) -> Verdict:
         """The verdict in sentences."""
-        return verdict_of(self.scan.layout, self.judged, self.power)
+        trained = cast(Trainer, self.scan.training.trainer.config).trains
+        return verdict_of(self.scan.layout, self.judged, self.power, trained)
 
     @cached_property
     def names(self) -> list[str]:

@@ -15,7 +15,7 @@ from raybd.results.store import Store
 from raybd.scanning import budget
 from raybd.scanning.judging import Power, judged, power_of
 from raybd.scanning.passes import Pass, Scan, default_detectors
-from raybd.scanning.request import ScanRequest, absolute
+from raybd.scanning.request import DEFAULT_NETWORK, ScanRequest, absolute
 from raybd.scanning.result import ScanResult
 from raybd.scanning.suspects import Suspects
 from raybd.types.data import Split
@@ -26,6 +26,10 @@ from raybd.types.models import Network
 LARGEST_SIDE = 64
 """Side in pixels that larger images are resized to, unless the user names one: time grows with the
 square of the side."""
+NOT_TRAINED_ON = (
+    "The model was trained on the suspects, and not on the trusted images that they are compared "
+    "with: p-values are rough. --trusted-share instead compares images that it was trained on."
+)
 LOOKED_AT = 32
 """Images whose size is looked at."""
 
@@ -47,19 +51,20 @@ def scanned(asked: ScanRequest, store: Store, run: RunStages, say: Say | None = 
             f"{len(layout.trusted_L):,} of the suspects are trusted, because no other images are: "
             "they may be poisoned like the others. They get scores, too."
         )
-    network = entries.method("networks", {"kind": asked.network}, "--network")
-    # The key of a scan does not depend on the length of its trainings.
-    first = _scan(suspects, network, budget.Decision(budget.USUAL_EPOCHS, (), 0.0))
-    decision = budget.remembered(store, first.key, asked.budget)
-    if decision is None:
-        decision = _decision(suspects, network, asked.budget)
-        budget.remember(store, first.key, asked.budget, decision)
-    scan = _scan(suspects, network, decision)
-    copies = len(decision.rates)
+    if asked.model is not None:
+        scan, decision = _of_a_model(asked, suspects)
+        how = "a model that exists"
+        if not layout.from_suspects:
+            notes.append(NOT_TRAINED_ON)
+    else:
+        scan, decision = _training(asked, suspects, store)
+        how = (
+            f"{decision.epochs} epochs, {decision.copies} copies with planted triggers, about "
+            f"{max(1, round(decision.seconds / 60))} min"
+        )
     say(
         f"{len(layout.label_N):,} suspects of {len(layout.class_names)} classes, "
-        f"{len(layout.trusted_L):,} trusted images; {decision.epochs} epochs, {copies} copies with "
-        f"planted triggers, about {max(1, round(decision.seconds / 60))} min"
+        f"{len(layout.trusted_L):,} trusted images; {how}"
     )
     if decision.seconds > 60 * asked.budget:
         notes.append(
@@ -74,11 +79,11 @@ def scanned(asked: ScanRequest, store: Store, run: RunStages, say: Say | None = 
     verdict = judged(plain, layout, store)
     power: list[Power] = []
     each = _spent(plain, store)
-    for copy, rate in enumerate(decision.rates):
+    for copy, (rate, strength) in enumerate(budget.COPIES[: decision.copies]):
         # What a pass took is known now: another copy is made if it fits.
         if copy and each * (copy + 2) > 60 * asked.budget:
             break
-        planted = scan.with_triggers(rate)
+        planted = scan.with_triggers(rate, strength)
         run(tuple(planted.stages()))
         power += power_of(planted, judged(planted, layout, store))
     return ScanResult(scan, verdict, tuple(power), decision, _accuracy(plain, store), tuple(notes))
@@ -139,6 +144,36 @@ def _size(kind: str, entry: dict[str, Any]) -> tuple[int | None, str | None]:
         f"Images of {width} x {height} pixels are resized to {LARGEST_SIDE} (--size): a trigger of "
         "a few pixels may get lost."
     )
+
+
+def _of_a_model(asked: ScanRequest, suspects: Suspects) -> tuple[Scan, budget.Decision]:
+    """Return the scan with a model that somebody has trained: nothing can be planted into it."""
+    entry = {
+        "kind": "imported",
+        "weights": absolute(str(asked.model)),
+        "network": asked.network,
+        "normalisation": asked.normalisation,
+    }
+    given = {name: value for name, value in entry.items() if value is not None}
+    training = entries.training(given, "--model")
+    return (
+        Scan(suspects, suspects.layout(), training, default_detectors()),
+        budget.Decision(0, 0, 0.0),
+    )
+
+
+def _training(asked: ScanRequest, suspects: Suspects, store: Store) -> tuple[Scan, budget.Decision]:
+    """Return the scan with victims that are trained as long as the budget allows for."""
+    if asked.normalisation is not None:
+        raise UserError("--normalisation: it says how a --model was trained", "Remove it.")
+    network = entries.method("networks", {"kind": asked.network or DEFAULT_NETWORK}, "--network")
+    # The key of a scan does not depend on the length of its trainings.
+    first = _scan(suspects, network, budget.Decision(budget.USUAL_EPOCHS, 0, 0.0))
+    decision = budget.remembered(store, first.key, asked.budget)
+    if decision is None:
+        decision = _decision(suspects, network, asked.budget)
+        budget.remember(store, first.key, asked.budget, decision)
+    return _scan(suspects, network, decision), decision
 
 
 def _scan(suspects: Suspects, network: Method, decision: budget.Decision) -> Scan:

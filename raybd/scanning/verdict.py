@@ -10,6 +10,10 @@ LIKELY = 0.5
 """Share of a planted attack that must be found for it to count as one that would be seen."""
 MOST_CLASSES = 5
 """Classes that are named in a verdict."""
+UNKNOWN_POWER = (
+    "What the scan could have found is not known: nothing can be planted into a model that is "
+    "trained already. Without --model, the scan trains one, and plants triggers."
+)
 KIND_WORDS = {
     "patch": "a small patch",
     "blend": "a blended pattern",
@@ -29,16 +33,19 @@ class Verdict:
     """What the procedure finds of attacks that are known; always said beside the verdict."""
 
 
-def verdict_of(layout: Layout, judged: Judged, power: Sequence[Power]) -> Verdict:
-    """Return the verdict on a data set."""
+def verdict_of(
+    layout: Layout, judged: Judged, power: Sequence[Power], trained: bool = True
+) -> Verdict:
+    """Return the verdict on a data set; `trained`: whether the scan has trained its victims."""
     flagged = int(judged.flagged_N.sum())
     total = len(judged.flagged_N)
-    said = _power_said(power)
+    said = _power_said(power) if trained else UNKNOWN_POWER
     if layout.from_suspects:
         said += (
-            " Trusted images were drawn from the suspects, and nothing was planted into them: of"
-            " poison that is among them, too, less is found. Images known to be good (--trusted)"
-            " change that."
+            " Trusted images were drawn from the suspects, and nothing was planted into them: these"
+            " are upper bounds. Poison that is a large share of a class is so among the trusted"
+            " images of the class, too: then less or nothing is found, or the clean images of the"
+            " class look odd. Only images known to be good (--trusted) change that."
         )
     if not flagged:
         return Verdict(
@@ -48,6 +55,14 @@ def verdict_of(layout: Layout, judged: Judged, power: Sequence[Power]) -> Verdic
         )
     labels = judged.label_N[judged.flagged_N]
     counts = {layout.class_names[k]: int((labels == k).sum()) for k in labels.unique().tolist()}
+    if layout.from_suspects:
+        return Verdict(
+            True,
+            f"{flagged:,} of {total:,} images differ from the rest of their class: "
+            f"{_classes(counts)}; either they or the rest may be the poison, since no image is "
+            "known to be good.",
+            said,
+        )
     return Verdict(
         True,
         f"{flagged:,} of {total:,} images look poisoned: {_classes(counts)}; at most "
@@ -75,11 +90,18 @@ def _power_said(power: Sequence[Power]) -> str:
         by_kind.setdefault(one.kind, []).append(one)
     parts = []
     for kind, ones in by_kind.items():
-        ones.sort(key=lambda one: -one.rate)
-        shares = ", ".join(f"{one.share:.2f} at {one.rate:.0%}" for one in ones)
+        # A faint trigger first: what is found at least comes before what is found at best.
+        ones.sort(key=lambda one: (-one.rate, one.strength != "faint"))
+        shares = ", ".join(_share_said(one) for one in ones)
         parts.append(f"{KIND_WORDS.get(kind, kind)}: {shares}")
     return (
         "Of images with a known trigger, planted into a copy at these shares of the data set, the "
-        f"same procedure finds this share: {'; '.join(parts)}. Rarer attacks, and attacks unlike "
-        "these (such as those that keep the true labels), may remain unseen."
+        f"same procedure finds this share: {'; '.join(parts)}. How clear an attacker's trigger is, "
+        "is not known: expect the lower number. Rarer attacks, and attacks unlike these (such as "
+        "those that keep the true labels), may remain unseen."
     )
+
+
+def _share_said(one: Power) -> str:
+    clear = "" if one.strength is None else f" ({one.strength})"
+    return f"{one.share:.2f} at {one.rate:.0%}{clear}"

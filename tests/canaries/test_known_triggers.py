@@ -66,3 +66,24 @@ def test_too_few_images_are_infeasible() -> None:
     few = Split(TRAIN.x_NCHW[:4], TRAIN.y_N[:4])
     with pytest.raises(Infeasible):
         planted(KnownTriggers(rate=0.01), few)
+
+
+@pytest.mark.parametrize("kind", ["patch", "blend", "sinusoid", "warp"])
+def test_a_faint_trigger_changes_the_same_images_by_less_than_a_strong_one(kind: str) -> None:
+    smooth = torch.linspace(20, 230, 32).expand(400, 3, 32, 32).byte()
+    found = {
+        strength: planted(
+            KnownTriggers.model_validate({"kinds": [kind], "strength": strength}),
+            Split(smooth.clone(), TRAIN.y_N),
+        )
+        for strength in ("faint", None, "strong")
+    }
+    change = {
+        strength: float((one.x_MCHW.float() - smooth[one.index_M].float()).abs().mean())
+        for strength, one in found.items()
+    }
+    assert 0 < change["faint"] < 0.8 * change["strong"]
+    assert change["faint"] <= change[None] <= change["strong"]
+    for one in found.values():
+        assert torch.equal(one.index_M, found[None].index_M)
+        assert torch.equal(one.y_M, found[None].y_M)

@@ -1,12 +1,16 @@
 """`raybd run` without a cluster: what it prints, exit codes, and the two lines of every error."""
 
 import json
+import os
+import resource
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.cli.in_process import raybd
+from tests.paths import REPO
 
 TINY = """
 name: tiny
@@ -150,6 +154,27 @@ def test_a_report_of_an_empty_store_says_what_to_do(
 ) -> None:
     assert raybd(monkeypatch, "report", tmp_path / "nothing") != 0
     assert "holds no cells" in capsys.readouterr().err
+
+
+def test_a_job_without_a_store_is_refused_at_once(config: Path) -> None:
+    environment = {name: v for name, v in os.environ.items() if not name.startswith("RAYBD_")}
+    command = [sys.executable, "-X", "importtime", "-m", "raybd", "submit", str(config)]
+    # Nothing listens there: it is not even asked.
+    command += ["--address", "http://127.0.0.1:1"]
+    began = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        command, env=environment, cwd=REPO, capture_output=True, text=True, check=False
+    )
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 2
+    told = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert told[0] == "error: submit needs to know where results go"
+    assert "--store cluster" in told[1]
+    # Of the processor, since a machine may be busy with other things.
+    assert ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime < 3
+    # What takes the seconds of other commands.
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert not imported & {"ray", "torch", "pandas"}
 
 
 def test_the_version_is_printed(

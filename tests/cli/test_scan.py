@@ -7,9 +7,16 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
+from torch import Generator
 
+from raybd.networks.small_cnn import SmallCnn
+from raybd.scanning.budget import RECIPE
+from raybd.trainers.supervised import Supervised
+from raybd.types.data import Split
 from tests.cli.in_process import raybd
 from tests.scanning.digits_with_patches import SUSPECTS, Patched
+from tests.shared_victims import one_thread
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +73,62 @@ def test_a_folder_is_scanned_by_one_command_and_scanned_again_for_nothing(
     facts = json.loads(said.out)
     assert facts["flagged"] == len(facts["suspects"]) == len(found)
     assert "supervised" not in said.err
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Path:
+    """Train on all of the data, as its owner has done, and write the weights with their card."""
+    source = Patched(patched=60).source()
+    data = Split(source.read("train", torch.arange(SUSPECTS)), source.train_y_N)
+    with one_thread():
+        recipe = Supervised(epochs=12, **RECIPE)
+        victim = recipe.train(data, 10, SmallCnn(width=16), Generator().manual_seed(0))
+    kept = {k: v for k, v in victim.state_dict().items() if k.startswith(("encoder.", "head."))}
+    save_file(kept, folder / "model.safetensors")
+    card = {
+        "pretrained_cfg": {"mean": victim.mean_C.tolist(), "std": victim.std_C.tolist()},
+        "raybd": {"network": {"kind": "small_cnn", "width": 16}},
+    }
+    (folder / "config.json").write_text(json.dumps(card))
+    return folder / "model.safetensors"
+
+
+def test_a_model_of_ones_own_is_looked_into_and_none_is_trained(
+    folder: Path,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["scan", folder / "data", "--trusted", folder / "trusted", "--model", model]
+    places = ["--store", tmp_path / "store", "--out", tmp_path / "out"]
+    assert raybd(monkeypatch, *command, *places) == 0
+    said = capsys.readouterr()
+    assert "images look poisoned" in said.out
+    assert "nothing can be planted into a model that is trained already" in said.out
+    assert "p-values are rough" in said.err
+    assert "supervised" not in said.err
+    assert not [*(tmp_path / "store").glob("scans/*/budget*")]
+
+    frame = pd.read_csv(tmp_path / "out" / "suspects.csv")
+    truth = {f"digit_3/data{row:04d}.png" for row in Patched(patched=60).worn().tolist()}
+    found = frame[frame["flagged"]]
+    assert found["path"].isin(truth).mean() >= 0.9
+    assert len(truth & set(found["path"])) >= 0.5 * len(truth)
+
+
+def test_a_model_that_is_read_wrongly_is_refused(
+    folder: Path,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["scan", folder / "data", "--store", tmp_path / "store"]
+    assert raybd(monkeypatch, *command, "--model", folder / "nothing.pt") == 2
+    assert "no such file" in capsys.readouterr().err
+    assert raybd(monkeypatch, *command, "--normalisation", "half") == 2
+    assert "it says how a --model was trained" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

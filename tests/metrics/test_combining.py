@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from scipy.stats import kstest, norm
+from scipy.stats import ks_2samp, kstest, norm
 
 from raybd.metrics import combining
 
@@ -54,6 +54,49 @@ def test_p_values_over_folds_are_uniform_whatever_they_share(correlation: float)
     p = torch.stack([combining.conformal_p(*pair) for pair in zip(scores, held, strict=True)])
     agreed = combining.agreed_p(p, torch.tensor([5000, 5000]))
     assert kstest(agreed.numpy(), "uniform").pvalue > 0.05
+
+
+def exchangeable(seed: int, samples: int = 400, held: int = 50) -> tuple[torch.Tensor, float]:
+    """P-values of clean samples over two folds, and of a two-sample test of one of the folds."""
+    rng = stream(seed)
+    common = torch.randn(samples, generator=rng)
+    p = []
+    for _ in range(2):
+        score = 0.7 * common + 0.7 * torch.randn(samples, generator=rng)
+        decoys = 0.98**0.5 * torch.randn(held, generator=rng)
+        p.append(combining.conformal_p(score, decoys))
+    two = ks_2samp(score.numpy(), decoys.numpy()).pvalue
+    return combining.agreed_p(torch.stack(p), torch.tensor([held, held])), float(two)
+
+
+def test_clean_samples_are_below_a_level_as_often_as_it_says_in_the_mean_over_held_out_ones() -> (
+    None
+):
+    found = [exchangeable(seed)[0] for seed in range(300)]
+    for level in (0.05, 0.1, 0.3, 0.5, 0.9):
+        shares = torch.tensor([float((p <= level).double().mean()) for p in found])
+        error = float(shares.std()) / 300**0.5
+        assert abs(float(shares.mean()) - level) < max(4 * error, 0.01), level
+        # The rows of one set share their held-out samples, and so their error.
+        assert float(shares.std()) > (level * (1 - level) / 400) ** 0.5
+
+
+def test_one_set_of_held_out_samples_is_told_by_two_samples_and_not_by_the_uniform() -> None:
+    found = [exchangeable(seed) for seed in range(100)]
+    uniform = torch.tensor([kstest(p.numpy(), "uniform").pvalue for p, _ in found])
+    two = torch.tensor([value for _, value in found])
+    # A test of independent values refuses most sets in which nothing is wrong.
+    assert float((uniform < 0.05).double().mean()) > 0.3
+    assert float((two < 0.05).double().mean()) < 0.12
+
+
+def test_each_p_value_may_have_held_out_samples_of_its_own_number() -> None:
+    p = torch.tensor([[0.1, 0.2, 0.3], [0.4, 0.2, 0.1]], dtype=torch.float64)
+    same = combining.agreed_p(p, torch.tensor([[9, 9, 9], [19, 19, 19]]))
+    assert torch.equal(same, combining.agreed_p(p, torch.tensor([9, 19])))
+    fewer = combining.agreed_p(p, torch.tensor([[9, 4, 9], [19, 9, 19]]))
+    # In the middle of a wider step.
+    assert fewer[1] < same[1]
 
 
 def test_how_often_chance_puts_samples_above_all_held_out_ones() -> None:

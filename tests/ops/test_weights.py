@@ -3,18 +3,21 @@
 import json
 import pickle
 import struct
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from raybd.ops import trial_reading
 from raybd.ops.weights import local_file, read_checkpoint, sha256_of, tensors_of
 from raybd.types.errors import UserError
 from tests.hostile import refused
@@ -182,3 +185,55 @@ def test_a_changed_file_has_another_hash(tmp_path: Path) -> None:
     first = sha256_of(path)
     path.write_bytes(b"b")
     assert sha256_of(path) != first
+
+
+def test_a_small_file_that_takes_forever_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_reading, "SECONDS", 2)
+    nested: list[Any] = []
+    # A thousand times the same list, a thousand times, ...: a look at all of it never ends.
+    for _ in range(7):
+        nested = [nested] * 1000
+    torch.save({"w": nested}, tmp_path / "w.pt")
+    assert (tmp_path / "w.pt").stat().st_size < 100_000
+    with pytest.raises(UserError, match=r"w\.pt: to read it takes more than 2 seconds"):
+        read_checkpoint(tmp_path / "w.pt")
+
+
+class _States:
+    """Becomes an array of a terabyte when it is loaded."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return np._core.multiarray._reconstruct, (np.ndarray, (2**40,), b"b")
+
+
+def test_a_small_file_that_takes_all_memory_is_given_up_and_the_next_one_is_read(
+    tmp_path: Path,
+) -> None:
+    torch.save({"w": _States()}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match=r"w\.pt: to read it takes more than 1\.1 GB of memory"):
+        read_checkpoint(tmp_path / "w.pt")
+    torch.save(STATE, tmp_path / "w.pt")
+    assert _same(read_checkpoint(tmp_path / "w.pt"))
+
+
+def test_a_reader_that_was_killed_is_replaced(tmp_path: Path) -> None:
+    torch.save(STATE, tmp_path / "one.pt")
+    read_checkpoint(tmp_path / "one.pt")
+    (reader,) = psutil.Process().children()
+    reader.kill()
+    reader.wait()
+    torch.save(STATE, tmp_path / "two.pt")
+    assert _same(read_checkpoint(tmp_path / "two.pt"))
+
+
+def test_a_file_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(STATE, tmp_path / "w.pt")
+    read_checkpoint(tmp_path / "w.pt")
+    # Without its interpreter no process could be started.
+    monkeypatch.setattr(sys, "executable", "/nowhere")
+    (reader,) = psutil.Process().children()
+    reader.kill()
+    reader.wait()
+    assert _same(read_checkpoint(tmp_path / "w.pt"))

@@ -634,8 +634,8 @@ def test_what_is_no_data_set_is_refused_by_one_line(tmp_path: Path) -> None:
         "nowhere": "no such file or folder",
         "empty": "no images in class folders",
         "flat": "no images in class folders",
-        "x.zip": "a file, but no Parquet file",
-        "both": "both images in folders and Parquet files",
+        "x.zip": "a file, but no Parquet or tar file",
+        "both": "both Parquet files and images in folders",
     }.items():
         with pytest.raises(UserError, match=rf"{name}.*: .*{said}"):
             entry_for(tmp_path / name)

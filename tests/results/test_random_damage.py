@@ -133,6 +133,12 @@ def tables(store: Store) -> dict[str, pd.DataFrame]:
     }
 
 
+def assert_same(found: pd.DataFrame, wanted: pd.DataFrame, about: str) -> None:
+    """Compare two tables; pandas says well how two differ, and takes long where they do not."""
+    if not found.equals(wanted):
+        pd.testing.assert_frame_equal(found, wanted, obj=about)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store(str(tmp_path_factory.mktemp("finished") / "results"))
@@ -197,7 +203,7 @@ def check(
     for name, table in expected.items():
         if name == "trials" and found[name].empty:
             continue  # the next run of the sweep repeats the trial
-        pd.testing.assert_frame_equal(found[name], table, obj=f"{about}: {name}")
+        assert_same(found[name], table, f"{about}: {name}")
 
 
 def same_values(path: Path, sound: Path) -> bool:

@@ -30,7 +30,7 @@ from raybd.scanning.suspects import Suspects
 from tests.scanning.digits_with_patches import SUSPECTS, TARGET, Patched
 from tests.shared_victims import one_thread
 
-DECISION = Decision(12, (0.08,), 1.0)
+DECISION = Decision(12, 1, 1.0)
 
 
 class Silent:
@@ -175,14 +175,14 @@ def test_clean_digits_are_not_flagged_and_the_verdict_says_what_would_be_found(
     # A clean image is below a level about as often as the level says.
     assert float((clean.p_N <= 0.05).double().mean()) < 0.1
 
-    planted = scan.with_triggers(0.08)
+    planted = scan.with_triggers(0.08, "strong")
     run(planted, store)
     power = power_of(planted, judged(planted, scan.layout, store))
     assert [(one.kind, one.planted) for one in power] == [("patch", 56), ("blend", 56)]
     said = ScanResult(scan, clean, tuple(power), DECISION, None).verdict
     assert not said.found
     assert "does not mean that they are clean" in said.sentence
-    assert f"{power[0].share:.2f} at 8%" in said.power
+    assert f"{power[0].share:.2f} at 8% (strong)" in said.power
 
 
 @pytest.mark.slow
@@ -193,4 +193,5 @@ def test_trusted_images_that_were_drawn_from_the_suspects_get_scores_too(store: 
     assert bool(((found.p_N > 0) & (found.p_N <= 1)).all())
     assert torch.equal(found.p_N[len(scan.layout.suspect_N) :], found.decoy_p_L)
     said = ScanResult(scan, found, (), DECISION, None).verdict
-    assert "less is found" in said.power
+    assert "these are upper bounds" in said.power
+    assert "may be the poison" in said.sentence or not said.found
