@@ -25,6 +25,7 @@ SMALL: dict[str, dict[str, object]] = {
     "input_aware": {"mask_epochs": 1, "width": 4, "generator_lr": 0.001},
     "label_consistent": {"steps": 3},
     "narcissus": {"rate": 0.05, "steps": 5},
+    "refool": {"pictures": 10, "candidates": 20},
     "trojannn": {"steps": 20},
 }
 """Fields that make an attack quick, and possible on 400 images."""
