@@ -24,6 +24,7 @@ SMALL: dict[str, dict[str, object]] = {
     "drupe": {"epochs": 1, "batch_size": 50, "shadow": 0.5},
     "input_aware": {"mask_epochs": 1, "width": 4, "generator_lr": 0.001},
     "label_consistent": {"steps": 3},
+    "lf": {"images": 20, "passes": 2, "steps": 20},
     "narcissus": {"rate": 0.05, "steps": 5},
     "refool": {"pictures": 10, "candidates": 20},
     "trojannn": {"steps": 20},
