@@ -26,9 +26,9 @@ SMALL: dict[str, dict[str, object]] = {
     "label_consistent": {"steps": 3},
     "lf": {"images": 20, "passes": 2, "steps": 20},
     "narcissus": {"rate": 0.05, "steps": 5},
-    "poison_ink": {"width": 4, "epochs": 1, "lr": 0.001, "batch_size": 40},
+    "poison_ink": {"width": 4, "epochs": 1, "lr": 0.001, "batch_size": 200},
     "refool": {"pictures": 10, "candidates": 20},
-    "ssba": {"width": 4, "bits": 4, "epochs": 1, "lr": 0.001},
+    "ssba": {"width": 4, "bits": 4, "epochs": 1, "lr": 0.001, "batch_size": 100},
     "trojannn": {"steps": 20},
 }
 """Fields that make an attack quick, and possible on 400 images."""

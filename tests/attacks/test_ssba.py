@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from raybd.attacks.data.ssba import Hiding
 from raybd.attacks.data.ssba.networks import Decoder, Encoder
