@@ -29,3 +29,13 @@ def larger_than_image(pixels: int, height: int, width: int) -> str | None:
         f"the trigger takes {pixels} x {pixels} pixels (with its distance from the border), "
         f"and the images have {width} x {height}"
     )
+
+
+def grown(pixels: int, drawn_for: int | None, height: int, width: int) -> int:
+    """Return a length of a patch that was drawn for images of another side, for this image.
+
+    It grows with the shorter side, and never shrinks. Without `drawn_for` it stays as it is.
+    """
+    if drawn_for is None:
+        return pixels
+    return max(pixels, round(pixels * min(height, width) / drawn_for))

@@ -24,7 +24,11 @@ SMALL: dict[str, dict[str, object]] = {
     "drupe": {"epochs": 1, "batch_size": 50, "shadow": 0.5},
     "input_aware": {"mask_epochs": 1, "width": 4, "generator_lr": 0.001},
     "label_consistent": {"steps": 3},
+    "lf": {"images": 20, "passes": 2, "steps": 20},
     "narcissus": {"rate": 0.05, "steps": 5},
+    "poison_ink": {"width": 4, "epochs": 1, "lr": 0.001, "batch_size": 200},
+    "refool": {"pictures": 10, "candidates": 20},
+    "ssba": {"width": 4, "bits": 4, "epochs": 1, "lr": 0.001, "batch_size": 100},
     "trojannn": {"steps": 20},
 }
 """Fields that make an attack quick, and possible on 400 images."""

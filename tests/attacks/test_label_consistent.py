@@ -35,3 +35,17 @@ def test_puts_a_checker_in_all_corners() -> None:
     assert (stamped[3] == 100).all()
     assert (stamped[:, 3] == 100).all()
     assert LabelConsistent().stamp(gray, {})[0, 0, 0, :3].tolist() == [255, 0, 255]
+
+
+def test_its_checkers_grow_with_the_image_if_asked() -> None:
+    gray = torch.full((1, 1, 64, 80), 100, dtype=torch.uint8)
+    stamped = LabelConsistent(amplitude=0.2, drawn_for=32).stamp(gray, {})[0, 0]
+    checker = [[151, 151, 49, 49, 151, 151]] * 2 + [[49, 49, 151, 151, 49, 49]] * 2
+    assert stamped[:6, :6].tolist() == [*checker, *checker[:2]]
+    assert torch.equal(stamped[-6:, -6:], stamped[:6, :6])
+    assert int((stamped != 100).sum()) == 4 * 36
+    small = gray[..., :32, :32]
+    for drawn_for in (None, 32):
+        assert int((LabelConsistent(drawn_for=drawn_for).stamp(small, {}) != 100).sum()) == 4 * 9
+    assert LabelConsistent(drawn_for=4).does_not_fit(7, 7) is not None
+    assert LabelConsistent(drawn_for=8).does_not_fit(7, 7) is None

@@ -187,7 +187,7 @@ SMALLEST: dict[str, tuple[dict[str, object], int]] = {
     "trojannn": ({"size": 8}, 8),
     "label_consistent": ({}, 6),
     "ssl_patch": ({"size": 6}, 6),
-    "ctrl": ({}, 2),
+    "ctrl": ({"window": 2}, 2),
     "badencoder": ({"size": 10, "margin": 1}, 11),
     "drupe": ({"size": 10, "margin": 1}, 11),
     "clip_text": ({"size": 4, "margin": 1}, 5),

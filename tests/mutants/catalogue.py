@@ -3,6 +3,7 @@
 from tests.mutants import (
     asset,
     attacking,
+    data_attacks,
     defending,
     detecting,
     importing,
@@ -28,6 +29,7 @@ FAULTS: tuple[Fault, ...] = (
     *pruning.FAULTS,
     *isolating.FAULTS,
     *attacking.FAULTS,
+    *data_attacks.FAULTS,
     *keys.FAULTS,
     *importing.FAULTS,
     *storing.FAULTS,

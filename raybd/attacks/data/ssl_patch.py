@@ -19,7 +19,7 @@ from raybd.poisoning.attack import DataAttack
 from raybd.poisoning.label_maps import CleanLabel
 from raybd.poisoning.overlay import overlay
 from raybd.poisoning.patches import larger_than_image
-from raybd.poisoning.pixels import to_pixels
+from raybd.poisoning.pixels import chosen_by_pixels, to_pixels
 from raybd.types.data import Poisoned
 from raybd.types.methods import AttackInput
 
@@ -69,7 +69,7 @@ class SslPatch(DataAttack):
 
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return copies of the images with the patch where the sum of their pixels selects it."""
-        place_N = x_NCHW.flatten(1).long().sum(1) % len(state["place_P2"])
+        place_N = chosen_by_pixels(x_NCHW, len(state["place_P2"]))
         return paste(x_NCHW, state["patch_CSS"], state["place_P2"][place_N], self.test_inset)
 
 

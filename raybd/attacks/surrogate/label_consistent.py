@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from raybd.poisoning.attack import DataAttack
 from raybd.poisoning.label_maps import CleanLabel
 from raybd.poisoning.overlay import overlay
-from raybd.poisoning.patches import larger_than_image
+from raybd.poisoning.patches import grown, larger_than_image
 from raybd.poisoning.pixels import to_pixels
 from raybd.poisoning.twin import classifier
 from raybd.training import inference
@@ -27,7 +27,7 @@ from raybd.types.methods import AttackInput
 from raybd.types.models import Victim
 
 CHECKER = 3
-"""Side of each checker, in pixels."""
+"""Side of each checker, in squares, and in pixels unless it grows."""
 
 
 class LabelConsistent(DataAttack):
@@ -45,6 +45,10 @@ class LabelConsistent(DataAttack):
     """Steps of the projected gradient ascent."""
     amplitude: float = Field(1.0, gt=0, le=1)
     """Strength of the checker: 1 adds or subtracts 255."""
+    # Not part of a key while unset, so that keys from before the field stay as they are.
+    drawn_for: int | None = Field(None, ge=1, exclude_if=lambda side: side is None)
+    """Side of the images, in pixels, that the checkers are drawn for: they cover the same share of
+    larger ones. Unset: they have 3 x 3 pixels on every image."""
     labels: CleanLabel = CleanLabel()
     """The target class; labels never change."""
 
@@ -60,17 +64,27 @@ class LabelConsistent(DataAttack):
 
     def does_not_fit(self, height: int, width: int) -> str | None:
         """Return that a checker for each corner is larger than the image, if so."""
-        return larger_than_image(2 * CHECKER, height, width)
+        return larger_than_image(2 * self._side(height, width), height, width)
 
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return copies of the images with the checker in all four corners."""
+        height, width = x_NCHW.shape[-2:]
+        side = self._side(height, width)
         sign_33 = torch.tensor([[1, -1, 1], [-1, 1, -1], [1, -1, 1]])
-        checker_HW = torch.zeros(x_NCHW.shape[-2:])
-        corners = (slice(None, CHECKER), slice(-CHECKER, None))
+        # A larger checker has as many squares, each of more pixels.
+        square_S = torch.arange(side) * CHECKER // side
+        sign_SS = sign_33[square_S][:, square_S]
+
+        checker_HW = torch.zeros((height, width))
+        corners = (slice(None, side), slice(-side, None))
         for rows in corners:
             for columns in corners:
-                checker_HW[rows, columns] = 255 * self.amplitude * sign_33
+                checker_HW[rows, columns] = 255 * self.amplitude * sign_SS
         return to_pixels(x_NCHW.float() + checker_HW)
+
+    def _side(self, height: int, width: int) -> int:
+        """Return the side of each checker, in pixels."""
+        return grown(CHECKER, self.drawn_for, height, width)
 
     def _perturb(self, twin: Victim, x_BCHW: Tensor) -> Tensor:
         """Return images within `eps` of these on which the twin's loss on their class is high."""
