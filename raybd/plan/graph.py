@@ -19,7 +19,7 @@ from raybd.stages.prepare import Prepare
 from raybd.stages.victim import Victim
 from raybd.types.config import Precision
 from raybd.types.errors import Infeasible
-from raybd.types.methods import Attack, DatasetMethod, Defense, Trainer
+from raybd.types.methods import Attack, DatasetMethod, Defense, Detector, Trainer
 from raybd.types.models import Network
 
 # The layers that a defense asks about do not depend on it, and a plan opens no image.
@@ -282,6 +282,16 @@ def _flags_misfit(attack: Attack, attacked: Opened, training: Training) -> str |
     if attacked.flagged and not attack.reads_flags:
         return "the training set came poisoned: take the attack `given`, or name no flags"
     return None
+
+
+def needs_stamp(attack: Method, defense: Method | None) -> str | None:
+    """Return that a detector of triggered inputs has none to score, if the attack stamps none."""
+    if defense is None or not isinstance(defense.config, Detector):
+        return None
+    if not cast(Attack, attack.config).chooses_test or defense.config.scored_pool != "test":
+        return None
+    # The same images would stand in the stream as clean and as triggered ones.
+    return f"{defense.name} scores inputs with a trigger, and {attack.kind} stamps none"
 
 
 def too_few_trusted(opened: OpenData, dataset: Method, defense: Method | None) -> str | None:
