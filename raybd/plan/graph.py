@@ -285,13 +285,15 @@ def _flags_misfit(attack: Attack, attacked: Opened, training: Training) -> str |
 
 
 def needs_stamp(attack: Method, defense: Method | None) -> str | None:
-    """Return that a detector of triggered inputs has none to score, if the attack stamps none."""
-    if defense is None or not isinstance(defense.config, Detector):
+    """Return that a detector needs triggered images, and that the attack stamps none, if so."""
+    if defense is None or not cast(Attack, attack.config).chooses_test:
         return None
-    if not cast(Attack, attack.config).chooses_test or defense.config.scored_pool != "test":
-        return None
+    if defense.trusted is not None and defense.trusted.poisoned > 0:
+        return f"no trusted image of {defense.name} can wear a trigger: {attack.kind} stamps none"
     # The same images would stand in the stream as clean and as triggered ones.
-    return f"{defense.name} scores inputs with a trigger, and {attack.kind} stamps none"
+    if isinstance(defense.config, Detector) and defense.config.scored_pool == "test":
+        return f"{defense.name} scores inputs with a trigger, and {attack.kind} stamps none"
+    return None
 
 
 def too_few_trusted(opened: OpenData, dataset: Method, defense: Method | None) -> str | None:

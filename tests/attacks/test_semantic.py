@@ -93,20 +93,26 @@ def test_more_poison_than_the_source_class_is_infeasible_before_anything_runs(
         Semantic(rate=0.001).choose(train.y_N, 10, stream())
 
 
-def test_a_detector_of_triggered_inputs_is_infeasible() -> None:
+def test_a_detector_that_needs_triggered_images_is_infeasible() -> None:
     experiment = parse(
         {
             "name": "semantic",
             "datasets": [{"kind": "digits", "clean": 0.1}],
             "attacks": [{"kind": "semantic", "feature": "brightness"}, {"kind": "badnets"}],
             "trainers": [{"kind": "supervised", "network": "small_cnn", "epochs": 1}],
-            "detectors": [{"kind": "strip"}, {"kind": "spectral"}],
+            "detectors": [
+                {"kind": "strip"},
+                {"kind": "spectral"},
+                {"kind": "spectral", "name": "deceived", "trusted": {"poisoned": 0.1}},
+            ],
         }
     )
     found = {
-        (cell.attack.kind, cell.defense.kind): cell.infeasible
+        (cell.attack.kind, cell.defense.name): cell.infeasible
         for cell in experiment.cells()
         if cell.defense is not None
     }
-    assert "semantic stamps none" in str(found.pop(("semantic", "strip")))
+    for name in ("strip", "deceived"):
+        assert "semantic stamps none" in str(found.pop(("semantic", name)))
+    assert len(found) == 4
     assert set(found.values()) == {None}

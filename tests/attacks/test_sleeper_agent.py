@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -22,8 +23,10 @@ from raybd.networks.small_cnn import SmallCnn
 from raybd.training.models import new_victim
 from raybd.types.data import Split
 from raybd.types.errors import Infeasible
+from raybd.types.methods import AttackInput
 from raybd.types.models import Victim
 from tests.attacks.making import given_to, poison_with, stream, twin
+from tests.shared_victims import SharedVictims
 
 TINY = {"rate": 0.05, "steps": 6, "retrainings": 2, "size": 4}
 
@@ -168,3 +171,26 @@ def test_what_cannot_be_mounted_is_infeasible_before_anything_runs(train: Split)
         SleeperAgent(rate=0.001).choose(train.y_N, 10, stream())
     with pytest.raises(Infeasible, match="source class 1 has no training image"):
         SleeperAgent().choose(train.y_N.masked_fill(train.y_N == 1, 2), 10, stream())
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_the_gradient_of_its_poison_aligns_with_the_aim_on_real_images(
+    small_cifar10: dict[str, Any], shared: SharedVictims
+) -> None:
+    """No bar on success, which differs by tens of points from seed to seed."""
+    innocent = shared.classifier(small_cifar10, {"kind": "none"})
+    train = innocent.dataset.train
+    attack = SleeperAgent(rate=0.01, steps=40, retrainings=0)
+    given = AttackInput(train, 10, twin=innocent.victim, retrain=lambda split, rng: innocent.victim)
+    poisoned = attack.poison(given, stream())
+
+    sources = poisoned.trigger(train.x_NCHW[train.y_N == 1], torch.zeros(400))
+    aim = aimed_gradient(innocent.victim, sources, 0)
+    before, after = (
+        1 - float(misalignment(aimed_gradient(innocent.victim, x, 0), aim))
+        for x in (train.x_NCHW[poisoned.index_M], poisoned.x_MCHW)
+    )
+    print("sleeper_agent", before, after)
+    assert after > 0.3
+    assert after > before + 0.2

@@ -9,12 +9,14 @@ CORRUPT = "raybd/attacks/data/corrupt_encoder.py"
 NOISY = "raybd/attacks/data/noisy_alignment.py"
 SLEEPER = "raybd/attacks/surrogate/sleeper_agent/__init__.py"
 ALIGNMENT = "raybd/attacks/surrogate/sleeper_agent/alignment.py"
+ADAPTIVE = "raybd/attacks/surrogate/adaptive.py"
 NOISE = "raybd/attacks/surrogate/sleeper_agent/noise.py"
 LABELS = "raybd/poisoning/label_maps.py"
 ON_ACCESSORY = ("tests/attacks/test_accessory.py",)
 ON_SEMANTIC = ("tests/attacks/test_semantic.py",)
 ON_HIDDEN = ("tests/attacks/test_hidden_trigger.py",)
 ON_COMPOSED = ("tests/attacks/test_composed_for_encoders.py",)
+ON_ADAPTIVE = ("tests/attacks/test_adaptive.py",)
 ON_SLEEPER = ("tests/attacks/test_sleeper_agent.py",)
 
 FAULTS = (
@@ -85,9 +87,17 @@ FAULTS = (
     Fault(
         "semantic-in-a-stream",
         "raybd/plan/graph.py",
-        'if not cast(Attack, attack.config).chooses_test or defense.config.scored_pool != "test":',
-        "if not cast(Attack, attack.config).chooses_test or True:",
+        'if isinstance(defense.config, Detector) and defense.config.scored_pool == "test":',
+        'if isinstance(defense.config, Detector) and defense.config.scored_pool == "none":',
         "the same test images count as clean and as triggered",
+        ON_SEMANTIC,
+    ),
+    Fault(
+        "semantic-among-the-trusted",
+        "raybd/plan/graph.py",
+        "if defense.trusted is not None and defense.trusted.poisoned > 0:",
+        "if defense.trusted is not None and defense.trusted.poisoned > 1:",
+        "trusted images that shall wear a trigger wear none",
         ON_SEMANTIC,
     ),
     Fault(
@@ -211,5 +221,37 @@ FAULTS = (
         "",
         "the surrogate is trained anew on clean images",
         ON_SLEEPER,
+    ),
+    Fault(
+        "adaptive-lowers-the-loss",
+        ADAPTIVE,
+        "change_BCHW = moved_BCHW.detach() + self.step * gradient_BCHW.sign() - start_BCHW",
+        "change_BCHW = moved_BCHW.detach() - self.step * gradient_BCHW.sign() - start_BCHW",
+        "the noise makes poison easy to learn",
+        ON_ADAPTIVE,
+    ),
+    Fault(
+        "adaptive-noise-on-covers",
+        ADAPTIVE,
+        "wears_M = plain.role_M == POISON",
+        "wears_M = plain.role_M >= POISON",
+        "covers get noise, too",
+        ON_ADAPTIVE,
+    ),
+    Fault(
+        "adaptive-clean-surrogate",
+        ADAPTIVE,
+        "surrogate = given.retrain(slow.over(given.train), rng)",
+        "surrogate = given.retrain(given.train, rng)",
+        "the surrogates have not seen the poison",
+        ON_ADAPTIVE,
+    ),
+    Fault(
+        "adaptive-rate-underneath",
+        ADAPTIVE,
+        'update={"rate": self.rate, "labels": self.labels}',
+        'update={"labels": self.labels}',
+        "the rate is that of the attack underneath",
+        ON_ADAPTIVE,
     ),
 )

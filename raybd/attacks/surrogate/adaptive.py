@@ -31,22 +31,32 @@ from raybd.types.models import Victim
 
 
 class _BadNets(BadNets):
+    """A white square."""
+
     kind: Literal["badnets"] = "badnets"
 
 
 class _Blended(Blended):
+    """A pattern all over the image."""
+
     kind: Literal["blended"] = "blended"
 
 
 class _WaNet(WaNet):
+    """A smooth warp, with noise images."""
+
     kind: Literal["wanet"] = "wanet"
 
 
 class _AdaptiveBlend(AdaptiveBlend):
+    """Pieces of a pattern, with covers."""
+
     kind: Literal["adaptive_blend"] = "adaptive_blend"
 
 
 class _Accessory(Accessory):
+    """A sticker in another pose on each image."""
+
     kind: Literal["accessory"] = "accessory"
 
 
