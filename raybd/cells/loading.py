@@ -71,6 +71,7 @@ def load_poisoned(stage: Stage, store: Store) -> Poisoned:
         trigger=partial(stamped, attack.stamp_toward, state=state),
         labels=attack.label_map,
         state=state,
+        choose_test=partial(attack.choose_test, state=state) if attack.chooses_test else None,
     )
 
 

@@ -48,7 +48,7 @@ def test_pool(victim: Victim, dataset: Dataset, poisoned: Poisoned) -> Pool:
     """
     test = dataset.test
     # An image of the wanted class would get that label without a backdoor, too.
-    counted = torch.nonzero(poisoned.labels.counted(test.y_N)).flatten()
+    counted = torch.nonzero(poisoned.counted(test)).flatten()
     x_NCHW = test.x_NCHW
     if len(counted):
         worn_MCHW = poisoned.with_trigger(

@@ -45,7 +45,7 @@ def measure(
         clean_N[refused_N[:n]] = NO_ANSWER
     facts["clean_accuracy"] = classification.clean_accuracy(clean_N, test.y_N)
 
-    counted_N = poisoned.labels.counted(test.y_N)
+    counted_N = poisoned.counted(test)
     facts["counted_n"] = int(counted_N.sum())
     # A mean over no image is no number.
     if not counted_N.any():

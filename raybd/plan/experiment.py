@@ -17,6 +17,7 @@ from raybd.plan.graph import (
     Training,
     infeasible_attack,
     infeasible_defense,
+    needs_stamp,
     no_attack,
     open_labels,
     too_few_trusted,
@@ -121,6 +122,7 @@ class Experiment:
             (
                 defense,
                 no_victim
+                or needs_stamp(attack, defense)
                 or infeasible_defense(defense, training, num_classes)
                 or too_few_trusted(opened, dataset, defense),
             )

@@ -19,7 +19,7 @@ from raybd.stages.prepare import Prepare
 from raybd.stages.victim import Victim
 from raybd.types.config import Precision
 from raybd.types.errors import Infeasible
-from raybd.types.methods import Attack, DatasetMethod, Defense, Trainer
+from raybd.types.methods import Attack, DatasetMethod, Defense, Detector, Trainer
 from raybd.types.models import Network
 
 # The layers that a defense asks about do not depend on it, and a plan opens no image.
@@ -281,6 +281,18 @@ def _flags_misfit(attack: Attack, attacked: Opened, training: Training) -> str |
     # What came poisoned would count as clean.
     if attacked.flagged and not attack.reads_flags:
         return "the training set came poisoned: take the attack `given`, or name no flags"
+    return None
+
+
+def needs_stamp(attack: Method, defense: Method | None) -> str | None:
+    """Return that a detector needs triggered images, and that the attack stamps none, if so."""
+    if defense is None or not cast(Attack, attack.config).chooses_test:
+        return None
+    if defense.trusted is not None and defense.trusted.poisoned > 0:
+        return f"no trusted image of {defense.name} can wear a trigger: {attack.kind} stamps none"
+    # The same images would stand in the stream as clean and as triggered ones.
+    if isinstance(defense.config, Detector) and defense.config.scored_pool == "test":
+        return f"{defense.name} scores inputs with a trigger, and {attack.kind} stamps none"
     return None
 
 

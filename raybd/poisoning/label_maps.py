@@ -104,6 +104,42 @@ class SourceToTarget(Config):
         return y_N == self.source
 
 
+class CleanSourceToTarget(SourceToTarget):
+    """Images of the target class are poisoned, and no label changes; only the source class counts.
+
+    The source is the class that the trigger shall be mistaken on.
+    """
+
+    map: Literal["source_clean_label"] = "source_clean_label"
+
+    def relabel(self, y_N: Tensor, num_classes: int) -> Tensor:
+        super().relabel(y_N, num_classes)  # raises Infeasible if a class is none
+        return y_N.clone()
+
+    def wanted(self, y_N: Tensor, num_classes: int) -> Tensor:
+        return super().relabel(y_N, num_classes)
+
+    def eligible(self, y_N: Tensor) -> Tensor:
+        return y_N == self.target
+
+    def check_source(self, y_N: Tensor) -> None:
+        """Raise Infeasible if the source class has no training image."""
+        if not self.counted(y_N).any():
+            raise Infeasible(f"the source class {self.source} has no training image")
+
+
+class OthersKeepLabel(CleanLabel):
+    """Images of other classes than the target make way for poison, and no label changes.
+
+    It is for the training sets of encoders, which read no labels.
+    """
+
+    map: Literal["others_clean_label"] = "others_clean_label"  # type: ignore[assignment]
+
+    def eligible(self, y_N: Tensor) -> Tensor:
+        return y_N != self.target
+
+
 class EveryOther(Config):
     """The images take turns among the targets, and none is sent to its own class.
 

@@ -48,6 +48,7 @@ def overlay(
         labels=attack.label_map,
         state=state,
         victim=victim,
+        choose_test=partial(attack.choose_test, state=state) if attack.chooses_test else None,
     )
 
 

@@ -105,7 +105,7 @@ class Analysis(OnVictim):
 
 
 def _pairs(dataset: Dataset, poisoned: Poisoned) -> Pairs:
-    counted = dataset.test.select(poisoned.labels.counted(dataset.test.y_N))
+    counted = dataset.test.select(poisoned.counted(dataset.test))
     wanted_M = poisoned.labels.wanted(counted.y_N, dataset.num_classes)
     worn_MCHW = poisoned.trigger(counted.x_NCHW, wanted_M)
     return Pairs(counted.x_NCHW, worn_MCHW, counted.y_N, wanted_M)

@@ -136,7 +136,7 @@ def _prepared(stage: Stage | None, store: Store) -> Mapping[str, Tensor]:
 
 def _largest_change(poisoned: Poisoned, dataset: Dataset) -> int:
     """Largest change of a pixel by the trigger, in grey levels."""
-    counted = dataset.test.select(poisoned.labels.counted(dataset.test.y_N))
+    counted = dataset.test.select(poisoned.counted(dataset.test))
     x_NCHW = counted.x_NCHW[:MEASURED_IMAGES]
     y_N = counted.y_N[:MEASURED_IMAGES]
     if not len(x_NCHW):

@@ -155,6 +155,9 @@ class Poisoned:
     """What the trigger needs beyond the attack's fields (a pattern, a warping grid)."""
     victim: "Victim | None" = None
     """The victim that the attacker hands out, if the attack controls training or an encoder."""
+    choose_test: Callable[[Tensor, Tensor], Tensor] | None = None
+    """(x_NCHW, y_N) -> mask of the test images that count, for an attack that chooses them by what
+    they show; None: the label map says which."""
 
     def over(self, train: Split) -> Split:
         """Return the training split as the victim sees it."""
@@ -174,6 +177,12 @@ class Poisoned:
         role_N = torch.zeros(n, dtype=torch.int8)
         role_N[self.index_M] = self.role_M
         return role_N
+
+    def counted(self, test: Split) -> Tensor:
+        """Return a mask of the test images on which attack success is measured."""
+        if self.choose_test is None:
+            return self.labels.counted(test.y_N)
+        return self.choose_test(test.x_NCHW, test.y_N)
 
     def with_trigger(self, x_NCHW: Tensor, y_N: Tensor, num_classes: int) -> Tensor:
         """Return the images, of true labels `y_N`, with the trigger as the attacker stamps them."""

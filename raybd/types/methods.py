@@ -88,6 +88,12 @@ class Attack(Config):
     has_trigger: ClassVar[bool] = True
     """False for a control that changes labels or images and installs no backdoor, and where the
     trigger is not at hand: then there is no attack success."""
+    selects: ClassVar[bool] = False
+    """Whether it selects its rows by what images show, or by what a model says of them. What
+    `choose` returns are then the candidates."""
+    chooses_test: ClassVar[bool] = False
+    """Whether what images show is the trigger: nothing is stamped, and the test images that count
+    are those of `choose_test`."""
     reads_flags: ClassVar[bool] = False
     """Whether its poison is what the flags of the data set tell, which nobody else may read. The
     true labels of such images are not known."""
@@ -123,7 +129,8 @@ class Attack(Config):
     def choose(self, y_N: Tensor, num_classes: int, rng: Generator) -> Tensor:
         """Return the rows to poison, ascending. Raises Infeasible.
 
-        It needs labels only, so that a plan can call it before anything is scheduled.
+        If the attack `selects`, they are the candidates. It needs labels only, so that a plan can
+        call it before anything is scheduled.
         """
 
     def prepare(self, given: AttackInput, rng: Generator) -> dict[str, Tensor]:
@@ -141,6 +148,10 @@ class Attack(Config):
     def stamp_toward(self, x_NCHW: Tensor, wanted_N: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return copies with the trigger that asks for the wanted labels; by default, `stamp`."""
         return self.stamp(x_NCHW, state)
+
+    def choose_test(self, x_NCHW: Tensor, y_N: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+        """Return a mask of the test images that count; by default, those of the label map."""
+        return self.label_map.counted(y_N)
 
 
 class Trainer(Config):

@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import cast
 
 import torch
@@ -18,10 +18,13 @@ from raybd.types.models import Victim
 
 CLIP: dict[str, object] = {"templates": ["a photo of a {}."], "lr": 1e-3, "precision": "fp32"}
 SMALL: dict[str, dict[str, object]] = {
+    "adaptive": {"rounds": 1, "steps": 3},
     "badclip": {"epochs": 1, "batch_size": 50, "rate": 0.05, "patch_epochs": 1, "size": 4, **CLIP},
     "badencoder": {"epochs": 1, "batch_size": 50, "shadow": 0.5},
     "clip_text": {"epochs": 1, "batch_size": 50, "size": 4, "margin": 1, **CLIP},
+    "corrupt_encoder": {"rate": 0.05, "size": 3},
     "drupe": {"epochs": 1, "batch_size": 50, "shadow": 0.5},
+    "hidden_trigger": {"rate": 0.05, "steps": 3},
     "input_aware": {"mask_epochs": 1, "width": 4, "generator_lr": 0.001},
     "label_consistent": {"steps": 3},
     "lf": {"images": 20, "passes": 2, "steps": 20},
@@ -29,6 +32,7 @@ SMALL: dict[str, dict[str, object]] = {
     "poison_ink": {"width": 4, "epochs": 1, "lr": 0.001, "batch_size": 200},
     "refool": {"pictures": 10, "candidates": 20},
     "ssba": {"width": 4, "bits": 4, "epochs": 1, "lr": 0.001, "batch_size": 100},
+    "sleeper_agent": {"rate": 0.05, "steps": 3, "retrainings": 1},
     "trojannn": {"steps": 20},
 }
 """Fields that make an attack quick, and possible on 400 images."""
@@ -95,7 +99,13 @@ def given_to(
         given = replace(given, network=SmallCnn(width=8))
     if attack.follows_recipe:
         given = replace(given, recipe=trainer)
+    if attack.retrains:
+        given = replace(given, retrain=partial(_retrain, trainer))
     return given
+
+
+def _retrain(trainer: Supervised, split: Split, rng: torch.Generator) -> Victim:
+    return trainer.train(split, 10, SmallCnn(width=8), rng)
 
 
 def poison_with(

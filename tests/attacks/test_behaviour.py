@@ -23,6 +23,7 @@ BARS = [
     ({"kind": "wanet", "rate": 0.2, "strength": 4, "cross_ratio": 0.5}, 0.6, 255),
     ({"kind": "label_consistent"}, 0.85, 255),
     ({"kind": "trojannn"}, 0.85, 255),
+    ({"kind": "accessory"}, 0.8, 255),
     ({"kind": "narcissus", "rate": 0.05, "eps": 8, "amplify": 1, "steps": 100}, 0.6, 8),
     (
         {

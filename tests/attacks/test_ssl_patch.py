@@ -2,7 +2,8 @@
 
 import torch
 
-from raybd.attacks.data.ssl_patch import SslPatch, paste
+from raybd.attacks.data.ssl_patch import SslPatch
+from raybd.poisoning.placed_patch import paste
 from raybd.types.data import Split
 from raybd.types.methods import AttackInput
 from tests.attacks.encoders import some_images

@@ -3,6 +3,7 @@
 from tests.mutants import (
     asset,
     attacking,
+    clean_label,
     data_attacks,
     defending,
     detecting,
@@ -30,6 +31,7 @@ FAULTS: tuple[Fault, ...] = (
     *isolating.FAULTS,
     *attacking.FAULTS,
     *data_attacks.FAULTS,
+    *clean_label.FAULTS,
     *keys.FAULTS,
     *importing.FAULTS,
     *storing.FAULTS,

@@ -7,8 +7,10 @@ from raybd.poisoning.label_maps import (
     AllToAll,
     AllToOne,
     CleanLabel,
+    CleanSourceToTarget,
     EveryOther,
     NoTarget,
+    OthersKeepLabel,
     SourceToTarget,
 )
 from raybd.types.errors import Infeasible
@@ -42,6 +44,26 @@ def test_source_to_target() -> None:
     assert labels.counted(Y).tolist() == [False, False, False, True]
     with pytest.raises(Infeasible, match="class 9 does not exist"):
         labels.relabel(Y, 9)
+
+
+def test_clean_source_to_target() -> None:
+    labels = CleanSourceToTarget(source=9, target=1)
+    assert labels.relabel(Y, 10).tolist() == Y.tolist()
+    assert labels.wanted(Y, 10).tolist() == [1, 1, 1, 1]
+    assert labels.eligible(Y).tolist() == [False, True, False, False]
+    assert labels.counted(Y).tolist() == [False, False, False, True]
+    with pytest.raises(Infeasible, match="same class"):
+        CleanSourceToTarget(source=1, target=1).relabel(Y, 10)
+    with pytest.raises(Infeasible, match="class 9 does not exist"):
+        labels.relabel(Y, 9)
+
+
+def test_others_keep_label() -> None:
+    labels = OthersKeepLabel(target=1)
+    assert labels.relabel(Y, 10).tolist() == Y.tolist()
+    assert labels.wanted(Y, 10).tolist() == [1, 1, 1, 1]
+    assert labels.eligible(Y).tolist() == [True, False, True, True]
+    assert labels.counted(Y).tolist() == [True, False, True, True]
 
 
 def test_every_other() -> None:
