@@ -18,6 +18,7 @@ from raybd.plan.graph import (
     infeasible_attack,
     infeasible_defense,
     no_attack,
+    nothing_to_find,
     open_labels,
     too_few_trusted,
     victim_stage,
@@ -122,6 +123,7 @@ class Experiment:
                 defense,
                 no_victim
                 or infeasible_defense(defense, training, num_classes)
+                or nothing_to_find(attack, defense)
                 or too_few_trusted(opened, dataset, defense),
             )
             for defense in defenses

@@ -11,3 +11,12 @@ def to_pixels(x: Tensor) -> Tensor:
     """
     # A cast alone wraps 256 to 0 and cuts fractions off: a trigger would not be the published one.
     return x.clamp(0, 255).round().to(torch.uint8)
+
+
+def rounded_through(x: Tensor) -> Tensor:
+    """Return the values that `to_pixels` would store, as floats; gradients pass as they are.
+
+    A generator that is trained through it makes changes that survive the rounding.
+    """
+    # The difference is exactly zero, so that the values are whole to the bit.
+    return to_pixels(x.detach()).to(x.dtype) + (x - x.detach())

@@ -88,6 +88,9 @@ class Attack(Config):
     has_trigger: ClassVar[bool] = True
     """False for a control that changes labels or images and installs no backdoor, and where the
     trigger is not at hand: then there is no attack success."""
+    poisons_training_set: ClassVar[bool] = True
+    """False for an attack that controls training and changes no training image: then there is
+    nothing to find in the training set, and nothing that a training on it could be kept from."""
     reads_flags: ClassVar[bool] = False
     """Whether its poison is what the flags of the data set tell, which nobody else may read. The
     true labels of such images are not known."""

@@ -20,10 +20,14 @@ CLIP: dict[str, object] = {"templates": ["a photo of a {}."], "lr": 1e-3, "preci
 SMALL: dict[str, dict[str, object]] = {
     "badclip": {"epochs": 1, "batch_size": 50, "rate": 0.05, "patch_epochs": 1, "size": 4, **CLIP},
     "badencoder": {"epochs": 1, "batch_size": 50, "shadow": 0.5},
+    "blind": {"history": 0.2, "threshold": 100},
     "clip_text": {"epochs": 1, "batch_size": 50, "size": 4, "margin": 1, **CLIP},
     "drupe": {"epochs": 1, "batch_size": 50, "shadow": 0.5},
+    "grond": {"steps": 5},
     "input_aware": {"mask_epochs": 1, "width": 4, "generator_lr": 0.001},
     "label_consistent": {"steps": 3},
+    "lira": {"joint_epochs": 1, "width": 4, "generator_lr": 0.001},
+    "marksman": {"joint_epochs": 1, "width": 4, "generator_lr": 0.001},
     "narcissus": {"rate": 0.05, "steps": 5},
     "trojannn": {"steps": 20},
 }

@@ -47,6 +47,7 @@ ON_ENCODERS = tuple(kind for kind in KINDS if _class_of(kind).threat_model == "e
 ON_DATA = tuple(kind for kind in KINDS if _class_of(kind).threat_model in ("data", "training"))
 WITH_TRIGGER = tuple(kind for kind in KINDS if _class_of(kind).has_trigger)
 CONTROLLING = tuple(kind for kind in KINDS if _class_of(kind).threat_model == "training")
+IN_TRAINING_SET = tuple(kind for kind in ON_DATA if _class_of(kind).poisons_training_set)
 WITH_TWIN = tuple(kind for kind in KINDS if _class_of(kind).needs_twin)
 PREPARED = tuple(kind for kind in KINDS if _class_of(kind).prepared_from)
 WITH_ANY_LABEL_MAP = tuple(kind for kind in KINDS if _accepts_all_to_all(kind))
@@ -76,18 +77,28 @@ def test_changes_exactly_the_samples_that_it_marks(kind: str, train: Split) -> N
     assert torch.equal(changed_N, poisoned.role_N(len(train)) > 0)
 
 
-@pytest.mark.parametrize("kind", ON_DATA)
+@pytest.mark.parametrize("kind", IN_TRAINING_SET)
 @pytest.mark.parametrize("rate", [0.02, 0.1])
 def test_poisons_the_promised_share(kind: str, rate: float, train: Split) -> None:
     attack = make(kind, rate=rate)
     poisoned = poison(kind, train, rate=rate)
     role = POISON if attack.has_trigger else CROSS
-    assert attack.poison_rate == rate
-    assert int((poisoned.role_M == role).sum()) == round(rate * len(train))
+    # Of the whole set, or of the one class that a clean-label attack may poison.
+    of_class = attack.rate_basis == "of_class"
+    share_of = int(attack.label_map.eligible(train.y_N).sum()) if of_class else len(train)
+    # Without a basis, whole batches are poisoned, and `rate` is the share of what is shown of it.
+    assert attack.poison_rate == (None if attack.rate_basis is None else rate)
+    assert int((poisoned.role_M == role).sum()) == round(rate * share_of)
     assert len(poisoned.index_M.unique()) == len(poisoned.index_M)
 
 
-@pytest.mark.parametrize("kind", ON_DATA)
+@pytest.mark.parametrize("kind", sorted(set(ON_DATA) - set(IN_TRAINING_SET)))
+def test_an_attack_that_says_so_changes_no_training_image(kind: str, train: Split) -> None:
+    assert make(kind).threat_model == "training"
+    assert poison(kind, train).over(train) is train
+
+
+@pytest.mark.parametrize("kind", IN_TRAINING_SET)
 def test_the_seed_decides_the_poison(kind: str, train: Split) -> None:
     first, again, other = (poison_with(make(kind), train, seed) for seed in (0, 0, 1))
     assert torch.equal(first.index_M, again.index_M)
@@ -173,7 +184,9 @@ def test_the_trigger_is_the_same_after_pickling_and_from_stored_state(
 def test_cites_its_paper_and_survives_a_round_trip(kind: str) -> None:
     attack_class = _class_of(kind)
     doc = sys.modules[attack_class.__module__].__doc__ or ""
-    assert kind == "none" or re.search(r"arXiv \d{4}\.\d{5}.*section", doc, re.S)
+    # Some papers are in proceedings only.
+    paper = r"(arXiv \d{4}\.\d{5}|(ICCV|NeurIPS|ICLR|AAAI) \d{4}).*section"
+    assert kind == "none" or re.search(paper, doc, re.S)
     attack = attack_class()
     assert attack_class.model_validate_json(attack.model_dump_json()) == attack
     assert all(info.description for info in attack_class.model_fields.values())
@@ -315,7 +328,7 @@ def test_all_to_all_moves_every_poisoned_label_by_one(kind: str, train: Split) -
 
 
 def test_every_dirty_label_attack_on_data_has_all_to_all() -> None:
-    aims_otherwise = {"badnets_multi", "tact"}
+    aims_otherwise = {"badnets_multi", "marksman", "tact", "uba"}
     dirty = {
         kind
         for kind in ON_DATA
