@@ -22,6 +22,7 @@ SMALL: dict[str, dict[str, object]] = {
     "badencoder": {"epochs": 1, "batch_size": 50, "shadow": 0.5},
     "blind": {"history": 0.2, "threshold": 100},
     "clip_text": {"epochs": 1, "batch_size": 50, "size": 4, "margin": 1, **CLIP},
+    "combat": {"epochs": 1, "width": 4, "batch_size": 100},
     "drupe": {"epochs": 1, "batch_size": 50, "shadow": 0.5},
     "grond": {"steps": 5},
     "input_aware": {"mask_epochs": 1, "width": 4, "generator_lr": 0.001},

@@ -63,7 +63,7 @@ def test_the_noise_moves_images_toward_the_class(train: Split) -> None:
 
 
 def test_only_images_of_the_class_are_poisoned_and_keep_their_label(train: Split) -> None:
-    poisoned = poison("grond", train, labels={"map": "clean_label", "target": 4})
+    poisoned = poison_with(make("grond", labels={"map": "clean_label", "target": 4}), train)
     assert len(poisoned.index_M) == 20
     assert set(poisoned.y_M.tolist()) == set(train.y_N[poisoned.index_M].tolist()) == {4}
 
@@ -86,8 +86,8 @@ def test_an_outlying_channel_gets_the_mean_scale_and_shift_by_hand() -> None:
     outlying_C = level_outliers(victim, "0", "1", 3.0)
     assert outlying_C.nonzero().flatten().tolist() == [7]
     assert isinstance(norm, nn.BatchNorm2d)
-    assert float(norm.weight[7]) == pytest.approx((19 + 10) / 20)
-    assert float(norm.bias[7]) == pytest.approx(9.5)
+    assert norm.weight[7].item() == pytest.approx((19 + 10) / 20)
+    assert norm.bias[7].item() == pytest.approx(9.5)
     assert norm.weight[:7].tolist() == [1.0] * 7
     assert norm.bias[8:].tolist() == list(range(8, 20))
 

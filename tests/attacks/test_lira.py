@@ -65,16 +65,16 @@ def test_the_victim_sees_the_generator_as_it_was_before_the_epoch(train: Split) 
 
     def made(generator: nn.Module, x_BCHW: Tensor, wanted_B: Tensor) -> Tensor:
         if not torch.is_grad_enabled():  # the victim's step
-            seen.append(float(next(generator.parameters()).double().sum()))
+            seen.append(float(next(generator.parameters()).detach().double().sum()))
         maps_BCHW: Tensor = generator(x_BCHW)
         return maps_BCHW
 
     generator = new_auto_encoder(4, 3, stream())
-    before = float(next(generator.parameters()).double().sum())
+    before = float(next(generator.parameters()).detach().double().sum())
     victim = new_victim(train, 10, SmallCnn(width=4), stream())
     turns = _turns(train, made, batch_size=100)
     turns.jointly("turns", 2, 8, 0.01, victim, generator)
-    after = float(next(generator.parameters()).double().sum())
+    after = float(next(generator.parameters()).detach().double().sum())
     assert len(seen) == 8
     assert seen[:4] == [before] * 4
     assert len(set(seen[4:])) == 1 and seen[4] not in (before, after)
@@ -90,19 +90,18 @@ def test_the_generator_learns_to_fool_the_victim_and_leaves_it_alone(train: Spli
     before = {name: value.clone() for name, value in victim.named_parameters()}
     generator = new_auto_encoder(4, 3, stream())
 
-    def missed() -> float:
+    def missed(made: nn.Module) -> float:
         x_BCHW = few.x_NCHW.float()
         with torch.no_grad():
-            worn = x_BCHW + 64 * generator.eval()(x_BCHW)
+            worn = x_BCHW + 64 * made.eval()(x_BCHW)
             return float(F.cross_entropy(victim.eval()(worn), 0 * few.y_N))
 
-    at_first = missed()
     # The victim does not move at such a rate, so that what is lost is the generator's doing.
     turns = _turns(few, made, batch_size=50, lr=1e-12)
-    turns.jointly("turns", 10, 64, 0.01, victim, generator)
+    turns.jointly("turns", 20, 64, 0.01, victim, generator)
     moved = [(value - before[name]).abs().max() for name, value in victim.named_parameters()]
     assert max(moved) < 1e-6
-    assert missed() < 0.8 * at_first
+    assert missed(generator) < 0.8 * missed(new_auto_encoder(4, 3, stream()))
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.8])

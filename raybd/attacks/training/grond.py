@@ -75,9 +75,10 @@ class Grond(DataAttack):
             batch_size=self.batch_size,
             rng=rng,
         )
-        poisoned = overlay(self, given, rows, state={"noise_CHW": noise_CHW})
+        state = {"noise_CHW": noise_CHW}
+        seen = overlay(self, given, rows, state=state).over(train)
 
-        victim = models.new_victim(train, given.num_classes, given.network, rng)
+        victim = models.new_victim(seen, given.num_classes, given.network, rng)
         # Names, because on GPUs a group replaces the modules while it trains.
         pairs = norms_after_convolutions(victim, train.x_NCHW[:2])
         if not pairs:
@@ -90,9 +91,9 @@ class Grond(DataAttack):
 
         # Before each epoch is after the one before it, also in a training that resumes. Before the
         # first one, the channels of a layer are all scaled alike, and nothing changes.
-        fit(victim, poisoned.over(train), given.recipe, rng, name="grond", until=even_out)
+        fit(victim, seen, given.recipe, rng, name="grond", until=even_out)
         even_out()
-        return overlay(self, given, rows, state={"noise_CHW": noise_CHW}, victim=victim)
+        return overlay(self, given, rows, state=state, victim=victim)
 
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return copies of the images with the noise."""
