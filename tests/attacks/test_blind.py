@@ -5,11 +5,13 @@ from typing import Any, cast
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from raybd.attacks.training.blind import Blind, mgda_weight, normalised
 from raybd.networks.small_cnn import SmallCnn
 from raybd.plan.file import parse
+from raybd.training.models import new_victim
 from raybd.training.runtime import Runtime, running
 from raybd.types.data import Split
 from raybd.types.errors import Infeasible
@@ -87,6 +89,49 @@ def test_while_it_is_on_the_training_is_another_one(balance: str, train: Split) 
     found = _weights(_blind(balance=balance), train)
     plain = PRECISE.train(train, 10, SmallCnn(width=8), stream()).state_dict()
     assert any(not torch.equal(found[name], value) for name, value in plain.items())
+
+
+def test_a_step_goes_down_the_shortest_mean_of_both_gradients(train: Split) -> None:
+    # One batch, one epoch: the first batch is clean, so that there are two, of 40 images each.
+    few = train.select(torch.arange(80))
+    plain_sgd = {"momentum": 0.0, "weight_decay": 0.0, "augment": "none", "schedule": "constant"}
+    recipe = PRECISE.model_copy(update={"epochs": 1, "lr": 0.05, **plain_sgd})
+    attack = _blind(history=0, labels={"map": "all_to_one", "target": 3})
+    victim = poison_with(attack, few, trainer=recipe).victim
+    assert victim is not None
+
+    # By the formula, on a copy: the first step is that of the task, the second that of both.
+    rng = stream()
+    copy = new_victim(few, 10, SmallCnn(width=8), rng).train()
+    first, second = torch.randperm(80, generator=rng).split(40)
+
+    def gradients(x_BCHW: Tensor, y_B: Tensor, worn: bool) -> tuple[float, list[Tensor]]:
+        both = torch.cat([x_BCHW, attack.stamp(x_BCHW, {})])
+        logits = copy(both)[40:] if worn else copy(both)[:40]
+        loss = F.cross_entropy(logits, y_B)
+        return loss.item(), list(torch.autograd.grad(loss, list(copy.parameters())))
+
+    def descend(steps: list[Tensor]) -> None:
+        with torch.no_grad():
+            for parameter, gradient in zip(copy.parameters(), steps, strict=True):
+                parameter.sub_(0.05 * gradient)
+
+    loss = F.cross_entropy(copy(few.x_NCHW[first]), few.y_N[first])
+    descend(list(torch.autograd.grad(loss, list(copy.parameters()))))
+    x_BCHW, y_B = few.x_NCHW[second], few.y_N[second]
+    task, of_task = gradients(x_BCHW, y_B, False)
+    backdoor, of_backdoor = gradients(x_BCHW, torch.full_like(y_B, 3), True)
+
+    def divisor(value: float, parts: list[Tensor]) -> float:
+        return min(value * torch.cat([part.flatten() for part in parts]).norm().item(), 10.0)
+
+    one = torch.cat([part.flatten() for part in of_task]) / divisor(task, of_task)
+    two = torch.cat([part.flatten() for part in of_backdoor]) / divisor(backdoor, of_backdoor)
+    share = float((((two - one) @ two) / (one - two).square().sum()).clamp(0, 1))
+    assert 0.02 < share < 0.98
+    descend([share * a + (1 - share) * b for a, b in zip(of_task, of_backdoor, strict=True)])
+    for found, expected in zip(victim.parameters(), copy.parameters(), strict=True):
+        assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_it_begins_after_its_history(train: Split) -> None:

@@ -102,6 +102,18 @@ def test_the_generator_depends_on_the_target_and_the_poisoned_share() -> None:
         assert any(not torch.equal(other[name], value) for name, value in first.items()), fields
 
 
+def test_the_surrogate_learns_from_the_poisoned_class_alone() -> None:
+    rng = torch.Generator().manual_seed(1)
+    x_NCHW = torch.randint(0, 256, (100, 3, 8, 8), generator=rng, dtype=torch.uint8)
+    others = Split(x_NCHW, 1 + torch.arange(100) % 9)
+    made = []
+    for share in (0.0, 1.0):
+        attack = make("combat", share=share)
+        made.append(attack.prepare(given_to(attack, others), stream()))
+    # Without an image of the class, no image is poisoned for the surrogate.
+    assert all(torch.equal(made[1][name], value) for name, value in made[0].items())
+
+
 def test_resumes_to_the_same_generator() -> None:
     saved: dict[str, bytes] = {}
 

@@ -42,6 +42,18 @@ def test_a_code_says_on_which_side_of_the_mean_a_class_lies() -> None:
     assert class_codes(-z_ND, y_N, 2, 30, stream()).tolist() == [[1], [0]]
 
 
+def test_an_axis_is_as_good_as_it_tells_classes_apart() -> None:
+    # Along the first axis the classes lie farther apart, but its spread hides that.
+    rng = stream()
+    y_N = torch.arange(400) % 2
+    mean_PD = torch.tensor([[-3.0, -1.0], [3.0, 1.0]], dtype=torch.float64)
+    spread_ND = torch.randn((400, 2), generator=rng).double() * torch.tensor([30.0, 0.1])
+    (axis_D,) = discriminants(spread_ND, mean_PD, 1).T
+    assert axis_D[1].item() > 10 * abs(axis_D[0].item())
+    between = (spread_ND + mean_PD[y_N]) @ axis_D
+    assert (between[y_N == 0].max() < between[y_N == 1].min()).item()
+
+
 def test_classes_with_the_same_code_get_hyperplanes() -> None:
     # On a line, the classes in the middle lie on the same side of their mean.
     y_N = torch.arange(400) % 4

@@ -3,6 +3,7 @@
 from tests.mutants import (
     asset,
     attacking,
+    controlling,
     defending,
     detecting,
     importing,
@@ -28,6 +29,7 @@ FAULTS: tuple[Fault, ...] = (
     *pruning.FAULTS,
     *isolating.FAULTS,
     *attacking.FAULTS,
+    *controlling.FAULTS,
     *keys.FAULTS,
     *importing.FAULTS,
     *storing.FAULTS,
