@@ -19,6 +19,7 @@ from raybd.plan.graph import (
     infeasible_defense,
     needs_stamp,
     no_attack,
+    nothing_to_find,
     open_labels,
     too_few_trusted,
     victim_stage,
@@ -124,6 +125,7 @@ class Experiment:
                 no_victim
                 or needs_stamp(attack, defense)
                 or infeasible_defense(defense, training, num_classes)
+                or nothing_to_find(attack, defense)
                 or too_few_trusted(opened, dataset, defense),
             )
             for defense in defenses

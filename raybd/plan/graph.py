@@ -19,7 +19,14 @@ from raybd.stages.prepare import Prepare
 from raybd.stages.victim import Victim
 from raybd.types.config import Precision
 from raybd.types.errors import Infeasible
-from raybd.types.methods import Attack, DatasetMethod, Defense, Detector, Trainer
+from raybd.types.methods import (
+    Attack,
+    DatasetMethod,
+    Defense,
+    Detector,
+    Trainer,
+    TrainingDefense,
+)
 from raybd.types.models import Network
 
 # The layers that a defense asks about do not depend on it, and a plan opens no image.
@@ -293,6 +300,17 @@ def needs_stamp(attack: Method, defense: Method | None) -> str | None:
     # The same images would stand in the stream as clean and as triggered ones.
     if isinstance(defense.config, Detector) and defense.config.scored_pool == "test":
         return f"{defense.name} scores inputs with a trigger, and {attack.kind} stamps none"
+    return None
+
+
+def nothing_to_find(attack: Method, defense: Method | None) -> str | None:
+    """Return that a defense looks for poison in a training set that has none, if so."""
+    if cast(Attack, attack.config).poisons_training_set or defense is None:
+        return None
+    config = defense.config
+    trains = isinstance(config, TrainingDefense)
+    if trains or (isinstance(config, Detector) and config.scored_pool == "train"):
+        return f"{attack.kind} changes no training image, so that {defense.name} has none to find"
     return None
 
 

@@ -36,6 +36,20 @@ def draw(y_N: Tensor, num_classes: int, rate: float, labels: LabelMap, rng: Gene
     return allowed[torch.randperm(len(allowed), generator=rng)[:count]].sort().values
 
 
+def draw_of_class(
+    y_N: Tensor, num_classes: int, rate: float, labels: LabelMap, rng: Generator
+) -> Tensor:
+    """Return a share of the rows that the label map allows, like those of the target class.
+
+    Drawn as `draw` does. Raises Infeasible if it is not even one.
+    """
+    allowed = int(labels.eligible(y_N).sum())
+    count = round(rate * allowed)
+    if allowed and count == 0:
+        raise Infeasible(f"rate {rate:g} of {allowed} images of the class is not even one image")
+    return draw(y_N, num_classes, count / len(y_N), labels, rng)
+
+
 def draw_cross(
     y_N: Tensor, chosen_M: Tensor, rate: float, allowed_N: Tensor, rng: Generator
 ) -> Tensor:

@@ -162,8 +162,14 @@ class EveryOther(Config):
         return targets
 
     def relabel(self, y_N: Tensor, num_classes: int) -> Tensor:
-        targets_M = torch.tensor(self.targets_of(num_classes))
-        turn_N = torch.arange(len(y_N))
+        return self.at_turns(y_N, torch.arange(len(y_N), device=y_N.device), num_classes)
+
+    def at_turns(self, y_N: Tensor, turn_N: Tensor, num_classes: int) -> Tensor:
+        """Return a target other than its own class for each image; `turn_N`, 0 or more, says which.
+
+        Random turns give random targets.
+        """
+        targets_M = torch.tensor(self.targets_of(num_classes), device=y_N.device)
 
         # An image of a target class starts behind its own class and has one target less to visit.
         own_NM = y_N[:, None] == targets_M

@@ -19,3 +19,12 @@ def chosen_by_pixels(x_NCHW: Tensor, count: int) -> Tensor:
     What is random at test time then depends neither on the order nor on the number of images.
     """
     return x_NCHW.flatten(1).long().sum(1) % count
+
+
+def rounded_through(x: Tensor) -> Tensor:
+    """Return the values that `to_pixels` would store, as floats; gradients pass as they are.
+
+    A generator that is trained through it makes changes that survive the rounding.
+    """
+    # The difference is exactly zero, so that the values are whole to the bit.
+    return to_pixels(x.detach()).to(x.dtype) + (x - x.detach())

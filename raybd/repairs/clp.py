@@ -56,7 +56,7 @@ class Clp(Repair):
 
         facts = {"pruned_channels": 0.0, "channels": 0.0}
         for name, (conv, norm) in pairs.items():
-            bound_C = channel_bounds(conv, norm)
+            bound_C = layers.channel_bounds(conv, norm)
             # Within its layer only: widths and scales of layers differ, and with them their bounds.
             outlying_C = bound_C > bound_C.mean() + self.u * deviation(bound_C)
             silence(norm, outlying_C)
@@ -71,16 +71,6 @@ class Clp(Repair):
         facts |= accuracy_facts(victim, pruned, clean)
         warning = lost("clp", facts, clean) if facts["pruned_channels"] else missed
         return Defended(pruned, warning=warning, facts=facts)
-
-
-def channel_bounds(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
-    """Return an upper bound of each output channel's Lipschitz constant, float64, C."""
-    assert norm.running_var is not None
-    filters = conv.weight.detach().double().flatten(2)  # output channels x input channels x k k
-    scale_C = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
-    # A negative scale stretches as much as a positive one.
-    bound_C: Tensor = torch.linalg.matrix_norm(filters, ord=2) * scale_C.abs()
-    return bound_C
 
 
 def silence(norm: nn.BatchNorm2d, outlying_C: Tensor) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from raybd.distributed import group
 from raybd.training.inference import infer
@@ -221,6 +222,16 @@ def tail(victim: Victim, name: str, x_BCHW: Tensor) -> Callable[[Tensor], Tensor
         return returned
 
     return run
+
+
+def channel_bounds(conv: nn.Conv2d, norm: _BatchNorm) -> Tensor:
+    """Return an upper bound of each output channel's Lipschitz constant, float64, C."""
+    assert norm.running_var is not None
+    filters = conv.weight.detach().double().flatten(2)  # output channels x input channels x k k
+    scale_C = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
+    # A negative scale stretches as much as a positive one.
+    bound_C: Tensor = torch.linalg.matrix_norm(filters, ord=2) * scale_C.abs()
+    return bound_C
 
 
 def by_position(out: Tensor) -> Tensor:

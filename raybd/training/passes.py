@@ -41,6 +41,23 @@ def still_statistics(model: nn.Module) -> Iterator[None]:
             norm.track_running_stats = True
 
 
+@contextmanager
+def only_read(model: nn.Module) -> Iterator[None]:
+    """Let gradients pass through a model in eval mode; none reaches its weights."""
+    was_training = model.training
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.eval()
+    for parameter in learned:
+        # Not only to save time: data parallelism would wait for the gradients of all workers.
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learned:
+            parameter.requires_grad_(True)
+        model.train(was_training)
+
+
 @torch.no_grad()
 def relearn_statistics(model: nn.Module, x_NCHW: Tensor, batch_size: int) -> None:
     """Replace the running statistics by their means over batches of images; all else is kept.

@@ -94,6 +94,9 @@ class Attack(Config):
     chooses_test: ClassVar[bool] = False
     """Whether what images show is the trigger: nothing is stamped, and the test images that count
     are those of `choose_test`."""
+    poisons_training_set: ClassVar[bool] = True
+    """False for an attack that controls training and changes no training image: then there is
+    nothing to find in the training set, and nothing that a training on it could be kept from."""
     reads_flags: ClassVar[bool] = False
     """Whether its poison is what the flags of the data set tell, which nobody else may read. The
     true labels of such images are not known."""

@@ -139,7 +139,7 @@ FAULTS = (
     ),
     Fault(
         "clp-forgets-the-variance",
-        CLP,
+        "raybd/training/layers.py",
         "/ (norm.running_var.double() + norm.eps).sqrt()",
         "* (norm.running_var.double() + norm.eps).sqrt()",
         "CLP multiplies by the deviation that it should divide by",

@@ -98,3 +98,15 @@ def test_no_target_changes_and_counts_nothing() -> None:
     assert NoTarget().relabel(Y, 10).tolist() == Y.tolist()
     assert not NoTarget().counted(Y).any()
     assert NoTarget().eligible(Y).all()
+
+
+def test_random_turns_reach_every_target_but_the_own_class() -> None:
+    labels = EveryOther()
+    assert labels.relabel(torch.tensor([0, 0, 1, 2]), 3).tolist() == [1, 2, 2, 1]
+    y_N = torch.arange(3).repeat(100)
+    turn_N = torch.randint(2**31, (300,), generator=torch.Generator().manual_seed(0))
+    found = labels.at_turns(y_N, turn_N, 3)
+    assert not (found == y_N).any()
+    counts = torch.stack([found[y_N == own].bincount(minlength=3) for own in range(3)])
+    assert torch.equal(counts.diagonal(), torch.zeros(3, dtype=torch.int64))
+    assert int((counts + 100 * torch.eye(3)).min()) >= 30

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from raybd.networks.small_cnn import SmallCnn
-from raybd.repairs.clp import Clp, channel_bounds
+from raybd.repairs.clp import Clp
 from raybd.training.inference import infer
+from raybd.training.layers import channel_bounds
 from raybd.training.models import new_victim
 from raybd.types.data import Split
 from raybd.types.errors import Infeasible

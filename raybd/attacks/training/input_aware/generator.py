@@ -15,10 +15,11 @@ from raybd.distributed import group
 class AutoEncoder(nn.Module):
     """Images in 0..255 -> `channels` maps in -1..1; three levels down, three up, any image size."""
 
-    def __init__(self, width: int, channels: int) -> None:
+    def __init__(self, width: int, channels: int, planes: int = 3) -> None:
+        """Build it for images of `planes` channels."""
         super().__init__()
         self.down = nn.ModuleList(
-            [_twice(3, width), _twice(width, 2 * width), _twice(2 * width, 4 * width)]
+            [_twice(planes, width), _twice(width, 2 * width), _twice(2 * width, 4 * width)]
         )
         self.middle = _convolve(4 * width, 4 * width)
         self.up = nn.ModuleList(
