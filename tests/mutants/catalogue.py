@@ -12,6 +12,7 @@ from tests.mutants import (
     measuring,
     pruning,
     reading,
+    scanners,
     scanning,
     storing,
     telling,
@@ -33,6 +34,7 @@ FAULTS: tuple[Fault, ...] = (
     *storing.FAULTS,
     *telling.FAULTS,
     *reading.FAULTS,
+    *scanners.FAULTS,
     *scanning.FAULTS,
     *tuning.FAULTS,
 )

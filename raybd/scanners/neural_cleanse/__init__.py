@@ -18,20 +18,15 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from raybd.distributed import group
+from raybd.scanners._classes import SHOWN, anomaly_index, class_name, count_classes, too_few
 from raybd.scanners.neural_cleanse.search import Triggers, TriggerSearch
 from raybd.training.epochs import Epochs, Stream
-from raybd.training.inference import infer
 from raybd.types.config import searched
 from raybd.types.data import Split
-from raybd.types.errors import Infeasible, UserError
+from raybd.types.errors import UserError
 from raybd.types.methods import Scanner
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
-
-NORMAL = 1.4826
-"""Standard deviation of a normal distribution, in median absolute deviations."""
-SHOWN = 10
-"""Classes whose triggers are shown as pictures, those with the smallest masks."""
 
 
 class NeuralCleanse(Scanner):
@@ -76,12 +71,7 @@ class NeuralCleanse(Scanner):
 
     def cannot(self, encoder: nn.Module, num_classes: int) -> str | None:
         """Return why there is no index: there are too few classes."""
-        if num_classes >= self.least_classes:
-            return None
-        return (
-            f"neural_cleanse compares classes with their median, and {num_classes} are too few "
-            f"(least_classes: {self.least_classes})"
-        )
+        return too_few("neural_cleanse", num_classes, self.least_classes)
 
     def scan(self, victim: Victim, clean: Split, rng: Generator) -> Suspicion:
         """Score the victim by the largest anomaly index of its classes.
@@ -92,15 +82,10 @@ class NeuralCleanse(Scanner):
         (K x C x H x W), both in 0..1, and `norm`, `index` and `flagged` (K). Workers share the
         images of a step. Raises Infeasible for too few classes, or without a head.
         """
-        if victim.head is None:
-            raise Infeasible("neural_cleanse needs a classifier: an encoder has no classes")
         if not len(clean):
             raise UserError("neural_cleanse: no clean images", "Set `clean`.", exit_code=1)
         images = clean.select(torch.randperm(len(clean), generator=rng)[: self.images])
-        num_classes = infer(victim, images.x_NCHW[:1]).shape[1]
-        if reason := self.cannot(victim.encoder, num_classes):
-            raise Infeasible(reason)
-
+        num_classes = count_classes("neural_cleanse", victim, images.x_NCHW[:1], self.least_classes)
         search = TriggerSearch(self, num_classes, images.x_NCHW.shape[1:], rng)
         self._search(search, victim.to(group.device()).eval(), images, rng)
         return self._verdict(search, images.x_NCHW[:1])
@@ -158,20 +143,6 @@ class NeuralCleanse(Scanner):
         )
 
 
-def anomaly_index(norm_K: Tensor, least_deviation: float) -> Tensor:
-    """Return by how many deviations each norm lies below the median of all.
-
-    The deviation is estimated from the median absolute deviation, or from `least_deviation` times
-    the median where that is larger.
-    """
-    # torch's own median of an even number is the lower of the two in the middle.
-    median = norm_K.quantile(0.5)
-    deviation = (norm_K - median).abs().quantile(0.5)
-    # Where even the median is zero, all that is above it has an index far below zero.
-    floor = (least_deviation * median).clamp_min(torch.finfo(norm_K.dtype).eps)
-    return (median - norm_K) / (NORMAL * torch.maximum(deviation, floor))
-
-
 def _pictures(found: Triggers, flagged_K: Tensor, x_1CHW: Tensor) -> dict[str, Tensor]:
     """Return mask, pattern and an image with both, of the classes with the smallest masks."""
     stamped_KCHW = found.stamp(x_1CHW)[:, 0]
@@ -179,6 +150,6 @@ def _pictures(found: Triggers, flagged_K: Tensor, x_1CHW: Tensor) -> dict[str, T
     parts_K3CHW = torch.stack([mask_KCHW, 255 * found.pattern_KCHW, stamped_KCHW], dim=1)
     shown = found.norm_K.argsort(stable=True)[:SHOWN].sort().values
     return {
-        f"class {k}{', flagged' if flagged_K[k] else ''}": parts_K3CHW[k].round().to(torch.uint8)
+        class_name(k, bool(flagged_K[k])): parts_K3CHW[k].round().to(torch.uint8)
         for k in shown.tolist()
     }
