@@ -98,7 +98,7 @@ class FreeEagle(Scanner):
             facts={
                 **{f"index[{k}]": float(index) for k, index in enumerate(index_K)},
                 **{f"leaning[{k}]": float(leaning) for k, leaning in enumerate(leaning_K)},
-                "largest_class": float(leaning_K.argmax()),
+                "suspected_class": float(leaning_K.argmax()),
                 "loss": loss,
                 "passes": float(self.steps * len(own)),
             },

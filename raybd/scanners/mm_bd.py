@@ -120,7 +120,7 @@ class MmBd(Scanner):
         facts = {
             **{f"index[{k}]": float(index) for k, index in enumerate(index_K)},
             **{f"margin[{k}]": float(margin) for k, margin in enumerate(margin_K)},
-            "largest_class": float(largest),
+            "suspected_class": float(largest),
             "p": p,
             "passes": float(passes),
         }

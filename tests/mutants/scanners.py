@@ -1,4 +1,4 @@
-"""Faults in the scanners of classifiers other than Neural Cleanse, and in what shows their finds."""
+"""Faults in scanners of classifiers other than Neural Cleanse, and in what shows their finds."""
 
 from tests.mutants.fault import Fault
 

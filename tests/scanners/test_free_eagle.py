@@ -107,7 +107,7 @@ def scanned(victim: Victim, **fields: Any) -> Suspicion:
 @pytest.mark.parametrize("metric", ["softmax", "logits"])
 def test_it_finds_the_class_that_all_others_lean_to(metric: str) -> None:
     found, clean = (scanned(backdoored(strength), metric=metric) for strength in (1.0, 0.0))
-    assert found.facts["largest_class"] == 2
+    assert found.facts["suspected_class"] == 2
     assert (found.score_N > found.threshold_N).all()
     assert float(found.score_N) == pytest.approx(found.facts["index[2]"])
     assert float(found.score_N) > float(clean.score_N) + 1

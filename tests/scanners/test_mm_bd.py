@@ -109,7 +109,7 @@ def test_a_class_ends_when_its_margins_no_longer_change() -> None:
 
 def test_it_finds_the_target_of_a_backdoor_and_clears_a_model_without_one() -> None:
     found, clean = scanned(classifier(60.0)), scanned(classifier(0.0))
-    assert found.facts["largest_class"] == 2
+    assert found.facts["suspected_class"] == 2
     assert found.facts["p"] < 1e-3
     assert clean.facts["p"] > 0.2
     assert (found.score_N > found.threshold_N).all()

@@ -88,7 +88,9 @@ def test_the_gradient_of_each_class_is_that_of_the_paper_s_loss(n: int) -> None:
     200 images of six classes are more than one forward pass takes.
     """
     victim, x = classifier(5.0), some_images(n).x_NCHW
-    search = TriggerSearch(NeuralCleanse(), CLASSES, torch.Size((3, SIDE, SIDE)), stream())
+    search = TriggerSearch(
+        NeuralCleanse(), torch.arange(CLASSES), torch.Size((3, SIDE, SIDE)), stream()
+    )
     search.weights.value_K = torch.linspace(0, 0.5, CLASSES).double()
     search.ended_K[4] = True
     expected = []

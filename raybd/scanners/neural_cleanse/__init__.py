@@ -13,13 +13,15 @@ index needs about eight classes to mean something. Small networks have classes t
 reaches without any backdoor: compare the index with that of the clean twin before trusting it.
 """
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from raybd.distributed import group
 from raybd.scanners._classes import SHOWN, anomaly_index, class_name, count_classes, too_few
-from raybd.scanners.neural_cleanse.search import Triggers, TriggerSearch
+from raybd.scanners.neural_cleanse.search import Searched, Triggers, TriggerSearch
 from raybd.training.epochs import Epochs, Stream
 from raybd.types.config import searched
 from raybd.types.data import Split
@@ -32,6 +34,8 @@ from raybd.types.verdicts import Suspicion
 class NeuralCleanse(Scanner):
     """Score by how far the smallest trigger of any class lies below the median of all classes."""
 
+    kind: ClassVar[str] = "neural_cleanse"
+    """What errors call it."""
     images: int = Field(1000, ge=1)
     """Clean images, drawn at random; all if there are fewer. Their labels are ignored."""
     batch_size: int = Field(32, ge=1)
@@ -71,7 +75,7 @@ class NeuralCleanse(Scanner):
 
     def cannot(self, encoder: nn.Module, num_classes: int) -> str | None:
         """Return why there is no index: there are too few classes."""
-        return too_few("neural_cleanse", num_classes, self.least_classes)
+        return too_few(self.kind, num_classes, self.least_classes)
 
     def scan(self, victim: Victim, clean: Split, rng: Generator) -> Suspicion:
         """Score the victim by the largest anomaly index of its classes.
@@ -83,15 +87,15 @@ class NeuralCleanse(Scanner):
         images of a step. Raises Infeasible for too few classes, or without a head.
         """
         if not len(clean):
-            raise UserError("neural_cleanse: no clean images", "Set `clean`.", exit_code=1)
+            raise UserError(f"{self.kind}: no clean images", "Set `clean`.", exit_code=1)
         images = clean.select(torch.randperm(len(clean), generator=rng)[: self.images])
-        num_classes = count_classes("neural_cleanse", victim, images.x_NCHW[:1], self.least_classes)
-        search = TriggerSearch(self, num_classes, images.x_NCHW.shape[1:], rng)
-        self._search(search, victim.to(group.device()).eval(), images, rng)
+        num_classes = count_classes(self.kind, victim, images.x_NCHW[:1], self.least_classes)
+        search = self.searched(victim.to(group.device()).eval(), num_classes, images, rng)
         return self._verdict(search, images.x_NCHW[:1])
 
-    def _search(self, search: TriggerSearch, victim: Victim, images: Split, rng: Generator) -> None:
+    def searched(self, victim: Victim, num_classes: int, images: Split, rng: Generator) -> Searched:
         """Search until each class has ended, or for all rounds."""
+        search = TriggerSearch(self, torch.arange(num_classes), images.x_NCHW.shape[1:], rng)
         stream = Stream(images.x_NCHW, images.y_N, self.batch_size)
         loop = Epochs(
             "neural_cleanse", self.rounds, stream, rng, {"search": search}, hint="Lower lr."
@@ -104,8 +108,9 @@ class NeuralCleanse(Scanner):
             loss = search.end_round()
             open_classes = int((~search.ended_K).sum())
             loop.end_epoch(loss=loss, lr=self.lr, open_classes=open_classes)
+        return search
 
-    def _verdict(self, search: TriggerSearch, x_1CHW: Tensor) -> Suspicion:
+    def _verdict(self, search: Searched, x_1CHW: Tensor) -> Suspicion:
         found = search.found()
         index_K = anomaly_index(found.norm_K, self.least_deviation)
         flagged_K = index_K > self.threshold
@@ -120,7 +125,7 @@ class NeuralCleanse(Scanner):
         return Suspicion(
             index_K.max()[None],
             torch.tensor([self.threshold]),
-            warning=self._warning(search.missed_K),
+            warning=self._warning(search),
             facts=facts,
             pictures=_pictures(found, flagged_K, x_1CHW),
             tensors={
@@ -132,14 +137,14 @@ class NeuralCleanse(Scanner):
             },
         )
 
-    def _warning(self, missed_K: Tensor) -> str | None:
+    def _warning(self, search: Searched) -> str | None:
         """Say if the median is a mask that reaches nothing."""
-        missed = int(missed_K.sum())
-        if 2 * missed < len(missed_K):
+        missed = int(search.missed_K.sum())
+        if 2 * missed < len(search.missed_K):
             return None
         return (
-            f"no trigger reaches {missed} of {len(missed_K)} classes: raise rounds, or lower "
-            "reached"
+            f"no trigger reaches {missed} of {len(search.missed_K)} classes: raise rounds, or "
+            "lower reached"
         )
 
 
