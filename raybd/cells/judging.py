@@ -10,7 +10,7 @@ from torch.nn import functional
 from raybd.canaries import canaries
 from raybd.cells.pools import Pool
 from raybd.cells.promises import check_verdict
-from raybd.metrics import detection, thresholds
+from raybd.metrics import detection, overlap, thresholds
 from raybd.types.data import CROSS, POISON, Dataset, Split
 from raybd.types.verdicts import Suspicion
 
@@ -150,8 +150,7 @@ def auroc_outside_trigger(verdict: Suspicion, pool: Pool, dataset: Dataset) -> f
         return None
     before_MCHW = dataset.test.x_NCHW[pool.index_N[triggered]]
     after_MCHW = pool.suspects.x_NCHW[triggered]
-    # The union over all images: a trigger may touch other pixels in each of them.
-    touched_HW = (before_MCHW != after_MCHW).any(1).any(0).float()
+    touched_HW = overlap.touched(before_MCHW, after_MCHW).float()
 
     grid = verdict.parts_NHW.shape[1:]
     # The largest value: a part of the grid counts as touched if one of its pixels is.

@@ -27,7 +27,10 @@ def scan_model(
         int | None, typer.Option("--size", help="Side that images are resized to, in pixels.")
     ] = None,
     scanner: Annotated[
-        list[str] | None, typer.Option("--scanner", help="Scanner; may be given several times.")
+        list[str] | None,
+        typer.Option(
+            "--scanner", "--scanners", help="Scanners, separated by commas, or one each time."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of all that is drawn.")] = 0,
     out: Annotated[

@@ -16,6 +16,7 @@ REPORT_GROUPS: tuple[Group, ...] = (
     "same on clean twin",
     "outside trigger",
     "scan",
+    "recovered trigger",
     "defended",
 )
 """Order of the groups in the tables of the report and of the console."""
@@ -166,6 +167,14 @@ MEASURES: tuple[Measure, ...] = (
         in_report=True,
         console="where known",
         console_title="scan of twin",
+    ),
+    Measure(
+        "trigger_iou",
+        "recovered trigger",
+        "IoU",
+        "Intersection over union of the positions of the recovered trigger and of the true patch",
+        better="high",
+        in_report=True,
     ),
     Measure(
         "counted_n",

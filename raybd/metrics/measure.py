@@ -17,6 +17,7 @@ Group = Literal[
     "method fact",
     "canaries",
     "within class",
+    "recovered trigger",
 ]
 GROUPS: tuple[Group, ...] = get_args(Group)
 

@@ -26,7 +26,10 @@ from raybd.types.methods import DatasetMethod
 
 FOR_CLASSIFIERS = ("neural_cleanse",)
 """The scanners that are used unless others are named: those that were made for classifiers."""
-QUICK: Mapping[str, Mapping[str, Any]] = {"neural_cleanse": {"rounds": 80, "images": 200}}
+QUICK: Mapping[str, Mapping[str, Any]] = {
+    "neural_cleanse": {"rounds": 80, "images": 200},
+    "k_arm": {"rounds": 80, "images": 200},
+}
 """Fields of the scanners where they differ from the papers', for minutes instead of hours: the
 rounds are BackdoorBench's."""
 OTHERWISE = ("decree",)
@@ -85,7 +88,8 @@ class ModelRequest(Config):
     size: int | None = Field(None, ge=8, le=1024)
     """Side that the images are resized to; None: as they are."""
     scanners: tuple[str, ...] = ()
-    """Kinds of scanners; none: those for classifiers."""
+    """Kinds of scanners, each by itself or several in one text, separated by commas; none: those
+    for classifiers."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of everything that is drawn."""
 
@@ -121,12 +125,12 @@ class ModelResult:
 
     @property
     def verdict(self) -> str:
-        """The verdict, in one sentence that is honest about what scanners see."""
+        """The verdict: which scanner says what, and what scanners do not see."""
         suspects = [one for one in self.found if one.flagged]
+        silent = " and ".join(one.scanner for one in self.found if not one.flagged)
         if not suspects:
-            names_ = " and ".join(one.scanner for one in self.found)
             return (
-                f"{names_} found nothing, which does not mean that the model is clean: triggers "
+                f"{silent} found nothing, which does not mean that the model is clean: triggers "
                 "that cover the whole image, or differ from image to image, are often missed."
             )
         parts = [
@@ -134,6 +138,9 @@ class ModelResult:
             + (f", class {one.suspicious_class!r}" if one.suspicious_class is not None else "")
             for one in suspects
         ]
+        if silent:
+            parts.append(f"{silent} found nothing")
+        # One of several scanners is enough: each sees triggers that others miss.
         return (
             f"The model looks backdoored ({'; '.join(parts)}). Small networks may look so without "
             "a backdoor: compare with a model that you trust."
@@ -208,6 +215,7 @@ def scanned_victim(
 def _scanners(asked: Sequence[str], training: Training, num_classes: int) -> list[Method]:
     """Return the scanners. Raises UserError if one that was named does not fit the model."""
     known = names("scanners")
+    asked = kinds_in(asked)
     for chosen in (asked,) if asked else (FOR_CLASSIFIERS, OTHERWISE):
         methods = [
             entries.method("scanners", {"kind": kind, **QUICK.get(kind, {})}, "--scanner")
@@ -221,6 +229,12 @@ def _scanners(asked: Sequence[str], training: Training, num_classes: int) -> lis
         if fitting := [method for method, reason in reasons.items() if reason is None]:
             return fitting
     raise UserError("no scanner fits this model", "Name one: --scanner.")
+
+
+def kinds_in(asked: Sequence[str]) -> tuple[str, ...]:
+    """Return the kinds that texts name, separated by commas: in their order, each once."""
+    named = (kind.strip() for text in asked for kind in text.split(","))
+    return tuple(dict.fromkeys(kind for kind in named if kind))
 
 
 def _found(stage: Scan, classes: Sequence[str], store: Store) -> Found:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from raybd.cells.loading import load_victim
+from raybd.cells.loading import load_poisoned, load_victim
 from raybd.cells.stage import (
     Facts,
     OnVictim,
@@ -18,13 +18,17 @@ from raybd.cells.stage import (
     random_stream,
 )
 from raybd.cells.wanted import Wanted
+from raybd.metrics.overlap import patch_iou, touched
 from raybd.registry import Method
 from raybd.results.store import Store
 from raybd.types.data import Dataset
-from raybd.types.methods import Scanner
+from raybd.types.methods import Attack, Scanner
+from raybd.types.verdicts import Suspicion
 
-SCANNED = ("model_score", "model_threshold", "n_flagged")
+SCANNED = ("model_score", "model_threshold", "n_flagged", "trigger_iou")
 """The columns that come from a scan."""
+MEASURED_IMAGES = 256
+"""Test images on which the place of the true trigger is seen."""
 FOUND_PREFIX = "found."
 """The names of the tensors that a scanner found begin with this in its artefact."""
 
@@ -88,11 +92,31 @@ class Scan(OnVictim):
             "model_score": score,
             "model_threshold": threshold,
             "n_flagged": int(score > threshold),
+            "trigger_iou": self._trigger_iou(verdict, store, dataset),
             "oracle": verdict.oracle,
             "warning": verdict.warning,
             "facts": dict(verdict.facts),
         }
         return Result(found, facts)
+
+    def _trigger_iou(self, verdict: Suspicion, store: Store, dataset: Dataset) -> float | None:
+        """Return how well the recovered trigger lies on the true one, which no scanner sees.
+
+        None where the scanner recovers no mask, and where the true trigger is no patch.
+        """
+        mask = verdict.tensors.get("mask")
+        if mask is None or not cast(Attack, self.poison_stage.method.config).has_trigger:
+            return None
+        # Of a scanner of classes, the trigger of the class that it suspects most.
+        mask_HW = mask[verdict.tensors["index"].argmax()] if mask.dim() == 3 else mask
+        poisoned = load_poisoned(self.poison_stage, store)
+        counted = dataset.test.select(poisoned.labels.counted(dataset.test.y_N))
+        x_NCHW = counted.x_NCHW[:MEASURED_IMAGES]
+        y_N = counted.y_N[:MEASURED_IMAGES]
+        if not len(x_NCHW):
+            return None
+        worn_NCHW = poisoned.with_trigger(x_NCHW, y_N, dataset.num_classes)
+        return patch_iou(mask_HW.cpu(), touched(x_NCHW, worn_NCHW))
 
     def found(self, store: Store) -> dict[str, Tensor]:
         """Return the tensors that the scanner found, from the store."""
@@ -105,7 +129,8 @@ class Scan(OnVictim):
 
     def columns(self, facts: Mapping[str, Any]) -> Facts:
         """The suspicion of the model."""
-        return {name: facts[name] for name in SCANNED}
+        # Scans of older stores have no overlap.
+        return {name: facts.get(name) for name in SCANNED}
 
     def control_columns(self, facts: Mapping[str, Any], row: Mapping[str, Any]) -> Facts:
         """The suspicion of the clean twin."""

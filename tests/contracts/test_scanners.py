@@ -23,10 +23,22 @@ from tests.small_scene import images, stream
 KINDS = names("scanners")
 SMALL: dict[str, dict[str, Any]] = {
     "decree": {"images": 20, "batch_size": 10, "epochs": 15, "reached": 0.9},
+    "bti_dbf": {
+        "batch_size": 10,
+        "mask_epochs": 2,
+        "pretrain_epochs": 2,
+        "trigger_epochs": 2,
+        "width": 4,
+        "depth": 1,
+        "least_classes": 3,
+    },
+    "k_arm": {"images": 20, "batch_size": 10, "pulls": 4, "least_classes": 3},
+    "free_eagle": {"steps": 20, "least_classes": 3},
+    "mm_bd": {"starts": 4, "steps": 20, "least_classes": 3},
     "neural_cleanse": {"images": 20, "batch_size": 10, "rounds": 8, "least_classes": 3},
 }
 """Fields that make a scanner quick."""
-OF_CLASSIFIERS = {"neural_cleanse"}
+OF_CLASSIFIERS = {"bti_dbf", "free_eagle", "k_arm", "mm_bd", "neural_cleanse"}
 """Scanners that compare classes, and so say nothing of an encoder."""
 
 

@@ -68,6 +68,7 @@ COLUMNS = [
     ("counted_n", "int64"),
     ("auroc_within_class", "double"),
     ("config_id", "string"),
+    ("trigger_iou", "double"),
 ]
 """The public contract of the cells table. A new measure adds a line here."""
 
@@ -99,6 +100,7 @@ def test_the_report_shows_detection_before_the_defended_victim() -> None:
         "model_score",
         "model_threshold",
         "control_model_score",
+        "trigger_iou",
         "defended_clean_accuracy",
         "defended_accuracy_on_kept",
         "defended_attack_success",

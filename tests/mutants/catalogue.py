@@ -15,6 +15,7 @@ from tests.mutants import (
     measuring,
     pruning,
     reading,
+    scanners,
     scanning,
     storing,
     telling,
@@ -39,6 +40,7 @@ FAULTS: tuple[Fault, ...] = (
     *storing.FAULTS,
     *telling.FAULTS,
     *reading.FAULTS,
+    *scanners.FAULTS,
     *scanning.FAULTS,
     *tuning.FAULTS,
 )

@@ -13,6 +13,7 @@ FINE_TUNE = "raybd/repairs/fine_tune.py"
 SHRINK_PAD = "raybd/repairs/shrink_pad.py"
 DECREE = "raybd/scanners/decree.py"
 CLEANSE = "raybd/scanners/neural_cleanse/__init__.py"
+CLASSES = "raybd/scanners/_classes.py"
 CLEANSE_SEARCH = "raybd/scanners/neural_cleanse/search.py"
 UNLEARN = "raybd/repairs/neural_cleanse.py"
 SEQUENCES = "tests/plan/test_sequences.py"
@@ -235,17 +236,17 @@ FAULTS = (
     ),
     Fault(
         "cleanse-index-negated",
-        CLEANSE,
-        "return (median - norm_K) / (NORMAL",
-        "return (norm_K - median) / (NORMAL",
+        CLASSES,
+        "return (median - value_K) / (NORMAL",
+        "return (value_K - median) / (NORMAL",
         "Neural Cleanse suspects classes with large masks",
         (CLEANSE_TESTS,),
     ),
     Fault(
         "cleanse-lower-median",
-        CLEANSE,
-        "median = norm_K.quantile(0.5)",
-        "median = norm_K.median()",
+        CLASSES,
+        "median = value_K.quantile(0.5)",
+        "median = value_K.median()",
         "the median of an even number of norms is the lower one in the middle",
         (CLEANSE_TESTS,),
     ),

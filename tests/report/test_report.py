@@ -187,6 +187,7 @@ def store(tmp_path: Path) -> Store:
             "model_threshold": 0.9,
             "control_model_score": 0.5,
             "n_flagged": 1,
+            "trigger_iou": 0.25,
         }
         store.save(
             "scan", key("scan", "badnets", "decree", seed), {"picture.mask": images(1, seed)}, scan
@@ -465,9 +466,35 @@ def test_what_a_detector_saw_is_shown_with_roles_and_scores(store: Store) -> Non
 def test_a_scan_stands_in_the_table_beside_that_of_the_clean_twin(store: Store) -> None:
     found = page(store)
     cell = found.data["cells"]["s1"]
-    assert list(cell["seen"]) == ["mask"] and "histogram" not in cell and cell["missing"] == []
+    assert "histogram" not in cell and cell["missing"] == []
     assert "suspicion 0.975, of the clean twin 0.500" in found.text
     assert "called backdoored" in found.text
+    assert "overlap of the recovered trigger with the true one (IoU) 0.250" in found.text
+
+
+def test_a_recovered_trigger_stands_beside_the_true_one(store: Store) -> None:
+    data = page(store).data
+    assert list(data["cells"]["s1"]["seen"]) == ["mask", "true trigger"]
+    stored = store.load("poison", key("poison", "badnets", 1)).tensors
+    change, before, after = (
+        pixels(data["images"][number]) for number in data["cells"]["s1"]["seen"]["true trigger"]
+    )
+    assert torch.equal(before, stored["gallery_before"][0])
+    assert torch.equal(after, stored["gallery_after"][0])
+    apart = (after.int() - before.int()).abs()
+    assert torch.equal(change > 0, apart > 0)
+    assert int(change.max()) > int(apart.max()) or int(apart.max()) > 127
+    # What a detector of samples saw has roles and scores, and stays alone.
+    assert "true trigger" not in data["cells"]["w0"]["seen"]
+
+
+def test_without_the_poison_a_recovered_trigger_stands_alone(store: Store) -> None:
+    scan = {"model_score": 3.0, "model_threshold": 2.0, "n_flagged": 1}
+    for attack in ("none", "lost"):
+        store.save("scan", key("scan", attack, "nc", 0), {"picture.mask": images(1, 0)}, scan)
+        store.write_cell(row(f"n-{attack}", attack, "nc", "scanner", 0, **scan))
+    drawn = page(store).data["cells"]
+    assert list(drawn["n-none"]["seen"]) == list(drawn["n-lost"]["seen"]) == ["mask"]
 
 
 def test_an_attack_is_shown_before_after_and_as_their_difference(store: Store) -> None:

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from raybd.networks.small_cnn import SmallCnn
-from raybd.scanners.neural_cleanse import NeuralCleanse, anomaly_index
+from raybd.scanners._classes import anomaly_index
+from raybd.scanners.neural_cleanse import NeuralCleanse
 from raybd.scanners.neural_cleanse.search import MaskWeights, TriggerSearch, stamp
 from raybd.training.models import new_victim
 from raybd.training.runtime import Runtime, running
@@ -16,38 +17,8 @@ from raybd.types.data import Split
 from raybd.types.errors import Infeasible, UserError
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
+from tests.scanners.classifiers import CLASSES, SIDE, classifier, some_images
 from tests.small_scene import images, stream
-
-CLASSES = 6
-SIDE = 8
-
-
-class Cornered(nn.Module):
-    """Sees the mean colours of four quarters of an image, and how white its last pixel is."""
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        quarters_BD = F.adaptive_avg_pool2d(x_BCHW, 2).flatten(1) - 0.5
-        return torch.cat([quarters_BD, x_BCHW[:, :, -1, -1].mean(1, keepdim=True)], 1)
-
-
-def classifier(strength: float, target: int = 2, barred: int | None = None) -> Victim:
-    """Classes that quarters tell apart; a white last pixel asks for the target, if strongly."""
-    head = nn.Linear(13, CLASSES)
-    with torch.no_grad():
-        # Six classes, each with a direction of its own in the colours of the quarters.
-        head.weight[:, :12] = 8 * torch.eye(12)[:CLASSES]
-        head.weight[:, 12] = 0
-        head.weight[target, 12] = strength
-        head.bias.zero_()
-        # The trigger of all images is white enough only where the pixel is nearly white.
-        head.bias[target] = -0.55 * strength
-        if barred is not None:
-            head.bias[barred] = -1e4
-    return Victim(Cornered(), head, torch.zeros(3), torch.ones(3)).eval()
-
-
-def some_images(n: int = 20) -> Split:
-    return Split(images(n, side=SIDE), torch.arange(n) % CLASSES)
 
 
 def scanned(victim: Victim, clean: Split | None = None, **fields: Any) -> Suspicion:
@@ -117,7 +88,9 @@ def test_the_gradient_of_each_class_is_that_of_the_paper_s_loss(n: int) -> None:
     200 images of six classes are more than one forward pass takes.
     """
     victim, x = classifier(5.0), some_images(n).x_NCHW
-    search = TriggerSearch(NeuralCleanse(), CLASSES, torch.Size((3, SIDE, SIDE)), stream())
+    search = TriggerSearch(
+        NeuralCleanse(), torch.arange(CLASSES), torch.Size((3, SIDE, SIDE)), stream()
+    )
     search.weights.value_K = torch.linspace(0, 0.5, CLASSES).double()
     search.ended_K[4] = True
     expected = []

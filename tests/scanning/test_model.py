@@ -15,7 +15,7 @@ from raybd.registry import Method
 from raybd.report.scans.page import write_model_page
 from raybd.results.store import Store
 from raybd.scanning.budget import RECIPE
-from raybd.scanning.model import ModelResult, scanned_victim
+from raybd.scanning.model import ModelResult, kinds_in, scanned_victim
 from raybd.scanning.run import left, run_here
 from raybd.trainers.supervised import Supervised
 from raybd.types.data import Split
@@ -61,7 +61,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model.safetensors"
 
 
-def scanned(weights: Path, store: Store, **fields: float) -> ModelResult:
+def scanned(weights: Path, store: Store, *more: Method, **fields: float) -> ModelResult:
     training = entries.training({"kind": "imported", "weights": str(weights)}, "test")
     scanner = Method("scanners", "pointing", Pointing(**fields), "pointing")
     with one_thread():
@@ -69,7 +69,7 @@ def scanned(weights: Path, store: Store, **fields: float) -> ModelResult:
             training,
             Patched(),
             "patched",
-            [scanner],
+            [scanner, *more],
             0,
             store,
             lambda stages: run_here(left(stages, store).values(), store, Silent()),
@@ -103,3 +103,25 @@ def test_a_model_in_which_nothing_is_found_is_not_called_clean(
     found = scanned(weights, Store(str(tmp_path / "store")), score=1.0)
     assert not found.found[0].flagged
     assert "does not mean that the model is clean" in found.verdict
+
+
+def test_a_verdict_of_several_scanners_says_which_of_them_says_what(
+    weights: Path, tmp_path: Path
+) -> None:
+    store = Store(str(tmp_path / "store"))
+    silent = Method("scanners", "pointing", Pointing(score=1.0), "silent")
+    found = scanned(weights, store, silent)
+    assert "pointing 3.00 above 2.00, class '7'; silent found nothing" in found.verdict
+    assert [one["flagged"] for one in found.facts()["scanners"]] == [True, False]
+
+    neither = scanned(weights, store, silent, score=1.5)
+    assert neither.verdict.startswith("pointing and silent found nothing")
+    loud = Method("scanners", "pointing", Pointing(score=4.0), "loud")
+    both = scanned(weights, store, loud).verdict
+    assert "pointing 3.00" in both and "loud 4.00" in both and "found nothing" not in both
+
+
+def test_scanners_are_named_one_each_time_or_with_commas() -> None:
+    assert kinds_in(("mm_bd,neural_cleanse",)) == ("mm_bd", "neural_cleanse")
+    assert kinds_in(("mm_bd , k_arm", "mm_bd", "")) == ("mm_bd", "k_arm")
+    assert kinds_in(()) == ()

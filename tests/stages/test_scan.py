@@ -87,3 +87,33 @@ def test_what_cannot_be_scanned_cannot_be_repaired() -> None:
 def test_a_wrong_scan_is_one_clear_error(entry: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse({**NC, "repairs": [entry]})
+
+
+@pytest.mark.parametrize("for_each_class", [True, False])
+def test_the_row_tells_how_well_the_recovered_trigger_lies_on_the_true_one(
+    for_each_class: bool, tmp_path: Path
+) -> None:
+    store = Store(str(tmp_path))
+    kind = "tests.methods.recovers"
+    scanner = {"kind": kind, "name": "recovers", "for_each_class": for_each_class}
+    asked = {
+        **ASKED,
+        "attacks": [
+            {"kind": "badnets"},
+            {"kind": "badnets", "name": "smaller", "size": 2},
+            {"kind": "blended"},
+            {"kind": "none"},
+        ],
+        "repairs": [],
+        "scanners": [scanner, {"kind": "tests.methods.scans", "name": "scans"}],
+    }
+    found = {
+        (cell.attack.name, cell.defense_name): run_cell(cell, store).get("trigger_iou")
+        for cell in parse(asked).cells()
+    }
+    assert found["badnets", "recovers"] == 1
+    assert found["smaller", "recovers"] == pytest.approx(4 / 9)
+    assert found["blended", "recovers"] is None, "it covers the image"
+    assert found["none", "recovers"] is None
+    assert found["badnets", "scans"] is None, "it recovers nothing"
+    assert found["badnets", "none"] is None

@@ -54,7 +54,8 @@ function drawSeen(article, cell) {
   const names = Object.keys(cell.seen);
   if (!names.length) return;
   const captions = cell.seen_captions;
-  make("h4", "", captions.length ? "What the detector sees: images without and with the trigger" : "What the scanner found", article);
+  const compared = "true trigger" in cell.seen ? ", and what the attack changed in an image" : "";
+  make("h4", "", captions.length ? "What the detector sees: images without and with the trigger" : `What the scanner found${compared}`, article);
   if (captions.length) legend(article, ROLES.filter((role) => captions.some((caption) => caption[0] === role)));
   const strip = make("div", "strip", null, article);
   for (const name of names) {

@@ -26,6 +26,8 @@ _PICTURE_ORDER = ("input", "masked", "reconstruction", "mask", "pattern")
 """Order of the pictures that a method makes; others follow in the order of their names."""
 MAX_PIXELS = 2**25
 """Pixels of all pictures of one kind, times channels. A stage keeps a few small ones."""
+TRUE_TRIGGER = "true trigger"
+"""What the pictures of the attack are called beside those of a scanner."""
 FACTS = ("n_train", "n_poison", "n_cross", "largest_pixel_change")
 """What is said of an attack in numbers."""
 
@@ -63,10 +65,32 @@ def detector_drawing(store: Store, cell: Cell) -> dict[str, Any]:
     try:
         # A scanner ranks no images.
         shown = {**_own_pictures(artifact), **({} if scanned else _suspicious(artifact))}
+        if scanned and shown["seen"]:
+            shown["seen"] |= _true_trigger(store, cell)
     except Unusable as error:
         drawing["missing"].append(f"{error.what}; {what} can't be shown.")
         return drawing
     return {**drawing, **shown}
+
+
+def _true_trigger(store: Store, cell: Cell) -> dict[str, list[str]]:
+    """Return what the attack changed in a training image, the image before, and after.
+
+    Empty where nothing was poisoned, or nothing is stored about it: the section of the attack says
+    what is missing.
+    """
+    key = stage_key(cell, "poison")
+    artifact = None if key is None else _artifact(store, "poison", key, "the trigger", [])
+    try:
+        if artifact is None or not len(artifact.tensors.get("gallery_after", ())):
+            return {}
+        before, after = (_pictures(artifact, f"gallery_{when}") for when in ("before", "after"))
+        if before.shape != after.shape:
+            return {}
+    except Unusable:
+        return {}
+    change, _ = difference(before[:1], after[:1])
+    return {TRUE_TRIGGER: data_uris(torch.cat([change, before[:1], after[:1]]))}
 
 
 def attack_drawing(store: Store, key: str) -> dict[str, Any]:

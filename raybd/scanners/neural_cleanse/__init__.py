@@ -13,30 +13,29 @@ index needs about eight classes to mean something. Small networks have classes t
 reaches without any backdoor: compare the index with that of the clean twin before trusting it.
 """
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from raybd.distributed import group
-from raybd.scanners.neural_cleanse.search import Triggers, TriggerSearch
+from raybd.scanners._classes import SHOWN, anomaly_index, class_name, count_classes, too_few
+from raybd.scanners.neural_cleanse.search import Searched, Triggers, TriggerSearch
 from raybd.training.epochs import Epochs, Stream
-from raybd.training.inference import infer
 from raybd.types.config import searched
 from raybd.types.data import Split
-from raybd.types.errors import Infeasible, UserError
+from raybd.types.errors import UserError
 from raybd.types.methods import Scanner
 from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
-
-NORMAL = 1.4826
-"""Standard deviation of a normal distribution, in median absolute deviations."""
-SHOWN = 10
-"""Classes whose triggers are shown as pictures, those with the smallest masks."""
 
 
 class NeuralCleanse(Scanner):
     """Score by how far the smallest trigger of any class lies below the median of all classes."""
 
+    kind: ClassVar[str] = "neural_cleanse"
+    """What errors call it."""
     images: int = Field(1000, ge=1)
     """Clean images, drawn at random; all if there are fewer. Their labels are ignored."""
     batch_size: int = Field(32, ge=1)
@@ -76,12 +75,7 @@ class NeuralCleanse(Scanner):
 
     def cannot(self, encoder: nn.Module, num_classes: int) -> str | None:
         """Return why there is no index: there are too few classes."""
-        if num_classes >= self.least_classes:
-            return None
-        return (
-            f"neural_cleanse compares classes with their median, and {num_classes} are too few "
-            f"(least_classes: {self.least_classes})"
-        )
+        return too_few(self.kind, num_classes, self.least_classes)
 
     def scan(self, victim: Victim, clean: Split, rng: Generator) -> Suspicion:
         """Score the victim by the largest anomaly index of its classes.
@@ -92,21 +86,16 @@ class NeuralCleanse(Scanner):
         (K x C x H x W), both in 0..1, and `norm`, `index` and `flagged` (K). Workers share the
         images of a step. Raises Infeasible for too few classes, or without a head.
         """
-        if victim.head is None:
-            raise Infeasible("neural_cleanse needs a classifier: an encoder has no classes")
         if not len(clean):
-            raise UserError("neural_cleanse: no clean images", "Set `clean`.", exit_code=1)
+            raise UserError(f"{self.kind}: no clean images", "Set `clean`.", exit_code=1)
         images = clean.select(torch.randperm(len(clean), generator=rng)[: self.images])
-        num_classes = infer(victim, images.x_NCHW[:1]).shape[1]
-        if reason := self.cannot(victim.encoder, num_classes):
-            raise Infeasible(reason)
-
-        search = TriggerSearch(self, num_classes, images.x_NCHW.shape[1:], rng)
-        self._search(search, victim.to(group.device()).eval(), images, rng)
+        num_classes = count_classes(self.kind, victim, images.x_NCHW[:1], self.least_classes)
+        search = self.searched(victim.to(group.device()).eval(), num_classes, images, rng)
         return self._verdict(search, images.x_NCHW[:1])
 
-    def _search(self, search: TriggerSearch, victim: Victim, images: Split, rng: Generator) -> None:
+    def searched(self, victim: Victim, num_classes: int, images: Split, rng: Generator) -> Searched:
         """Search until each class has ended, or for all rounds."""
+        search = TriggerSearch(self, torch.arange(num_classes), images.x_NCHW.shape[1:], rng)
         stream = Stream(images.x_NCHW, images.y_N, self.batch_size)
         loop = Epochs(
             "neural_cleanse", self.rounds, stream, rng, {"search": search}, hint="Lower lr."
@@ -119,8 +108,9 @@ class NeuralCleanse(Scanner):
             loss = search.end_round()
             open_classes = int((~search.ended_K).sum())
             loop.end_epoch(loss=loss, lr=self.lr, open_classes=open_classes)
+        return search
 
-    def _verdict(self, search: TriggerSearch, x_1CHW: Tensor) -> Suspicion:
+    def _verdict(self, search: Searched, x_1CHW: Tensor) -> Suspicion:
         found = search.found()
         index_K = anomaly_index(found.norm_K, self.least_deviation)
         flagged_K = index_K > self.threshold
@@ -135,7 +125,7 @@ class NeuralCleanse(Scanner):
         return Suspicion(
             index_K.max()[None],
             torch.tensor([self.threshold]),
-            warning=self._warning(search.missed_K),
+            warning=self._warning(search),
             facts=facts,
             pictures=_pictures(found, flagged_K, x_1CHW),
             tensors={
@@ -147,29 +137,15 @@ class NeuralCleanse(Scanner):
             },
         )
 
-    def _warning(self, missed_K: Tensor) -> str | None:
+    def _warning(self, search: Searched) -> str | None:
         """Say if the median is a mask that reaches nothing."""
-        missed = int(missed_K.sum())
-        if 2 * missed < len(missed_K):
+        missed = int(search.missed_K.sum())
+        if 2 * missed < len(search.missed_K):
             return None
         return (
-            f"no trigger reaches {missed} of {len(missed_K)} classes: raise rounds, or lower "
-            "reached"
+            f"no trigger reaches {missed} of {len(search.missed_K)} classes: raise rounds, or "
+            "lower reached"
         )
-
-
-def anomaly_index(norm_K: Tensor, least_deviation: float) -> Tensor:
-    """Return by how many deviations each norm lies below the median of all.
-
-    The deviation is estimated from the median absolute deviation, or from `least_deviation` times
-    the median where that is larger.
-    """
-    # torch's own median of an even number is the lower of the two in the middle.
-    median = norm_K.quantile(0.5)
-    deviation = (norm_K - median).abs().quantile(0.5)
-    # Where even the median is zero, all that is above it has an index far below zero.
-    floor = (least_deviation * median).clamp_min(torch.finfo(norm_K.dtype).eps)
-    return (median - norm_K) / (NORMAL * torch.maximum(deviation, floor))
 
 
 def _pictures(found: Triggers, flagged_K: Tensor, x_1CHW: Tensor) -> dict[str, Tensor]:
@@ -179,6 +155,6 @@ def _pictures(found: Triggers, flagged_K: Tensor, x_1CHW: Tensor) -> dict[str, T
     parts_K3CHW = torch.stack([mask_KCHW, 255 * found.pattern_KCHW, stamped_KCHW], dim=1)
     shown = found.norm_K.argsort(stable=True)[:SHOWN].sort().values
     return {
-        f"class {k}{', flagged' if flagged_K[k] else ''}": parts_K3CHW[k].round().to(torch.uint8)
+        class_name(k, bool(flagged_K[k])): parts_K3CHW[k].round().to(torch.uint8)
         for k in shown.tolist()
     }

@@ -1,7 +1,7 @@
-"""The search for the smallest trigger of each class, of all classes at once."""
+"""The search for the smallest trigger of each class, of several classes at once."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -40,13 +40,35 @@ def stamp(mask_KHW: Tensor, pattern_KCHW: Tensor, x_BCHW: Tensor) -> Tensor:
     return torch.addcmul(painted_K1CHW, 1 - mask_K11HW, x_BCHW.float()[None])
 
 
+class Searched(Protocol):
+    """A search that has come to its end."""
+
+    @property
+    def passes(self) -> int:
+        """Images run forward and backward, over all workers."""
+
+    @property
+    def missed_K(self) -> Tensor:
+        """The classes that no trigger has reached."""
+
+    @property
+    def ended_K(self) -> Tensor:
+        """The classes of which no smaller mask was found for long."""
+
+    def found(self) -> Triggers:
+        """Return the smallest trigger of each class."""
+
+
 class TriggerSearch:
-    """The masks and patterns of all classes in progress, and the smallest that reach them."""
+    """The masks and patterns of some classes in progress, and the smallest that reach them."""
 
     def __init__(
-        self, fields: "NeuralCleanse", num_classes: int, shape_CHW: torch.Size, rng: Generator
+        self, fields: "NeuralCleanse", class_K: Tensor, shape_CHW: torch.Size, rng: Generator
     ) -> None:
+        """Begin with random triggers of the classes `class_K`: all of a victim, or a few."""
         device = group.device()
+        num_classes = len(class_K)
+        self._class_K = class_K.to(device)
         mask_KHW = torch.rand((num_classes, *shape_CHW[1:]), generator=rng)
         pattern_KCHW = torch.rand((num_classes, *shape_CHW), generator=rng)
         # `tanh` covers -1..1, and the range is 0..1.
@@ -71,6 +93,11 @@ class TriggerSearch:
         self.passes = 0
         """Images run forward and backward, over all workers."""
         self._begin_round()
+
+    @property
+    def norm_K(self) -> Tensor:
+        """The smallest norms so far; infinite where no trigger has reached the class."""
+        return self._norm_K
 
     @property
     def missed_K(self) -> Tensor:
@@ -109,7 +136,7 @@ class TriggerSearch:
         mask_GHW, pattern_GCHW = (torch.tanh(part[class_G]) / 2 + 0.5 for part in self.free)
         worn_NCHW = stamp(mask_GHW, pattern_GCHW, x_BCHW).flatten(0, 1)
         logits_NK = victim(worn_NCHW.contiguous(memory_format=torch.channels_last)).float()
-        wanted_N = class_G.repeat_interleave(len(x_BCHW))
+        wanted_N = self._class_K[class_G].repeat_interleave(len(x_BCHW))
         entropy_GB = F.cross_entropy(logits_NK, wanted_N, reduction="none").view(len(class_G), -1)
 
         weight_G = self.weights.value_K.to(class_G.device)[class_G].float()
