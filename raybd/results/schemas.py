@@ -66,6 +66,8 @@ _NAMES = (
 _COUNTED: tuple[Group, ...] = ("counts", "cost")
 _ADDED: tuple[Group, ...] = ("test set", "within class")
 """Groups that were added later: their columns come last, so that all others keep their places."""
+_ADDED_LAST: tuple[Group, ...] = ("uncertainty",)
+"""Groups that were added after `config_id`."""
 
 
 def _columns_of(*groups: Group) -> list[tuple[str, pa.DataType]]:
@@ -82,7 +84,9 @@ CELLS = pa.schema(
         *((name, pa.string()) for name in _NAMES),
         ("rate", pa.float64()),
         ("seed", pa.int64()),
-        *_columns_of(*(group for group in GROUPS if group not in (*_COUNTED, *_ADDED))),
+        *_columns_of(
+            *(group for group in GROUPS if group not in (*_COUNTED, *_ADDED, *_ADDED_LAST))
+        ),
         ("oracle", pa.bool_()),
         *_columns_of(*_COUNTED),
         ("device", pa.string()),
@@ -95,6 +99,7 @@ CELLS = pa.schema(
         ("threat_model", pa.string()),
         *(column for group in _ADDED for column in _columns_of(group)),
         ("config_id", pa.string()),
+        *_columns_of(*_ADDED_LAST),
     ],
     metadata=_metadata,
 )
@@ -109,7 +114,7 @@ ADDED_COLUMNS = frozenset(
         "rate_basis",
         "threat_model",
         "config_id",
-        *dict(_columns_of(*_ADDED)),
+        *dict(_columns_of(*_ADDED, *_ADDED_LAST)),
         *ADDED_SCORE_COLUMNS,
     ]
 )

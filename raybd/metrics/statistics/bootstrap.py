@@ -48,8 +48,8 @@ def _auroc(score_P: Floats, score_C: Floats, axis: int = -1) -> Floats:
     rows = np.broadcast_shapes(score_P.shape[:-1], score_C.shape[:-1])
     both = [np.broadcast_to(score, (*rows, score.shape[-1])) for score in (score_P, score_C)]
     ranks = rankdata(np.concatenate(both, axis=axis), axis=axis)
-    wins: Floats = ranks[..., :m].sum(axis) - m * (m + 1) / 2
-    return wins / (m * n)
+    won: Floats = (ranks[..., :m].sum(axis) - m * (m + 1) / 2) / (m * n)
+    return won
 
 
 def mean_over_clusters(
