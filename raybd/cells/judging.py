@@ -71,6 +71,8 @@ def judge(
     if labels_are_given:
         warnings.append(thresholds.missed_mode(score_N[own], flagged_N[own]))
     if len(own) < len(score_N):  # canaries were planted
+        # Trusted images among the suspects, as they are: how high clean images score by chance.
+        tensors["held_score_M"] = score_N[role_N == canaries.VALIDATION]
         facts |= canaries.measured(score_N, flagged_N, role_N)
         warnings.append(canaries.missed(facts, role_N))
     return tensors, {

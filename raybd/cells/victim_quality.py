@@ -15,7 +15,7 @@ NO_ANSWER = -1
 def measure(
     victim: Victim, dataset: Dataset, poisoned: Poisoned, refused_N: Tensor | None = None
 ) -> dict[str, float | None]:
-    """Return clean accuracy, attack success, robust accuracy, and the number of counted images.
+    """Return clean accuracy, attack success, robust accuracy, and how many images they count.
 
     Clean accuracy is that on all test images; the others are those on the test images that count,
     with the trigger. `refused_N` is a mask over all test images followed by those with the trigger.
@@ -44,6 +44,8 @@ def measure(
         )
         clean_N[refused_N[:n]] = NO_ANSWER
     facts["clean_accuracy"] = classification.clean_accuracy(clean_N, test.y_N)
+
+    facts["test_n"] = n
 
     counted_N = poisoned.counted(test)
     facts["counted_n"] = int(counted_N.sum())

@@ -1,27 +1,45 @@
 """The table of cells that `raybd run` and `raybd sweep` print at the end."""
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from raybd.metrics.catalogue import ON_CONSOLE, ON_CONSOLE_WHERE_KNOWN
+from raybd.metrics.measure import Measure
+from raybd.metrics.statistics.over_cells import estimate
 
 Row = Mapping[str, Any]
 
 MAX_ROWS = 200
 _NAMES = ("dataset", "attack", "trainer", "defense", "seed")
 _ALWAYS_COLUMNS = ("attack", "defense")
+_UNLIMITED = 10_000
+"""Columns of a terminal that no table needs."""
+_CAPTION_OF_SEEDS = "mean [95 % interval] over n seeds; each seed: --all"
+_CAPTION_OF_ONE = "value [95 % interval over its samples]"
 
 
-def cells_table(rows: Sequence[Row], max_rows: int = MAX_ROWS, fold: bool = True) -> Table:
+def print_cells(console: Console, rows: Sequence[Row], fold: bool = True) -> None:
+    """Print the rows of an experiment; without intervals where the console is too narrow."""
+    table = cells_table(rows, fold=fold)
+    # Asked without a limit: within one, a table is never wider than it may be.
+    needed = console.measure(table, options=console.options.update(max_width=_UNLIMITED)).minimum
+    if needed > console.width:
+        table = cells_table(rows, fold=fold, intervals=False)
+    console.print(table)
+
+
+def cells_table(
+    rows: Sequence[Row], max_rows: int = MAX_ROWS, fold: bool = True, intervals: bool = True
+) -> Table:
     """Return the rows of an experiment as a table.
 
-    `fold`: where there are several seeds, a line has the mean over them, with the lowest and the
-    highest value. A name that is the same in all rows is in the title. If there are too many lines,
-    those of failed cells come first.
+    A number has its 95 % interval. `fold`: where there are several seeds, a line has the mean over
+    them. A name that is the same in all rows is in the title. If there are too many lines, those of
+    failed cells come first.
     """
     varied = [
         name for name in _NAMES if name in _ALWAYS_COLUMNS or len({row[name] for row in rows}) > 1
@@ -38,14 +56,19 @@ def cells_table(rows: Sequence[Row], max_rows: int = MAX_ROWS, fold: bool = True
     for name in varied:
         table.add_column(name, no_wrap=True)
     for measure in measures:
-        table.add_column(measure.console_title, justify="right", no_wrap=True)
+        # In a narrow terminal the interval stands below its number.
+        table.add_column(measure.console_title, justify="right")
     if folded:
         table.add_column("n", justify="right", no_wrap=True)
     table.add_column("status", overflow="fold")
 
     lines = _by_names(rows, varied) if folded else [[row] for row in rows]
     shown = lines
-    captions = ["mean [lowest, highest] of n seeds; each seed: --all"] if folded else []
+    captions = []
+    if intervals:
+        captions.append(_CAPTION_OF_SEEDS if folded else _CAPTION_OF_ONE)
+    elif folded:
+        captions.append("mean over n seeds; each seed: --all; intervals: in a wider terminal")
     if len(lines) > max_rows:
         # Stable: within each group the lines keep their order.
         shown = sorted(lines, key=lambda cells: not _failed(cells))[:max_rows]
@@ -57,7 +80,7 @@ def cells_table(rows: Sequence[Row], max_rows: int = MAX_ROWS, fold: bool = True
     table.caption = "\n".join(captions) or None
     for cells in shown:
         names = [str(cells[0][name]) for name in varied]
-        numbers = [_numbers(cells, measure.name) for measure in measures]
+        numbers = [_number(cells, measure, intervals) for measure in measures]
         count = [str(len(cells))] if folded else []
         table.add_row(*names, *numbers, *count, _status(cells))
     return table
@@ -84,12 +107,14 @@ def _failed(cells: Sequence[Row]) -> bool:
     return any(row["status"] == "failed" for row in cells)
 
 
-def _numbers(cells: Sequence[Row], name: str) -> str:
+def _number(cells: Sequence[Row], measure: Measure, interval: bool) -> str:
     """Return a measure of some cells; the rows of failed ones have names and no measures."""
-    values = [row[name] for row in cells if _is_known(row, name)]
-    if len(values) < 2:
-        return number(values[0] if values else None)
-    return f"{number(fmean(values))} [{number(min(values))}, {number(max(values))}]"
+    found = estimate(cells, measure)
+    if found is None or found.low is None or found.high is None or not interval:
+        return number(None if found is None else found.value)
+    # Without a space, at which the line would be broken; and short.
+    low, high = (number(end).replace("0.", ".", 1) for end in (found.low, found.high))
+    return f"{number(found.value)} [{low},{high}]"
 
 
 def _status(cells: Sequence[Row]) -> str:

@@ -31,7 +31,7 @@ def run(
     from rich.console import Console
 
     from raybd import api
-    from raybd.cli.cells_table import cells_table
+    from raybd.cli.cells_table import print_cells
     from raybd.cli.plan_table import plan_facts, plan_table
     from raybd.cli.report import report_of
     from raybd.plan import file as experiment_file
@@ -60,7 +60,7 @@ def run(
     if as_json:
         print_json(rows)
     else:
-        table_console().print(cells_table(rows, fold=not all_rows))
+        print_cells(table_console(), rows, fold=not all_rows)
     warn_if_mixed(rows)
     if not quiet:
         _say_how_to_go_on(opened.url, page, rows)

@@ -27,7 +27,7 @@ def sweep(
     from rich.console import Console
 
     from raybd import api
-    from raybd.cli.cells_table import cells_table
+    from raybd.cli.cells_table import print_cells
     from raybd.cli.sweep_tables import space_table, trials_table
     from raybd.results.store import open_store
     from raybd.sweeps.file import load_sweep
@@ -55,7 +55,7 @@ def sweep(
         print_json({**sweep_facts(asked, rows), "comparison": compared})
     else:
         table_console().print(trials_table(asked, rows))
-        table_console().print(cells_table(compared))
+        print_cells(table_console(), compared)
     warn_if_mixed(compared)
     if not quiet:
         _say_how_to_go_on(asked, opened)

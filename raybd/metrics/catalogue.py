@@ -31,6 +31,7 @@ MEASURES: tuple[Measure, ...] = (
         in_report=True,
         console="always",
         console_title="clean acc",
+        among="test_n",
     ),
     Measure(
         "attack_success",
@@ -41,6 +42,7 @@ MEASURES: tuple[Measure, ...] = (
         in_report=True,
         console="always",
         console_title="attack succ",
+        among="counted_n",
     ),
     Measure(
         "robust_accuracy",
@@ -49,6 +51,7 @@ MEASURES: tuple[Measure, ...] = (
         "Share of triggered test images that the victim gives their true label",
         better="high",
         in_report=True,
+        among="counted_n",
     ),
     Measure(
         # Numbers of the clean twin are references and no goals, so that neither end is better.
@@ -57,6 +60,7 @@ MEASURES: tuple[Measure, ...] = (
         "clean accuracy",
         "Clean accuracy with an encoder that was not attacked",
         in_report=True,
+        among="test_n",
     ),
     Measure(
         "twin_attack_success",
@@ -66,6 +70,7 @@ MEASURES: tuple[Measure, ...] = (
         in_report=True,
         console="where known",
         console_title="on twin",
+        among="counted_n",
     ),
     Measure(
         "defended_clean_accuracy",
@@ -77,6 +82,7 @@ MEASURES: tuple[Measure, ...] = (
         worst=0.0,
         console="always",
         console_title="defended acc",
+        among="test_n",
     ),
     Measure(
         "defended_attack_success",
@@ -89,6 +95,7 @@ MEASURES: tuple[Measure, ...] = (
         worst=1.0,
         console="always",
         console_title="defended attack",
+        among="counted_n",
     ),
     Measure(
         "defended_robust_accuracy",
@@ -99,6 +106,7 @@ MEASURES: tuple[Measure, ...] = (
         in_report=True,
         report_place=1,
         worst=0.0,
+        among="counted_n",
     ),
     Measure(
         "defended_accuracy_on_kept",
@@ -184,6 +192,13 @@ MEASURES: tuple[Measure, ...] = (
         column_type="int64",
     ),
     Measure(
+        "test_n",
+        "uncertainty",
+        "test images",
+        "Number of clean test images that clean accuracy counts",
+        column_type="int64",
+    ),
+    Measure(
         "n_scores",
         "counts",
         "scored",
@@ -248,8 +263,27 @@ ON_CONSOLE_WHERE_KNOWN = tuple(one for one in _in_table_order() if one.console =
 """Columns of the console's table, behind ON_CONSOLE, if a row has the number."""
 QUALITY = names_of("victim")
 """What is measured of a model on the test set."""
-DETECTION = names_of("detection", "within class")
+DETECTION = tuple(measure.name for measure in detection.MEASURES)
 """What is measured of the scores of a detector, with knowledge of what is poison."""
+_DIFFERENCES = ("auroc_over_control",)
+_OF_SHARES: tuple[Group, ...] = (
+    "victim",
+    "clean twin",
+    "defended",
+    "detection",
+    "within class",
+    "same on clean twin",
+    "outside trigger",
+    "uncertainty",
+)
+SHARES = frozenset(
+    measure.name
+    for measure in MEASURES
+    if measure.group in _OF_SHARES
+    and measure.column_type == "float64"
+    and measure.name not in _DIFFERENCES
+)
+"""Measures whose values lie in [0, 1]."""
 COST = names_of("cost")
 """What a cell costs."""
 NEEDING_CANARIES = frozenset(one.name for one in MEASURES if one.needs_canaries)

@@ -8,7 +8,7 @@ because the catalogue of all measures reads it.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from raybd.metrics.measure import Measure
 
@@ -76,6 +76,16 @@ def auroc(scored: Scored) -> float | None:
     from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(scored.poison, scored.score)) if scored.ranked else None
+
+
+def auroc_end(scored: Scored, end: Literal["low", "high"]) -> float | None:
+    """Return an end of the interval of the AUROC; a perfect one has none."""
+    from raybd.metrics.statistics.delong import auroc_interval
+
+    if not scored.ranked:
+        return None
+    found = auroc_interval(scored.score[scored.poison], scored.score[scored.clean])
+    return found.low if end == "low" else found.high
 
 
 def auroc_within_class(scored: Scored) -> float | None:
@@ -149,6 +159,7 @@ MEASURES: tuple[DetectionMeasure, ...] = (
         worst=0.5,
         console="always",
         console_title="AUROC",
+        ends=("auroc_low", "auroc_high"),
         value=auroc,
     ),
     DetectionMeasure(
@@ -169,6 +180,7 @@ MEASURES: tuple[DetectionMeasure, ...] = (
         worst=0.0,
         console="always",
         console_title="TPR",
+        among="scored_poison",
         value=lambda scored: scored.share_flagged(scored.poison),
     ),
     DetectionMeasure(
@@ -181,6 +193,7 @@ MEASURES: tuple[DetectionMeasure, ...] = (
         worst=1.0,
         console="always",
         console_title="FPR",
+        among="scored_clean",
         value=lambda scored: scored.share_flagged(scored.clean),
     ),
     DetectionMeasure(
@@ -199,6 +212,7 @@ MEASURES: tuple[DetectionMeasure, ...] = (
         better="high",
         in_report=True,
         worst=0.0,
+        among="scored_poison",
         value=lambda scored: tpr_at_fpr(scored, 0.01),
     ),
     DetectionMeasure(
@@ -207,6 +221,7 @@ MEASURES: tuple[DetectionMeasure, ...] = (
         "TPR@5%",
         "Share of poison that is flagged where 5 % of the clean samples is flagged",
         better="high",
+        among="scored_poison",
         value=lambda scored: tpr_at_fpr(scored, 0.05),
     ),
     DetectionMeasure(
@@ -220,5 +235,35 @@ MEASURES: tuple[DetectionMeasure, ...] = (
         console="where known",
         console_title="in class",
         value=auroc_within_class,
+    ),
+    DetectionMeasure(
+        "auroc_low",
+        "uncertainty",
+        "AUROC, low",
+        "Lower end of the 95 % interval of the AUROC, over samples (DeLong, on the logit scale)",
+        value=lambda scored: auroc_end(scored, "low"),
+    ),
+    DetectionMeasure(
+        "auroc_high",
+        "uncertainty",
+        "AUROC, high",
+        "Upper end of the 95 % interval of the AUROC",
+        value=lambda scored: auroc_end(scored, "high"),
+    ),
+    DetectionMeasure(
+        "scored_poison",
+        "uncertainty",
+        "poison",
+        "Number of scored samples that are poison",
+        column_type="int64",
+        value=lambda scored: int(scored.poison.sum()),
+    ),
+    DetectionMeasure(
+        "scored_clean",
+        "uncertainty",
+        "no poison",
+        "Number of scored samples that are no poison",
+        column_type="int64",
+        value=lambda scored: int(scored.clean.sum()),
     ),
 )

@@ -18,6 +18,7 @@ Group = Literal[
     "canaries",
     "within class",
     "recovered trigger",
+    "uncertainty",
 ]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
@@ -49,6 +50,10 @@ class Measure:
     """Whether it is a column of the console's table; `where known`: if a row has the number."""
     console_title: str = ""
     """Heading of its column on the console, where no group stands above it."""
+    among: str | None = None
+    """The measure that counts the samples which it is a share of."""
+    ends: tuple[str, str] | None = None
+    """The measures that are the ends of its 95 % interval, where a cell has them."""
     needs_canaries: bool = False
     """Whether it is defined only if canaries were planted in the training set."""
     needs_several_runs: bool = False

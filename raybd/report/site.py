@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from raybd.cells.row import WEAK_ATTACK
 from raybd.metrics.catalogue import MEASURES
+from raybd.metrics.statistics.over_cells import estimate
 from raybd.report.cells.cell import Cell, attack_failed, benign, hyperparameters, stage_key
 from raybd.report.cells.drawings import attack_drawing, defended_drawing, detector_drawing
 from raybd.report.cells.tables import Table, count, tables, tint
@@ -155,6 +156,7 @@ def _environment() -> "Environment":
         "tint": tint,
         "hyperparameters": hyperparameters,
         "count": count,
+        "estimate": estimate,
         "attack_failed_in": attack_failed,
         "attack_failed": WEAK_ATTACK,
         "detection_measures": [one for one in MEASURES if one.group == "detection"],

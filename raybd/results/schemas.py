@@ -66,7 +66,7 @@ _NAMES = (
 _COUNTED: tuple[Group, ...] = ("counts", "cost")
 _ADDED: tuple[Group, ...] = ("test set", "within class")
 """Groups that were added later: their columns come last, so that all others keep their places."""
-_ADDED_LAST: tuple[Group, ...] = ("recovered trigger",)
+_ADDED_LAST: tuple[Group, ...] = ("recovered trigger", "uncertainty")
 """Groups that were added after the column `config_id`."""
 
 

@@ -8,27 +8,15 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raybd.metrics.catalogue import MEASURES
-from raybd.metrics.measure import Group
+from raybd.metrics.catalogue import MEASURES, SHARES
 from raybd.results.parquet import ParquetContent, Unsound, read_parquet
 from raybd.results.parquet_limits import MAX_ROWS
 from raybd.results.schemas import ADDED_COLUMNS, CELLS, SCORES, TRIALS
 
 ROUNDING = 1e-6
 """How far a share may exceed 1: a sum of rounded numbers is not exact."""
-_SHARES: tuple[Group, ...] = (
-    "victim",
-    "clean twin",
-    "defended",
-    "detection",
-    "within class",
-    "same on clean twin",
-    "outside trigger",
-)
-"""Groups whose measures are shares in [0, 1], but for `_DIFFERENCES`."""
 SCORED_ROLES = ("clean", "poison", "cross")
 """The roles of samples as words; types/data.py has them too, but takes long to import."""
-_DIFFERENCES = ("auroc_over_control",)
 MAX_NAME = 240
 """Bytes of a name: with a suffix it is that of a file, which may have 255."""
 MAX_ROW_BYTES = 2**20
@@ -68,9 +56,13 @@ CELL_RULES = Rules(
     known=("cell", "experiment", "dataset", "attack", "trainer", "defense", "status"),
     shares=(
         "rate",
-        *(m.name for m in MEASURES if m.group in _SHARES and m.name not in _DIFFERENCES),
+        *(measure.name for measure in MEASURES if measure.name in SHARES),
     ),
-    counts=tuple(m.name for m in MEASURES if m.group in ("counts", "cost", "test set")),
+    counts=tuple(
+        measure.name
+        for measure in MEASURES
+        if measure.column_type == "int64" or measure.group == "cost"
+    ),
     words={"status": ("ok", "failed", "infeasible")},
     objects=("config", "versions"),
     names=("experiment", "dataset", "attack", "trainer", "network", "defense"),

@@ -92,7 +92,7 @@ class Victim(VictimStage):
     def columns(self, facts: Mapping[str, Any]) -> Facts:
         """Clean accuracy, attack success, robust accuracy."""
         # Artefacts of older versions lack the numbers that were added later.
-        return {name: facts.get(name) for name in (*QUALITY, "counted_n")}
+        return {name: facts.get(name) for name in (*QUALITY, "counted_n", "test_n")}
 
 
 def defended_columns(facts: Mapping[str, Any]) -> Facts:

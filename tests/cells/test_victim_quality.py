@@ -17,6 +17,7 @@ def test_attack_success_counts_only_images_whose_label_is_not_the_target() -> No
         found = measure(victim, dataset, poisoned)
         assert found == {
             "clean_accuracy": pytest.approx(0.8),
+            "test_n": 10,
             "counted_n": 8 if target == 0 else 6,
             "attack_success": success,
             "robust_accuracy": 0.0 if target == 0 else pytest.approx(2 / 6),

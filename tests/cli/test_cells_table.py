@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from raybd.cli.cells_table import cells_table
+from raybd.cli.cells_table import cells_table, print_cells
 from raybd.cli.output import table_console
 
 Row = dict[str, Any]
@@ -25,10 +25,12 @@ ROWS = [row(seed, auroc=0.9 + seed / 100) for seed in range(5)] + [
 ]
 
 
-def test_seeds_are_folded_to_mean_lowest_and_highest(capsys: pytest.CaptureFixture[str]) -> None:
+def test_seeds_are_folded_to_the_mean_and_its_interval(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, ROWS)
-    assert "badnets spectral - - 0.920 [0.900, 0.940]" in text
-    assert "none spectral 0.500 [0.500, 0.500]" in text
+    # Of five seeds: 1.24 standard deviations on either side.
+    assert "badnets spectral - - 0.920 [.900,.940]" in text
+    assert "none spectral 0.500 [.500,.500]" in text
+    assert "mean [95 % interval] over n seeds" in text
     assert " 5 ok" in text
     assert "each seed: --all" in text
 
@@ -36,12 +38,31 @@ def test_seeds_are_folded_to_mean_lowest_and_highest(capsys: pytest.CaptureFixtu
 def test_all_rows_are_shown_if_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, ROWS, fold=False)
     assert text.count("badnets spectral") == 5
+    assert "[." not in text
+
+
+def test_one_seed_has_the_interval_of_its_samples(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {"test_n": 100, "scored_clean": 900, "scored_poison": 0}
+    ends = {"auroc": 0.9, "auroc_low": 0.85, "auroc_high": 0.94}
+    text = shown(capsys, [row(0, clean_accuracy=0.97, tpr=0.5, fpr=0.01, **sizes, **ends)])
+    # No poison was counted, as in rows of older stores: then the TPR stands alone.
+    assert "0.970 [.915,.990] - 0.900 [.850,.940] 0.500 0.010 [.005,.019]" in text
+    assert "value [95 % interval over its samples]" in text
+
+
+def test_a_narrow_terminal_shows_the_numbers_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    console = table_console()
+    console.width = 110
+    print_cells(console, [row(seed, clean_accuracy=0.9, auroc=0.9, tpr=0.9) for seed in (0, 1)])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "badnets spectral 0.900 - 0.900 0.900 -" in text
+    assert "mean over n seeds" in text
     assert "[" not in text
 
 
 def test_one_seed_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, ROWS[:1])
-    assert "0.900" in text and "[" not in text and "--all" not in text
+    assert "0.900" in text and "[." not in text and "--all" not in text
 
 
 def test_a_fold_says_how_many_of_its_cells_failed_and_why(
@@ -49,7 +70,8 @@ def test_a_fold_says_how_many_of_its_cells_failed_and_why(
 ) -> None:
     rows = [row(0, auroc=0.9), row(1, status="failed", error="no memory"), row(2, auroc=0.7)]
     text = shown(capsys, rows)
-    assert "0.800 [0.700, 0.900]" in text
+    # Two seeds that differ by 0.2 leave everything open.
+    assert "0.800 [.000,1.000]" in text
     assert "3 1 of 3 failed: no memory" in text
 
 

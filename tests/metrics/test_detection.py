@@ -1,5 +1,7 @@
 """Detection metrics: hand-computed values, and where nothing or everything is flagged."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -45,7 +47,22 @@ def test_without_poison_only_the_false_alarms_are_known() -> None:
     role = torch.zeros(10, dtype=torch.int8)
     found = detection.detection(torch.arange(10.0), torch.arange(10) >= 9, role)
     assert found.pop("fpr") == pytest.approx(0.1)
+    assert (found.pop("scored_poison"), found.pop("scored_clean")) == (0, 10)
     assert set(found.values()) == {None}
+
+
+def test_the_auroc_has_the_ends_of_its_interval_and_a_perfect_one_has_none() -> None:
+    score = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.3, 0.5, 0.4, 0.35, 0.2, 0.1, 0.05])
+    role = torch.tensor([POISON] * 5 + [0] * 6, dtype=torch.int8)
+    found = detection.detection(score, score > 1, role)
+    # Variance .0120 (DeLong), on the logit scale.
+    logit = math.log(9)
+    half = 1.96 * math.sqrt(0.0120) / 0.09
+    assert found["auroc_low"] == pytest.approx(1 / (1 + math.exp(half - logit)), abs=1e-3)
+    assert found["auroc_high"] == pytest.approx(1 / (1 + math.exp(-half - logit)), abs=1e-3)
+    assert (found["scored_poison"], found["scored_clean"]) == (5, 6)
+    perfect = detection.detection(score + role, score > 1, role)
+    assert (perfect["auroc"], perfect["auroc_low"]) == (1, None)
 
 
 def test_cross_samples_are_negatives() -> None:

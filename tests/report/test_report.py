@@ -541,21 +541,19 @@ def test_an_image_is_stored_once_however_often_it_is_shown(store: Store) -> None
     )
 
 
-def test_cells_that_differ_in_seed_only_are_one_row_with_mean_and_deviation(store: Store) -> None:
+def test_cells_that_differ_in_seed_only_are_one_row_with_mean_and_interval(store: Store) -> None:
     cells = store.cells().astype(object)
     (table,) = tables(cells.where(cells.notna(), None).to_dict("records"))
     rows = {row["cell"]: row for row in table.rows}
     assert set(rows) == {"u0", "d0", "w0", "b0", "r0", "s0", "f0", "i0"}
-    found = rows["u0"].number("clean_accuracy")
-    assert (
-        found.mean == pytest.approx(0.85)
-        and found.sd == pytest.approx(0.1 / 2**0.5)
-        and found.n == 2
-    )
+    found = rows["u0"].estimate(BY_NAME["clean_accuracy"])
+    assert found is not None and found.value == pytest.approx(0.85) and found.n == 2
+    # Two seeds that differ by 0.1 know next to nothing: 0.05 x 12.7 on either side.
+    assert (found.low, found.high) == (pytest.approx(0.85 - 0.05 * 12.706, abs=1e-4), 1)
     assert rows["u0"].number("auroc").mean is None
     assert rows["f0"].number("clean_accuracy").n == 0 and rows["f0"].empty
     text = page(store).text
-    assert "0.850" in text and "±0.071" in text
+    assert "0.850" in text and "[0.215, 1.000]" in text
 
 
 def test_the_latest_of_two_cells_of_a_seed_is_shown() -> None:

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any, Literal
 
 from raybd.metrics.catalogue import REPORTED
 from raybd.metrics.measure import Measure
+from raybd.metrics.statistics.estimate import Estimate
+from raybd.metrics.statistics.over_cells import estimate
 from raybd.report.cells.cell import Cell, attack_failed, benign, config, part
 
 _NAMES = ("dataset", "attack", "trainer", "network", "defense")
@@ -18,19 +20,18 @@ _NAMES = ("dataset", "attack", "trainer", "network", "defense")
 
 @dataclass(frozen=True)
 class Number:
-    """The mean over seeds, and the sample standard deviation (None for a single seed)."""
+    """The mean over seeds, and how many of them have the number."""
 
     mean: float | None
-    sd: float | None = None
     n: int = 0
 
 
 def number(values: Iterable[float | None]) -> Number:
-    """Return mean and standard deviation of the values that are not missing."""
+    """Return the mean of the values that are not missing."""
     known = [value for value in values if value is not None]
     if not known:
         return Number(None)
-    return Number(fmean(known), stdev(known) if len(known) > 1 else None, len(known))
+    return Number(fmean(known), len(known))
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,12 @@ class TableRow:
         return tuple(str(self[name]) for name in _NAMES)
 
     def number(self, column: str) -> Number:
-        """Return mean and standard deviation of a column over the seeds."""
+        """Return the mean of a column over the seeds."""
         return number(cell[column] for cell in self.cells)
+
+    def estimate(self, measure: Measure) -> Estimate | None:
+        """Return the mean of a measure over the seeds, with its interval."""
+        return estimate(self.cells, measure)
 
     @property
     def benign(self) -> bool:
