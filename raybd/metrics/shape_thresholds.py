@@ -15,8 +15,8 @@ LOCAL_FDR = 0.2
 """Local false discovery rate up to which a score is called poison; Efron's own choice."""
 BINS = 120
 DEGREE = 9
-"""Degree of the polynomial that is the logarithm of the density. With Efron's 7, the threshold of two
-normals is .3 too low."""
+"""Degree of the polynomial that is the logarithm of the density. With Efron's 7, the threshold of
+two normals is .3 too low."""
 CENTRAL = (0.25, 0.75)
 """Quantiles between which scores are taken for clean ones when the null distribution is fitted."""
 ENDS = (0.001, 0.999)

@@ -68,12 +68,12 @@ COLUMNS = [
     ("counted_n", "int64"),
     ("auroc_within_class", "double"),
     ("config_id", "string"),
-    ("trigger_iou", "double"),
     ("auroc_low", "double"),
     ("auroc_high", "double"),
     ("scored_poison", "int64"),
     ("scored_clean", "int64"),
     ("test_n", "int64"),
+    ("trigger_iou", "double"),
 ]
 """The public contract of the cells table. A new measure adds a line here."""
 
