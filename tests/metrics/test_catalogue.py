@@ -72,8 +72,8 @@ COLUMNS = [
     ("auroc_high", "double"),
     ("scored_poison", "int64"),
     ("scored_clean", "int64"),
-    ("test_n", "int64"),
     ("trigger_iou", "double"),
+    ("test_n", "int64"),
 ]
 """The public contract of the cells table. A new measure adds a line here."""
 
