@@ -1,7 +1,7 @@
 """Reading an experiment file: YAML -> Experiment.
 
 The name of a list is a folder, `kind` is a file in it, the other keys are the method's fields;
-`name` is what the tables show.
+`name` is what the tables show. An entry with `each` stands for several.
 """
 
 from collections import Counter
@@ -14,12 +14,13 @@ from pydantic import Field, ValidationError
 
 from raybd.canaries.canaries import Canaries
 from raybd.cells.resources import AllResources
-from raybd.plan import entries
+from raybd.plan import entries, variants
 from raybd.plan.experiment import Experiment
 from raybd.plan.graph import Training
 from raybd.plan.own_modules import make_importable
 from raybd.plan.places import with_absolute_paths
 from raybd.plan.validation import user_error
+from raybd.plan.variants import Places
 from raybd.plan.yaml_file import read
 from raybd.registry import Method, Role, did_you_mean
 from raybd.types.config import Config
@@ -69,32 +70,34 @@ def parse(raw: Mapping[str, Any], where: str = "experiment") -> Experiment:
 
     Relative paths of data sets are relative to the working folder.
     """
+    full, places = variants.expanded(raw, where)
     try:
-        file = ExperimentFile.model_validate(with_absolute_paths(raw, Path.cwd()))
+        file = ExperimentFile.model_validate(with_absolute_paths(full, Path.cwd()))
     except ValidationError as error:
         raise user_error(error, where, ExperimentFile) from error
 
     _refuse_too_many(file, where)
-    trainings, defending = _trainers(file, where)
+    trainings, defending = _trainers(file, places, where)
     asked = Experiment(
         name=file.name,
         seeds=file.seeds,
         datasets=tuple(
-            entries.method("datasets", entry, f"{where}: datasets[{i}]")
+            entries.method("datasets", entry, f"{where}: {places.of('datasets', i)}")
             for i, entry in enumerate(file.datasets)
         ),
         attacks=tuple(
-            entries.attack(entry, f"{where}: attacks[{i}]") for i, entry in enumerate(file.attacks)
+            entries.attack(entry, f"{where}: {places.of('attacks', i)}")
+            for i, entry in enumerate(file.attacks)
         ),
         trainings=trainings,
         defenses=(
-            *_defenses("detectors", file.detectors, where),
-            *_defenses("scanners", file.scanners, where),
-            *_defenses("repairs", file.repairs, where),
+            *_defenses("detectors", file.detectors, places, where),
+            *_defenses("scanners", file.scanners, places, where),
+            *_defenses("repairs", file.repairs, places, where),
             *defending,
         ),
         analyses=tuple(
-            entries.method("analyses", entry, f"{where}: analyses[{i}]")
+            entries.method("analyses", entry, f"{where}: {places.of('analyses', i)}")
             for i, entry in enumerate(file.analyses)
         ),
         removal=file.removal,
@@ -108,24 +111,28 @@ def parse(raw: Mapping[str, Any], where: str = "experiment") -> Experiment:
     return experiment
 
 
-def _defenses(role: Role, listed: Entries, where: str) -> tuple[Method, ...]:
+def _defenses(role: Role, listed: Entries, places: Places, where: str) -> tuple[Method, ...]:
     return tuple(
-        entries.defense(role, entry, f"{where}: {role}[{i}]") for i, entry in enumerate(listed)
+        entries.defense(role, entry, f"{where}: {places.of(role, i)}")
+        for i, entry in enumerate(listed)
     )
 
 
-def _trainers(file: ExperimentFile, where: str) -> tuple[tuple[Training, ...], tuple[Method, ...]]:
+def _trainers(
+    file: ExperimentFile, places: Places, where: str
+) -> tuple[tuple[Training, ...], tuple[Method, ...]]:
     """How victims are trained, and the training defenses, which may stand in either list."""
     trainings: list[Training] = []
     defending: list[Method] = []
     for i, entry in enumerate(file.trainers):
-        at = f"{where}: trainers[{i}]"
+        at = f"{where}: {places.of('trainers', i)}"
         if entries.is_training_defense(entry):
             defending.append(entries.training_defense(entry, at))
         else:
             trainings.append(entries.training(entry, at))
     for i, entry in enumerate(file.training_defenses):
-        defending.append(entries.training_defense(entry, f"{where}: training_defenses[{i}]"))
+        at = f"{where}: {places.of('training_defenses', i)}"
+        defending.append(entries.training_defense(entry, at))
 
     # A grid of training defenses alone would have no cells: they stand beside victims.
     if not trainings:
