@@ -110,7 +110,7 @@ class Scan(OnVictim):
         # Of a scanner of classes, the trigger of the class that it suspects most.
         mask_HW = mask[verdict.tensors["index"].argmax()] if mask.dim() == 3 else mask
         poisoned = load_poisoned(self.poison_stage, store)
-        counted = dataset.test.select(poisoned.labels.counted(dataset.test.y_N))
+        counted = dataset.test.select(poisoned.counted(dataset.test))
         x_NCHW = counted.x_NCHW[:MEASURED_IMAGES]
         y_N = counted.y_N[:MEASURED_IMAGES]
         if not len(x_NCHW):

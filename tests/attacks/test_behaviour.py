@@ -1,8 +1,8 @@
 """Attacks work: on 5,000 real images a small network learns each trigger, and still its task.
 
 Bars stand below what was measured on one seed: badnets .92, blended 1.0, sig .98, tact .76,
-ctrl .98, adaptive_blend .99, wanet .71, label_consistent 1.0, trojannn .97, input_aware .91; clean
-accuracy .50 to .58.
+ctrl .98, adaptive_blend .99, wanet .71, label_consistent 1.0, trojannn .97, input_aware .91,
+accessory .95; clean accuracy .50 to .58.
 Each has to beat by a third what its trigger alone does to a victim that was never poisoned.
 """
 

@@ -178,7 +178,10 @@ def test_what_cannot_be_mounted_is_infeasible_before_anything_runs(train: Split)
 def test_the_gradient_of_its_poison_aligns_with_the_aim_on_real_images(
     small_cifar10: dict[str, Any], shared: SharedVictims
 ) -> None:
-    """No bar on success, which differs by tens of points from seed to seed."""
+    """The spec's bar is 0.3. Measured: cosine 0.65 without noise, 0.96 with it (seed 0).
+
+    No bar on success, which differs by tens of points from seed to seed.
+    """
     innocent = shared.classifier(small_cifar10, {"kind": "none"})
     train = innocent.dataset.train
     attack = SleeperAgent(rate=0.01, steps=40, retrainings=0)
@@ -191,6 +194,5 @@ def test_the_gradient_of_its_poison_aligns_with_the_aim_on_real_images(
         1 - float(misalignment(aimed_gradient(innocent.victim, x, 0), aim))
         for x in (train.x_NCHW[poisoned.index_M], poisoned.x_MCHW)
     )
-    print("sleeper_agent", before, after)
     assert after > 0.3
     assert after > before + 0.2

@@ -7,6 +7,11 @@ be low. Take the trainer `transfer` with `layers: head`.
 Differs: the clean model is the victim's clean twin; the search stops at a share of the first loss
 (the authors': at a distance of 10, which fits one network); at test time the pixels of an image
 choose one of 256 drawn places.
+
+With few steps it fails: after 100 of them the poison was farther from patched sources (squared
+distance 2.9) than these from their images without the patch (0.9), and success was .21 where the
+clean model's was .05 (5,000 CIFAR-10 images, half of the target class poisoned, small_cnn, size 8,
+head trained for 5 epochs, seed 0, 2 CPU cores).
 """
 
 from collections.abc import Iterable, Mapping
