@@ -7,7 +7,8 @@ An image is represented by the least log-likelihood of the inputs of each batch 
 its running statistics. The images are clustered by density, and the largest cluster is clean.
 Differs: a graded score (how early an image leaves the clean cluster); principal components of
 standardised values instead of UMAP; a single-linkage tree of its own, because scikit-learn's
-HDBSCAN does not hand its tree out. Labels are ignored.
+HDBSCAN does not hand its tree out; a split that would leave less than half of the images does not
+count. Labels are ignored.
 """
 
 from itertools import count
@@ -50,6 +51,10 @@ class Flare(Detector):
     """Splits of the largest cluster that are looked at, at most."""
     jump: float = Field(0.02, gt=0, json_schema_extra=searched(low=0.005, high=0.5, log=True))
     """Density (in reciprocals of a distance) by which a cluster must outlast its split to count."""
+
+    least_clean: float = Field(0.5, gt=0, lt=1)
+    """Share of the images that the clean cluster must hold: a split that leaves less divides clean
+    images."""
 
     def cannot(self, encoder: nn.Module, num_classes: int) -> str | None:
         """Return why there are no statistics: there is no batch normalisation."""
@@ -109,7 +114,9 @@ class Flare(Detector):
         lasting = (
             (before, after)
             for level, before, after in zip(count(), splits[:-1], splits[1:], strict=False)
-            if level < self.levels and after - before > self.jump
+            if level < self.levels
+            and after - before > self.jump
+            and (density_N > (1 + ROUNDING) * before).mean() >= self.least_clean
         )
         found = next(lasting, None)
         return None if found is None else (density_N, found[0])

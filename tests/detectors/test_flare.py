@@ -78,19 +78,31 @@ class _Color(nn.Module):
         return x_BCHW.mean((2, 3), keepdim=True)
 
 
-def test_the_smaller_cluster_is_flagged() -> None:
+def two_colors(bright: float) -> tuple[Victim, Split, torch.Tensor]:
+    """Return a victim that sees the mean colour, 200 images, and which of them are bright."""
     encoder = nn.Sequential(_Color(), nn.BatchNorm2d(3), nn.Flatten())
     victim = Victim(encoder, None, torch.zeros(3), torch.ones(3)).eval()
-    rng = stream()
-    bright_N = torch.arange(200) % 4 == 0
-    level_N = torch.where(bright_N, 200, 60) + torch.randint(-15, 16, (200,), generator=rng)
+    bright_N = torch.arange(200) < 200 * bright
+    noise_N = torch.randint(-15, 16, (200,), generator=stream())
+    level_N = torch.where(bright_N, 200, 60) + noise_N
     x_NCHW = level_N.to(torch.uint8)[:, None, None, None].expand(-1, 3, 4, 4).clone()
-    suspects = Split(x_NCHW, torch.zeros(200).long())
-    verdict = Flare(smallest=20, neighbours=5).score(victim, suspects, suspects, rng)
+    return victim, Split(x_NCHW, torch.zeros(200).long()), bright_N
+
+
+def test_the_smaller_cluster_is_flagged() -> None:
+    victim, suspects, bright_N = two_colors(0.25)
+    verdict = Flare(smallest=20, neighbours=5).score(victim, suspects, suspects, stream())
     flagged_N = verdict.score_N > verdict.threshold_N
     assert flagged_N[bright_N].all()
     assert flagged_N[~bright_N].double().mean() < 0.1
     assert verdict.facts["layers left out"] == 0
+
+
+def test_a_split_that_leaves_too_few_clean_images_does_not_count() -> None:
+    victim, suspects, _ = two_colors(0.25)
+    strict = Flare(smallest=20, neighbours=5, least_clean=0.8)
+    verdict = strict.score(victim, suspects, suspects, stream())
+    assert not (verdict.score_N > verdict.threshold_N).any()
 
 
 def test_without_a_lasting_split_nothing_is_flagged() -> None:
