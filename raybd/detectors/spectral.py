@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from raybd.training.inference import embeddings
+from raybd.training.whitening import whitening
 from raybd.types.data import Pool, Split
 from raybd.types.methods import Detector, Feature
 from raybd.types.models import Victim
@@ -89,7 +90,7 @@ class Spectral(Detector):
 
         # All classes share one covariance: a single class has too few trusted images for its own.
         # A class that no suspect carries has no center.
-        whiten_DD = _whitening(
+        whiten_DD = whitening(
             torch.cat([fit_ND[fit_y_N == k] - center_of[k] for k in seen & center_of.keys()])
         )
 
@@ -104,18 +105,6 @@ class Spectral(Detector):
 
         # Whitened lengths have one unit in all classes, so that one threshold serves them all.
         return Suspicion(score_N, torch.quantile(torch.cat(held), 1 - self.fpr))
-
-
-def _whitening(residual_ND: Tensor) -> Tensor:
-    """Return the inverse square root of the (shrunken) covariance within classes."""
-    # Imported late, so that a dry run, which imports this module, does not load scikit-learn.
-    from sklearn.covariance import LedoitWolf
-
-    shrunken = LedoitWolf(assume_centered=True).fit(residual_ND.numpy())
-    values_D, vectors_DD = torch.linalg.eigh(torch.from_numpy(shrunken.covariance_))
-    # Rounding can make the smallest eigenvalues zero or negative.
-    scaled_DD: Tensor = vectors_DD * values_D.clamp_min(1e-12).rsqrt()
-    return scaled_DD
 
 
 def _main_direction(z_ND: Tensor) -> Tensor:

@@ -3,9 +3,9 @@
 Li, Lyu, Koren, Lyu, Li and Ma 2021, arXiv 2110.11571, sections 3.3 and 3.4 (local gradient ascent,
 isolation, global gradient ascent); defaults from the authors' code, where BackdoorBench has 20
 epochs of isolation, and 20 of unlearning at 1e-4.
-Differs: see _isolation.py; no Cutout; the ascent, which has no bound, ends once the network gives
-the isolated images their label no more often than chance, and an epoch that costs more than a tenth
-of the accuracy on trusted images is taken back, where there are any.
+Differs: see training/isolation.py; no Cutout; the ascent, which has no bound, ends once the network
+gives the isolated images their label no more often than chance, and an epoch that costs more than a
+tenth of the accuracy on trusted images is taken back, where there are any.
 """
 
 from typing import Any, Literal
@@ -18,9 +18,11 @@ from torch import Generator, Tensor, nn
 from raybd.metrics.classification import predictions
 from raybd.training.held_out import strongest
 from raybd.training.inference import infer
+from raybd.training.isolation import Isolating
 from raybd.training.loop import fit
+from raybd.training.models import new_victim
+from raybd.training.recipe import FollowingRecipe
 from raybd.training.trusted import lost_accuracy, trusted_accuracy
-from raybd.training_defenses._isolation import Isolating
 from raybd.types.config import searched
 from raybd.types.data import Split
 from raybd.types.methods import TrainingDefense
@@ -31,7 +33,7 @@ STILL_KNOWN = 0.5
 """Share of the isolated images with their label after the ascent from which on it has failed."""
 
 
-class ABL(Isolating, TrainingDefense):
+class ABL(Isolating, FollowingRecipe, TrainingDefense):
     """Isolate the images that are learned first, train on the others, and unlearn the isolated.
 
     Needs no trusted images; with some, the ascent ends before it costs much.
@@ -59,8 +61,8 @@ class ABL(Isolating, TrainingDefense):
         """Train on the poisoned split; on trusted images nothing is learned."""
         if (known := self.resolved()) is not self:
             return known.defend(split, num_classes, network, clean, rng)
-        isolated = self.isolate(split, num_classes, network, rng, "abl")
-        victim = isolated.victim
+        victim = new_victim(split, num_classes, network, rng)
+        isolated = self.isolate(victim, split, self, rng, "abl")
         rest_N = torch.ones(len(split), dtype=torch.bool)
         rest_N[isolated.rows_M] = False
         fit(victim, split.select(rest_N), self, rng, name="abl rest")

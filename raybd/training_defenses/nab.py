@@ -3,8 +3,8 @@
 Liu, Sangiovanni-Vincentelli and Yue 2023, arXiv 2307.15539, method; defaults from the authors'
 code. The network learns that an image with the defender's stamp has a label other than the one that
 a trigger stands for. In use, every image is stamped.
-Differs: see _isolation.py; no Cutout; learning rate and weight decay, which the authors' script
-sets and we have not seen, are those of ABL; embeddings have unit length. BackdoorBench
+Differs: see training/isolation.py; no Cutout; learning rate and weight decay, which the authors'
+script sets and we have not seen, are those of ABL; embeddings have unit length. BackdoorBench
 isolates 10 % and measures the network without its stamp, where the defense is off.
 """
 
@@ -19,10 +19,11 @@ from torch import Generator, Tensor, nn
 from raybd.distributed import group
 from raybd.metrics.classification import predictions
 from raybd.training.inference import infer
+from raybd.training.isolation import Isolating
 from raybd.training.loop import fit
 from raybd.training.models import new_victim
+from raybd.training.recipe import FollowingRecipe
 from raybd.training.trusted import trusted_accuracy
-from raybd.training_defenses._isolation import Isolating
 from raybd.types.config import searched
 from raybd.types.data import Split
 from raybd.types.errors import UserError
@@ -31,7 +32,7 @@ from raybd.types.models import Network, Victim
 from raybd.types.verdicts import Defended
 
 
-class NAB(Isolating, StartedDefense):
+class NAB(Isolating, FollowingRecipe, StartedDefense):
     """Stamp and relabel the images that are learned first; the victim stamps whatever it is given.
 
     Labels come from a network that was trained on trusted images, or from an encoder of the
@@ -92,7 +93,8 @@ class NAB(Isolating, StartedDefense):
         """
         if (known := self.resolved()) is not self:
             return known.defend_from(start, split, num_classes, network, clean, rng)
-        isolated = self.isolate(split, num_classes, network, rng, "nab")
+        first = new_victim(split, num_classes, network, rng)
+        isolated = self.isolate(first, split, self, rng, "nab")
         if self.labels_from == "trusted":
             pseudo_N = self._labels_by_trusted(split, num_classes, network, clean, rng)
         else:

@@ -17,6 +17,9 @@ from tests.small_scene import small_scene
 
 KINDS = names("detectors")
 SMALL: dict[str, dict[str, Any]] = {
+    "abl_isolation": {"isolation_steps": 6, "batch_size": 30, "precision": "fp32"},
+    "cognitive_distillation": {"steps": 5, "precision": "fp32"},
+    "flare": {"smallest": 10, "neighbours": 3},
     "asset": {"epochs": 2, "steps": 10, "batch_size": 32},
     "asset_inner": {"steps": 20, "batch_size": 32},
     "dede": {"epochs": 5, "width": 32, "encoder_depth": 1, "decoder_depth": 1},
@@ -25,6 +28,9 @@ SMALL: dict[str, dict[str, Any]] = {
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((kind, SMALL.get(kind, {})) for kind in KINDS),
     ("spectral", {"reference": "trusted"}),
+    ("spectre", {"whiten": "trusted"}),
+    ("cognitive_distillation", {**SMALL["cognitive_distillation"], "pool": "test"}),
+    ("agpd", {"stop": "window"}),
     ("activation_clustering", {"reduction": "pca", "suspect": "fewer_clean"}),
     ("strip", {"pool": "train"}),
     ("beatrix", {"groups": "clusters", "clusters": 3, "channels": 6}),

@@ -23,13 +23,16 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("beatrix", {"orders": 2}),
     ("dede", {**SMALL["dede"], "epochs": 1, "held_out": 0.3}),
     ("spectral", {"reference": "trusted"}),
+    ("spectre", {"whiten": "trusted"}),
     # `all` puts its three scores on the scale that they have on the same held images: a mean and a
     # deviation for each, nothing of a single image.
     ("strip", {"superimpose": "pixels"}),
     ("strip_encoder", {}),
 ]
-WITHOUT = {"activation_clustering"}
+WITHOUT = {"abl_isolation", "activation_clustering", "agpd", "flare", "scan_em"}
 """Detectors that take no threshold from trusted images."""
+NOT_LEARNED_FROM = {"cognitive_distillation": SMALL["cognitive_distillation"]}
+"""Detectors that learn from no trusted image: the threshold is that of all."""
 TRUSTED = 8
 
 
@@ -45,7 +48,17 @@ def scored(kind: str, fields: dict[str, Any], changed: Tensor) -> Suspicion:
 
 
 def test_every_detector_has_a_case() -> None:
-    assert {kind for kind, _ in CASES} | WITHOUT == set(names("detectors"))
+    cases = {kind for kind, _ in CASES}
+    assert cases | WITHOUT | set(NOT_LEARNED_FROM) == set(names("detectors"))
+
+
+@pytest.mark.parametrize(("kind", "fields"), NOT_LEARNED_FROM.items())
+def test_a_detector_that_learns_from_no_trusted_image_scores_the_same_with_any(
+    kind: str, fields: dict[str, Any]
+) -> None:
+    plain, other = (scored(kind, fields, torch.arange(count)) for count in (0, TRUSTED))
+    assert torch.equal(other.score_N, plain.score_N)
+    assert not torch.equal(other.threshold_N, plain.threshold_N)
 
 
 @pytest.mark.parametrize(("kind", "fields"), CASES, ids=[kind for kind, _ in CASES])

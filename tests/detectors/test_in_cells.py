@@ -61,6 +61,39 @@ CASES = [
     ),
     # [.983, 1.00, .000, 1.00]: as published, it needs poison that is the smaller part of its class.
     Case("activation_clustering", 0.93, 0.9, 0.03, 0.95, rate=0.03),
+    # [.996, .969, .000]
+    Case("scan_em", 0.95, 0.85, 0.03, 0.9),
+    # [.994, .868, .014]
+    Case("agpd", 0.93, 0.7, 0.06, 0.85),
+    # [.988, .992, .001]
+    Case("spectre", 0.95, 0.9, 0.03, 0.95, {"whiten": "trusted"}),
+    # [.79 on a part] At the default weights the size of a mask hardly counts on 64 pixels.
+    Case(
+        "cognitive_distillation",
+        0.65,
+        0.03,
+        0.35,
+        fields={
+            "steps": 40,
+            "gamma": 0.3,
+            "beta": 1.0,
+            "rule": "deviations",
+            "precision": "fp32",
+        },
+        slow=True,
+    ),
+    # [.994, .969, .000]
+    Case("flare", 0.93, 0.85, 0.03, 0.85),
+    # [.907, -, -, .413] Digits are learned so quickly that the low mode is no small one, and the
+    # target's own digits are in it: the ranking is that of the class.
+    Case(
+        "abl_isolation",
+        0.75,
+        0.2,
+        0.1,
+        None,
+        {"isolation_steps": 120, "flags": "share", "share": 0.1, "precision": "fp32"},
+    ),
     # [.996, .978, .058]
     Case("strip", 0.95, 0.85, 0.12, fields={"overlays": 20, "fpr": 0.05}),
     # [.989, .969, .068, .995]

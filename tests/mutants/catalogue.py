@@ -3,6 +3,7 @@
 from tests.mutants import (
     asset,
     attacking,
+    class_detectors,
     clean_label,
     controlling,
     data_attacks,
@@ -28,6 +29,7 @@ FAULTS: tuple[Fault, ...] = (
     *measuring.FAULTS,
     *asset.FAULTS,
     *detecting.FAULTS,
+    *class_detectors.FAULTS,
     *defending.FAULTS,
     *pruning.FAULTS,
     *isolating.FAULTS,

@@ -4,7 +4,7 @@ from tests.mutants.fault import Fault
 
 CBD = "raybd/training_defenses/cbd/__init__.py"
 FIRST = "raybd/training_defenses/cbd/first_network.py"
-GUARD = "raybd/training_defenses/_guard.py"
+GUARD = "raybd/training/guard.py"
 SHORTCUT = "raybd/training/shortcut.py"
 SECOND = "raybd/training_defenses/cbd/second_network.py"
 DEPENDENCY = "raybd/training_defenses/cbd/dependency.py"

@@ -75,7 +75,7 @@ FAULTS = (
     ),
     Fault(
         "spectral-no-whitening",
-        SPECTRAL,
+        "raybd/training/whitening.py",
         "values_D.clamp_min(1e-12).rsqrt()",
         "values_D.clamp_min(1e-12).sqrt()",
         "spectral stretches the directions in which trusted images vary",

@@ -3,7 +3,7 @@
 from tests.mutants.fault import Fault
 
 SHORTCUT = "raybd/training/shortcut.py"
-ISOLATION = "raybd/training_defenses/_isolation.py"
+ISOLATION = "raybd/training/isolation.py"
 ABL = "raybd/training_defenses/abl.py"
 NAB = "raybd/training_defenses/nab.py"
 DBD = "raybd/training_defenses/dbd.py"

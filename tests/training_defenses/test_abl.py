@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from raybd.networks.small_cnn import SmallCnn
+from raybd.training.isolation import Isolated
+from raybd.training.models import new_victim
 from raybd.training.shortcut import losses, low_mode
 from raybd.training_defenses import abl
 from raybd.training_defenses.abl import ABL, Ascent
@@ -28,8 +30,14 @@ LIGHT = ABL(
 )
 
 
+def isolate(defense: ABL) -> Isolated:
+    rng = seeded(3)
+    victim = new_victim(digits(), 10, SmallCnn(width=8), rng)
+    return defense.isolate(victim, digits(), defense.resolved(), rng, "abl")
+
+
 def test_the_lowest_losses_are_isolated_and_suspected() -> None:
-    isolated = LIGHT.isolate(digits(), 10, SmallCnn(width=8), seeded(3), "abl")
+    isolated = isolate(LIGHT)
     loss_N = losses(isolated.victim, digits())
     assert torch.equal(loss_N, isolated.loss_N)
     assert len(isolated.rows_M) == 5
@@ -46,16 +54,14 @@ def test_the_lowest_losses_are_isolated_and_suspected() -> None:
 
 def test_nothing_is_flagged_where_the_guard_doubts_the_losses() -> None:
     unfit = LIGHT.model_copy(update={"largest_mode": 0.001, "smallest_mode": 0.0})
-    isolated = unfit.isolate(digits(), 10, SmallCnn(width=8), seeded(3), "abl")
+    isolated = isolate(unfit)
     assert "what is isolated is clean" in str(isolated.problem)
     assert not (isolated.verdict.score_N > isolated.verdict.threshold_N).any()
 
 
 def test_a_first_stage_with_a_high_bound_keeps_losses_high() -> None:
     low, high = (
-        LIGHT.model_copy(update={"bound": bound, "isolation_steps": 90}).isolate(
-            digits(), 10, SmallCnn(width=8), seeded(3), "abl"
-        )
+        isolate(LIGHT.model_copy(update={"bound": bound, "isolation_steps": 90}))
         for bound in (0.0, 1.5)
     )
     assert float(high.loss_N.mean()) > float(low.loss_N.mean()) + 0.3

@@ -22,12 +22,12 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
+from raybd.training.guard import Guarded
 from raybd.training.loop import fit
 from raybd.training.models import new_victim
 from raybd.training.recipe import FollowingRecipe
 from raybd.training.shortcut import TINY, losses, low_mode
 from raybd.training.trusted import lost_accuracy, trusted_accuracy
-from raybd.training_defenses._guard import Guarded
 from raybd.training_defenses.cbd.first_network import (
     Combine,
     Loss,

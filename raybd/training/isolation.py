@@ -14,14 +14,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
+from raybd.training.guard import Guarded
 from raybd.training.loop import fit
-from raybd.training.models import new_victim
-from raybd.training.recipe import FollowingRecipe
+from raybd.training.recipe import Recipe
 from raybd.training.shortcut import Bounding, Level, bounded, losses, low_mode
-from raybd.training_defenses._guard import Guarded
 from raybd.types.config import searched
 from raybd.types.data import Split
-from raybd.types.models import Network, Victim
+from raybd.types.models import Victim
 from raybd.types.verdicts import Suspicion
 
 
@@ -40,7 +39,7 @@ class Isolated:
     """Why low losses do not tell poison from clean images, if so."""
 
 
-class Isolating(FollowingRecipe, Guarded):
+class Isolating(Guarded):
     """The fields of a defense that isolates the images which a network learns first."""
 
     isolation_steps: int = Field(
@@ -63,11 +62,13 @@ class Isolating(FollowingRecipe, Guarded):
     """Share of the images that is isolated: those with the lowest losses."""
 
     def isolate(
-        self, split: Split, num_classes: int, network: Network, rng: Generator, name: str
+        self, victim: Victim, split: Split, recipe: Recipe, rng: Generator, name: str
     ) -> Isolated:
-        """Train a network on what is learned first, and find the images that it knows best."""
-        victim = new_victim(split, num_classes, network, rng)
-        batch = min(self.batch_size, len(split))
+        """Train a fresh network on what is learned first, and find the images it knows best.
+
+        In place, by the recipe's batches and optimizer.
+        """
+        batch = min(recipe.batch_size, len(split))
 
         def objective(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
             loss_B = F.cross_entropy(model(x_BCHW).float(), y_B, reduction="none")
@@ -81,8 +82,8 @@ class Isolating(FollowingRecipe, Guarded):
             # As in the authors' code: an augmented trigger is learned less quickly.
             "augment": "none",
         }
-        recipe = self.model_copy(update=fields)
-        fit(victim, split, recipe, rng, objective, name=f"{name} isolation")
+        first = recipe.model_copy(update=fields)
+        fit(victim, split, first, rng, objective, name=f"{name} isolation")
 
         loss_N = losses(victim, split)
         # Stable, so that equal losses are ordered by row.
