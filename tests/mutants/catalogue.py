@@ -8,6 +8,7 @@ from tests.mutants import (
     data_attacks,
     defending,
     detecting,
+    friendly,
     importing,
     isolating,
     judging,
@@ -42,5 +43,6 @@ FAULTS: tuple[Fault, ...] = (
     *reading.FAULTS,
     *scanners.FAULTS,
     *scanning.FAULTS,
+    *friendly.FAULTS,
     *tuning.FAULTS,
 )
