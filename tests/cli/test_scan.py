@@ -6,7 +6,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Generator
 
@@ -15,7 +14,7 @@ from raybd.scanning.budget import RECIPE
 from raybd.trainers.supervised import Supervised
 from raybd.types.data import Split
 from tests.cli.in_process import raybd
-from tests.scanning.digits_with_patches import SUSPECTS, Patched
+from tests.scanning.digits_with_patches import SUSPECTS, Patched, write_folders
 from tests.shared_victims import one_thread
 
 
@@ -23,14 +22,7 @@ from tests.shared_victims import one_thread
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write patched digits and trusted ones as PNG files, a folder for each class; no test part."""
     root = tmp_path_factory.mktemp("own")
-    source = Patched(patched=60).source()
-    assert source.trusted is not None
-    for name, part in (("data", source), ("trusted", source.trusted)):
-        rows = torch.arange(len(part.train_y_N))
-        for row, x_CHW in enumerate(part.read("train", rows)):
-            place = root / name / f"digit_{int(part.train_y_N[row])}"
-            place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(x_CHW.permute(1, 2, 0).numpy()).save(place / f"{name}{row:04d}.png")
+    write_folders(root, patched=60)
     return root
 
 

@@ -20,6 +20,7 @@ import yaml
 from raybd.results.store import Store
 from tests.clusters import Cluster, cluster
 from tests.paths import REPO
+from tests.scanning.digits_with_patches import SUSPECTS, write_folders
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -175,3 +176,15 @@ def test_a_block_runs_on_a_cluster(
     assert bool(printed) == ("raybd run" in script and bool(cells))
     for line in printed:
         assert len(eval(line, {"pd": pd})) > 0, line
+
+
+def test_a_data_set_is_scanned_on_a_cluster(house: House, tmp_path: Path) -> None:
+    write_folders(tmp_path, patched=60)
+    options = ["--trusted", tmp_path / "trusted", "--budget", "0.001"]
+    places = ["--store", tmp_path / "store", "--out", tmp_path / "out"]
+    code, out, err = house.here.raybd(
+        "scan", tmp_path / "data", *options, *places, "--address", house.here.address
+    )
+    assert code == 0, err
+    assert "images look poisoned" in out
+    assert len(pd.read_csv(tmp_path / "out" / "suspects.csv")) == SUSPECTS

@@ -9,6 +9,7 @@ from tests.mutants import (
     data_attacks,
     defending,
     detecting,
+    friendly,
     importing,
     isolating,
     judging,
@@ -44,5 +45,6 @@ FAULTS: tuple[Fault, ...] = (
     *reading.FAULTS,
     *scanners.FAULTS,
     *scanning.FAULTS,
+    *friendly.FAULTS,
     *tuning.FAULTS,
 )

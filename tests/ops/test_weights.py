@@ -202,10 +202,10 @@ def test_a_small_file_that_takes_forever_is_given_up(
 
 
 class _States:
-    """Becomes an array of a terabyte when it is loaded."""
+    """Becomes an array of four gigabytes when it is loaded."""
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return np._core.multiarray._reconstruct, (np.ndarray, (2**40,), b"b")
+        return np._core.multiarray._reconstruct, (np.ndarray, (2**32,), b"b")
 
 
 def test_a_small_file_that_takes_all_memory_is_given_up_and_the_next_one_is_read(

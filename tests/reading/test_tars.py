@@ -78,16 +78,19 @@ def test_one_file_is_a_data_set_of_which_a_part_is_held_out(tmp_path: Path) -> N
 def test_labels_may_be_names_or_stand_in_a_json_file(tmp_path: Path) -> None:
     files = {}
     for value in range(8):
-        folder = f"part{value % 2}"
-        files[f"{folder}/{value}.seg.png"] = png(200)
-        files[f"{folder}/{value}.jpg.png"] = png(201)
-        files[f"{folder}/{value}.png"] = png(value)
         # The same key in two folders is two samples.
+        sample = f"part{value % 2}/{value // 2}"
+        files[f"{sample}.seg.png"] = png(200)
+        files[f"{sample}.jpg.png"] = png(201)
+        files[f"{sample}.png"] = png(value)
         label = {"label": "cat" if value % 2 else "dog", "url": "x"}
-        files[f"{folder}/{value}.json"] = json.dumps(label).encode()
+        files[f"{sample}.json"] = json.dumps(label).encode()
     files["part0/._0.png"] = png(250)
     files["README"] = b"no sample"
-    found = pixels(Webdataset(path=archive(tmp_path / "a.tar", files)))
+    dataset = Webdataset(path=archive(tmp_path / "a.tar", files))
+    # In an order that does not depend on that of the samples.
+    assert dataset.source().class_names == ("cat", "dog")
+    found = pixels(dataset)
     assert sorted(found.values()) == [(v, "cat" if v % 2 else "dog") for v in range(8)]
 
 

@@ -1,7 +1,10 @@
 """A data set of one's own: digits, some with a patch and a wrong label, and trusted ones."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import torch
+from PIL import Image
 from torch import Tensor
 
 from raybd.datasets.digits import Digits
@@ -67,6 +70,18 @@ class Patched(DatasetMethod):
     def load(self) -> Dataset:
         """Nobody reads it as a whole."""
         raise NotImplementedError
+
+
+def write_folders(root: Path, patched: int) -> None:
+    """Write suspects to `data` and trusted ones to `trusted`, one folder of PNG files a class."""
+    source = Patched(patched=patched).source()
+    assert source.trusted is not None
+    for name, part in (("data", source), ("trusted", source.trusted)):
+        rows = torch.arange(len(part.train_y_N))
+        for row, x_CHW in enumerate(part.read("train", rows)):
+            place = root / name / f"digit_{int(part.train_y_N[row])}"
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(x_CHW.permute(1, 2, 0).numpy()).save(place / f"{name}{row:04d}.png")
 
 
 def _order() -> Tensor:
