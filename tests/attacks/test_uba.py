@@ -55,13 +55,12 @@ def test_an_axis_is_as_good_as_it_tells_classes_apart() -> None:
 
 
 def test_classes_with_the_same_code_get_hyperplanes() -> None:
-    # On a line, the classes in the middle lie on the same side of their mean.
+    # The last two classes lie on the same side of the mean along both axes.
     y_N = torch.arange(400) % 4
-    z_ND = torch.zeros((400, 6))
-    z_ND[:, 0] = torch.tensor([-9.0, 1.0, 2.0, 6.0])[y_N]
-    z_ND += 0.01 * torch.randn((400, 6), generator=stream())
-    z_ND[:, 1] += torch.tensor([0.0, 3.0, -3.0, 0.0])[y_N]
-    code_KB = class_codes(z_ND, y_N, 4, 12, stream())
+    mean_K2 = torch.tensor([[-9.0, 0.0], [3.0, -3.0], [3.0, 0.5], [3.0, 2.5]])
+    z_N2 = mean_K2[y_N] + 0.01 * torch.randn((400, 2), generator=stream())
+    code_KB = class_codes(z_N2, y_N, 4, 12, stream())
+    assert code_KB.shape == (4, 12)
     assert len(code_KB.unique(dim=0)) == 4
 
 

@@ -369,7 +369,7 @@ def _poison_by_each(clean_twin: Victim) -> dict[str, dict[str, torch.Tensor]]:
             make(kind, **fields.get(kind, {})), random_split(), 0, clean_twin, trainer
         )
         for kind in SMALL
-        if kind in ON_DATA
+        if kind in IN_TRAINING_SET
     }
     return {
         kind: {"index_M": one.index_M, "x_MCHW": one.x_MCHW, **one.state}

@@ -4,8 +4,9 @@ Bagdasaryan and Shmatikov 2021, arXiv 2005.03823, section on the attack with mul
 descent (MGDA) between the losses.
 Differs: any label map; the pattern grows with the image; the attack waits for a number of epochs,
 where the authors wait for 1,000 batches, which small data sets fill only late; images with and
-without the trigger share a pass, because batch normalisation would else keep the statistics of
-neither; the network, the learning rates and the number of epochs are those of the trainer.
+without the trigger share a pass once the attack is on, so that batch normalisation sees both (the
+authors' code passes them one after the other); the network, the learning rates and the number of
+epochs are those of the trainer.
 """
 
 from collections.abc import Callable, Mapping, Sequence
