@@ -140,5 +140,5 @@ def test_bounds_in_the_wrong_order_are_refused() -> None:
 def test_a_victim_learns_it(shared: SharedVictims, small_cifar10: dict[str, object]) -> None:
     attack = {"kind": "refool", "least": 0.4, "most": 0.4}
     success, by_the_trigger_alone = learned(shared, small_cifar10, attack)
-    assert success > 0.6
+    assert success > 0.5
     assert by_the_trigger_alone < success - 0.3

@@ -67,10 +67,8 @@ class Ssba(DataAttack):
 
     def prepare(self, given: AttackInput, rng: Generator) -> dict[str, Tensor]:
         """Train the encoder. Return its weights, and the secret bit_S, uint8."""
-        encoder = drawn(lambda: Encoder(self.bits, self.width), rng)
-        decoder = drawn(lambda: Decoder(self.bits, self.width), rng)
         secret_S = torch.randint(0, 2, (self.bits,), generator=rng, dtype=torch.uint8)
-        self._train(encoder, decoder, given, rng)
+        encoder, _ = self.train_networks(given, rng)
         return {**weights_of(encoder, "encoder."), "bit_S": secret_S}
 
     def poison(self, given: AttackInput, rng: Generator) -> Poisoned:
@@ -84,10 +82,10 @@ class Ssba(DataAttack):
         bit_1S = state["bit_S"].to(group.device()).float().unsqueeze(0)
         return through(lambda x_BCHW: encoder(x_BCHW, bit_1S.expand(len(x_BCHW), -1)), x_NCHW)
 
-    def _train(
-        self, encoder: Encoder, decoder: Decoder, given: AttackInput, rng: Generator
-    ) -> None:
-        """Train both on random bits: first to be read, then to be hidden."""
+    def train_networks(self, given: AttackInput, rng: Generator) -> tuple[Encoder, Decoder]:
+        """Train both networks on random bits: first to be read, then to be hidden."""
+        encoder = drawn(lambda: Encoder(self.bits, self.width), rng)
+        decoder = drawn(lambda: Decoder(self.bits, self.width), rng)
         write = ddp.wrap(encoder.to(group.device())).train()
         read = ddp.wrap(decoder.to(group.device())).train()
         train = given.train
@@ -124,6 +122,7 @@ class Ssba(DataAttack):
             loop.end_epoch()
         for model in (write, read):
             ddp.unwrap(model).eval()
+        return encoder, decoder
 
 
 class Hiding:
