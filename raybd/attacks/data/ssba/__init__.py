@@ -22,7 +22,8 @@ from raybd.attacks.data.ssba.networks import Decoder, Encoder
 from raybd.distributed import ddp, group
 from raybd.poisoning.attack import DataAttack
 from raybd.poisoning.overlay import overlay
-from raybd.poisoning.unet import drawn, stored, straight_through, through, weights_of
+from raybd.poisoning.pixels import rounded_through
+from raybd.poisoning.unet import drawn, stored, through, weights_of
 from raybd.training.epochs import Epochs, Stream
 from raybd.types.data import Poisoned
 from raybd.types.methods import AttackInput
@@ -108,7 +109,7 @@ class Ssba(DataAttack):
                 drawn_BS = torch.randint(0, 2, (batch.size, self.bits), generator=rng)
                 bit_BS = group.to_device(group.shard(drawn_BS)).float()
                 worn_BCHW = write(x_BCHW, bit_BS)
-                logit_BS = read(straight_through(worn_BCHW))
+                logit_BS = read(rounded_through(worn_BCHW))
 
                 message = F.binary_cross_entropy_with_logits(logit_BS, bit_BS, reduction="sum")
                 change = ((worn_BCHW - x_BCHW) / 255).square().mean((1, 2, 3)).sum()
