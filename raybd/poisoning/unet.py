@@ -60,14 +60,6 @@ class UNet(nn.Module):
         return hidden_BCHW
 
 
-def straight_through(x: Tensor) -> Tensor:
-    """Return values as pixels: clipped to 0..255 and rounded; the gradient passes unchanged.
-
-    A generator that is trained without it hides in fractions of a level, which an image loses.
-    """
-    return x + (x.clamp(0, 255).round() - x).detach()
-
-
 def drawn(build: Callable[[], Network], rng: Generator) -> Network:
     """Return a freshly initialised network; `rng` decides its weights."""
     seed = int(torch.randint(2**31, (1,), generator=rng))

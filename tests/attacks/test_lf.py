@@ -121,5 +121,6 @@ def test_without_its_class_or_any_other_it_is_infeasible(train: Split) -> None:
 @pytest.mark.data
 def test_a_victim_learns_it(shared: SharedVictims, small_cifar10: dict[str, object]) -> None:
     success, by_the_trigger_alone = learned(shared, small_cifar10, {"kind": "lf"})
-    assert success > 0.85
-    assert by_the_trigger_alone < success - 0.3
+    assert success > 0.75
+    # The perturbation was made to fool the twin: .33 of these images.
+    assert by_the_trigger_alone < success - 1 / 3

@@ -1,4 +1,4 @@
-"""Poison Ink: its edges, its views, its loss, its networks, and what a victim learns of it."""
+"""Poison Ink: its edges, its views, its loss, and its networks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +10,7 @@ from raybd.attacks.data.poison_ink import PoisonInk, ink_losses
 from raybd.attacks.data.poison_ink.edges import DRAWS, Views, draw_views, edge_mask, ink_image
 from raybd.training.runtime import Runtime, running
 from raybd.types.data import Split
-from tests.attacks.behaviour import learned
 from tests.attacks.making import given_to, make, poison, stream, triggered
-from tests.shared_victims import SharedVictims
 
 
 def _step(height: int) -> torch.Tensor:
@@ -137,14 +135,3 @@ def test_resumes_to_the_same_network(train: Split) -> None:
     assert told == [1, 2, 3]
     whole = attack.prepare(few, stream())
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
-
-
-@pytest.mark.slow
-@pytest.mark.data
-def test_a_victim_learns_tinted_edges(
-    shared: SharedVictims, small_cifar10: dict[str, object]
-) -> None:
-    attack = {"kind": "poison_ink", "hiding": "direct", "tint": 0.5}
-    success, by_the_trigger_alone = learned(shared, small_cifar10, attack)
-    assert success > 0.6
-    assert by_the_trigger_alone < success - 0.3

@@ -64,6 +64,12 @@ def test_draws_as_many_ghosts_as_the_authors() -> None:
     made = [reflection_of(draw, 0.05, 0.45, 560, 560) for draw in draws]
     ghosts = sum(how.ghost for how in made)
     assert abs(ghosts - 4900) < 4 * (10_000 * 0.49 * 0.51) ** 0.5
+    assert [
+        reflection_of(torch.full((DRAWS,), part), 0, 1, 560, 560).ghost for part in (0.48, 0.5)
+    ] == [
+        True,
+        False,
+    ]
     assert {how.shift[0] for how in made} == {3, 4, 5, 6, 7, 8}
     assert {how.shift[1] for how in made} == {3, 4, 5, 6, 7, 8}
     for values, low, high in (
@@ -140,5 +146,5 @@ def test_bounds_in_the_wrong_order_are_refused() -> None:
 def test_a_victim_learns_it(shared: SharedVictims, small_cifar10: dict[str, object]) -> None:
     attack = {"kind": "refool", "least": 0.4, "most": 0.4}
     success, by_the_trigger_alone = learned(shared, small_cifar10, attack)
-    assert success > 0.6
+    assert success > 0.5
     assert by_the_trigger_alone < success - 0.3

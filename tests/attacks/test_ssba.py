@@ -1,4 +1,4 @@
-"""SSBA: its secret, its plan of a training, its resume, and what a victim learns of it."""
+"""SSBA: its secret, its plan of a training, and its resume."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -21,7 +21,8 @@ from raybd.attacks.data.poison_ink.edges import WHITE, Views, draw_views, edge_m
 from raybd.distributed import ddp, group
 from raybd.poisoning.attack import DataAttack
 from raybd.poisoning.overlay import overlay
-from raybd.poisoning.unet import UNet, drawn, stored, straight_through, through, weights_of
+from raybd.poisoning.pixels import rounded_through
+from raybd.poisoning.unet import UNet, drawn, stored, through, weights_of
 from raybd.training.epochs import Batch, Epochs, Stream
 from raybd.types.data import Poisoned
 from raybd.types.methods import AttackInput
@@ -139,7 +140,7 @@ class PoisonInk(DataAttack):
         views = Views(group.to_device(group.shard(draw_views(batch.size, rng))), stage)
 
         ink_BCHW = ink_image(edge_mask(x_BCHW, self.threshold), colour_B3)
-        worn_BCHW = straight_through(container(hider, x_BCHW, ink_BCHW))
+        worn_BCHW = rounded_through(container(hider, x_BCHW, ink_BCHW))
         seen_BCHW = views(x_BCHW)
         mask_B1HW = edge_mask(seen_BCHW, self.threshold)
 

@@ -22,7 +22,8 @@ from raybd.attacks.data.ssba.networks import Decoder, Encoder
 from raybd.distributed import ddp, group
 from raybd.poisoning.attack import DataAttack
 from raybd.poisoning.overlay import overlay
-from raybd.poisoning.unet import drawn, stored, straight_through, through, weights_of
+from raybd.poisoning.pixels import rounded_through
+from raybd.poisoning.unet import drawn, stored, through, weights_of
 from raybd.training.epochs import Epochs, Stream
 from raybd.types.data import Poisoned
 from raybd.types.methods import AttackInput
@@ -67,10 +68,8 @@ class Ssba(DataAttack):
 
     def prepare(self, given: AttackInput, rng: Generator) -> dict[str, Tensor]:
         """Train the encoder. Return its weights, and the secret bit_S, uint8."""
-        encoder = drawn(lambda: Encoder(self.bits, self.width), rng)
-        decoder = drawn(lambda: Decoder(self.bits, self.width), rng)
         secret_S = torch.randint(0, 2, (self.bits,), generator=rng, dtype=torch.uint8)
-        self._train(encoder, decoder, given, rng)
+        encoder, _ = self.train_networks(given, rng)
         return {**weights_of(encoder, "encoder."), "bit_S": secret_S}
 
     def poison(self, given: AttackInput, rng: Generator) -> Poisoned:
@@ -84,10 +83,10 @@ class Ssba(DataAttack):
         bit_1S = state["bit_S"].to(group.device()).float().unsqueeze(0)
         return through(lambda x_BCHW: encoder(x_BCHW, bit_1S.expand(len(x_BCHW), -1)), x_NCHW)
 
-    def _train(
-        self, encoder: Encoder, decoder: Decoder, given: AttackInput, rng: Generator
-    ) -> None:
-        """Train both on random bits: first to be read, then to be hidden."""
+    def train_networks(self, given: AttackInput, rng: Generator) -> tuple[Encoder, Decoder]:
+        """Train both networks on random bits: first to be read, then to be hidden."""
+        encoder = drawn(lambda: Encoder(self.bits, self.width), rng)
+        decoder = drawn(lambda: Decoder(self.bits, self.width), rng)
         write = ddp.wrap(encoder.to(group.device())).train()
         read = ddp.wrap(decoder.to(group.device())).train()
         train = given.train
@@ -110,7 +109,7 @@ class Ssba(DataAttack):
                 drawn_BS = torch.randint(0, 2, (batch.size, self.bits), generator=rng)
                 bit_BS = group.to_device(group.shard(drawn_BS)).float()
                 worn_BCHW = write(x_BCHW, bit_BS)
-                logit_BS = read(straight_through(worn_BCHW))
+                logit_BS = read(rounded_through(worn_BCHW))
 
                 message = F.binary_cross_entropy_with_logits(logit_BS, bit_BS, reduction="sum")
                 change = ((worn_BCHW - x_BCHW) / 255).square().mean((1, 2, 3)).sum()
@@ -124,6 +123,7 @@ class Ssba(DataAttack):
             loop.end_epoch()
         for model in (write, read):
             ddp.unwrap(model).eval()
+        return encoder, decoder
 
 
 class Hiding:
