@@ -47,12 +47,12 @@ class BtiDbf(Scanner):
     batch_size: int = Field(128, ge=2, json_schema_extra=searched(low=16, high=256, log=True))
     """Images per step."""
     mask_epochs: int = Field(20, ge=1, json_schema_extra=searched(low=5, high=200, log=True))
-    """Passes over the images for the mask of the features."""
+    """Passes over the images for the mask of the features. After many steps it keeps all of them,
+    and leaves none to move."""
     mask_lr: float = Field(0.01, gt=0, json_schema_extra=searched(low=0.001, high=0.3, log=True))
     """Learning rate of Adam for the mask."""
-    cap: float = Field(3.0, gt=0, json_schema_extra=searched(low=1.0, high=10.0))
-    """Loss without the masked features that counts for an image, at most, in losses of guessing. At
-    1 a mask that keeps all features is the best one, and leaves none to move."""
+    cap: float = Field(1.0, gt=0, json_schema_extra=searched(low=1.0, high=10.0))
+    """Loss without the masked features that counts for an image, at most, in losses of guessing."""
     pretrain_epochs: int = Field(50, ge=1, json_schema_extra=searched(low=10, high=100))
     """Passes in which the generator learns to reproduce images."""
     trigger_epochs: int = Field(30, ge=1, json_schema_extra=searched(low=10, high=100))
