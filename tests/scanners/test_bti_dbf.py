@@ -43,10 +43,12 @@ def test_the_mask_keeps_what_is_said_and_its_complement_loses_it() -> None:
         F.cross_entropy(head((1 - mask_D) * z)[None], y[None])
         for z, y in zip(z_BD, y_B, strict=True)
     ]
-    assert any(loss > math.log(3) for loss in apart), "some images are beyond guessing"
-    capped = sum(min(loss.item(), math.log(3)) for loss in apart) / 6
+    assert any(loss > 1.5 * math.log(3) for loss in apart), "the bound acts"
+    capped = sum(min(loss.item(), 1.5 * math.log(3)) for loss in apart) / 6
     expected = F.cross_entropy(head(mask_D * z_BD), y_B).item() - capped
-    assert decoupling_loss(head, mask_D, z_BD, y_B).item() == pytest.approx(expected, rel=1e-5)
+    assert decoupling_loss(head, mask_D, z_BD, y_B, cap=1.5).item() == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def goal(away: bool, shift: float = 0.0, **fields: Any) -> tuple[Goal, Victim]:

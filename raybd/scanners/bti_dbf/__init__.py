@@ -7,7 +7,7 @@ a generator changes images so that the features outside of the mask move. As it 
 image, it also finds triggers that no small mask holds.
 Differs: features are embeddings (the authors': maps of the last layer), in units of their mean
 deviation. Labels are the victim's own predictions, the victim stays in eval mode, images are not
-augmented. The loss of the complement counts up to that of guessing. The generator normalises groups
+augmented. The loss of the complement has a bound. The generator normalises groups
 of channels and returns pixels in 0..255; while it learns to reproduce, predictions are compared by
 the cross-entropy of the changed image's to the image's (the authors' code: the other way round, of
 probabilities). The paper names the target class; the score and its threshold are this project's: by
@@ -47,9 +47,12 @@ class BtiDbf(Scanner):
     batch_size: int = Field(128, ge=2, json_schema_extra=searched(low=16, high=256, log=True))
     """Images per step."""
     mask_epochs: int = Field(20, ge=1, json_schema_extra=searched(low=5, high=200, log=True))
-    """Passes over the images for the mask of the features."""
+    """Passes over the images for the mask of the features. After many steps it keeps all of them,
+    and leaves none to move."""
     mask_lr: float = Field(0.01, gt=0, json_schema_extra=searched(low=0.001, high=0.3, log=True))
     """Learning rate of Adam for the mask."""
+    cap: float = Field(1.0, gt=0, json_schema_extra=searched(low=1.0, high=10.0))
+    """Loss without the masked features that counts for an image, at most, in losses of guessing."""
     pretrain_epochs: int = Field(50, ge=1, json_schema_extra=searched(low=10, high=100))
     """Passes in which the generator learns to reproduce images."""
     trigger_epochs: int = Field(30, ge=1, json_schema_extra=searched(low=10, high=100))
@@ -137,7 +140,7 @@ class BtiDbf(Scanner):
         for _ in loop.remaining():
             for batch in loop.batches():
                 mask_D = torch.tanh(free["mask"]) / 2 + 0.5
-                loss = decoupling_loss(victim.head, mask_D, batch.x_B, batch.y_B)
+                loss = decoupling_loss(victim.head, mask_D, batch.x_B, batch.y_B, self.cap)
                 loop.step(loss)
                 loop.add_loss(loss, group.world())
             loop.end_epoch()

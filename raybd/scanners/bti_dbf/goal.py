@@ -75,12 +75,18 @@ class Goal:
         return changes, logits_BK, painted_BK, moved_BD.square().mean()
 
 
-def decoupling_loss(head: nn.Module, mask_D: Tensor, z_BD: Tensor, y_B: Tensor) -> Tensor:
-    """Return the loss of the masked features, less that of the others up to that of guessing."""
+def decoupling_loss(
+    head: nn.Module, mask_D: Tensor, z_BD: Tensor, y_B: Tensor, cap: float
+) -> Tensor:
+    """Return the loss of the masked features, less that of the others.
+
+    The loss of an image without the masked features counts up to `cap` times that of guessing.
+    """
     masked_BK = head(mask_D * z_BD)
     others_B = F.cross_entropy(head((1 - mask_D) * z_BD), y_B, reduction="none")
     # Without the cap it has no bound, and a few images would decide.
-    return F.cross_entropy(masked_BK, y_B) - others_B.clamp(max=math.log(masked_BK.shape[1])).mean()
+    most = cap * math.log(masked_BK.shape[1])
+    return F.cross_entropy(masked_BK, y_B) - others_B.clamp(max=most).mean()
 
 
 def mean_deviation(z_ND: Tensor) -> float:
