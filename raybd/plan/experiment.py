@@ -1,6 +1,6 @@
 """An experiment, resolved: its cells, and itself as a file."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
@@ -36,6 +36,9 @@ EXTRAS = tuple(kind for kind in kinds() if kind.can_be("after_cell"))
 """The kinds of stages that may stand at the end of a cell's path, beside it, or behind it."""
 FILE_ROLES = ("training_defenses", "detectors", "scanners", "repairs")
 """The lists of defenses of an experiment file."""
+
+Refused = Callable[[Method | None, Training, int], str | None]
+"""(defense, training, number of classes) -> why the defense cannot be applied, if so."""
 
 
 @dataclass(frozen=True)
@@ -97,15 +100,22 @@ class Experiment:
         """
         # For this call alone: the files of a data set may change between two plans.
         opened = cache(opened)
+        # To find a reason may take a network, and it depends neither on attack nor on seed.
+        refused = cache(infeasible_defense)
         cells: list[Cell] = []
         for dataset, attack, training in product(self.datasets, self.attacks, self.trainings):
-            cells += self._cells_of(opened, dataset, attack, training)
+            cells += self._cells_of(opened, refused, dataset, attack, training)
         # Names, hyperparameters, data and versions of all cells; not how and where they run.
         config_id = content_hash(sorted(cell.id for cell in cells))[:12]
         return tuple(replace(cell, config_id=config_id) for cell in cells)
 
     def _cells_of(
-        self, opened: OpenData, dataset: Method, attack: Method, training: Training
+        self,
+        opened: OpenData,
+        refused: Refused,
+        dataset: Method,
+        attack: Method,
+        training: Training,
     ) -> Iterator[Cell]:
         """The cells of one victim, over seeds and defenses."""
         planted, repeated = self._canary_methods()
@@ -114,7 +124,7 @@ class Experiment:
             self.canaries.count(len(opened(dataset).labels_N), opened(dataset).trusted)
         no_victim = infeasible_attack(opened, dataset, attack, training)
         num_classes = opened(dataset).num_classes
-        # Once for all seeds: no reason depends on the seed, and to find one may take a network.
+        # Once for all seeds: no reason depends on the seed.
         defenses = [
             with_trainer(training.trainer, with_trusted_data(opened, defense))
             for defense in (None, *self.defenses)
@@ -124,7 +134,7 @@ class Experiment:
                 defense,
                 no_victim
                 or needs_stamp(attack, defense)
-                or infeasible_defense(defense, training, num_classes)
+                or refused(defense, training, num_classes)
                 or nothing_to_find(attack, defense)
                 or too_few_trusted(opened, dataset, defense),
             )

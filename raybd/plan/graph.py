@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raybd.cells.data import data_key
 from raybd.cells.stage import Stage, VictimStage, random_stream
@@ -341,13 +341,19 @@ def infeasible_defense(defense: Method | None, training: Training, num_classes: 
         return None  # it applies to every network, so that none needs to be built
     # A plan asks about the structure, and must not download weights.
     network = cast(Network, training.network.config).without_pretraining()
+    encoder = _encoder(network, num_classes)
+    reason = defense.config.cannot(encoder, num_classes)
+    return None if reason is None else f"{defense.kind} on {training.network.name}: {reason}"
+
+
+@lru_cache(maxsize=8)
+def _encoder(network: Network, num_classes: int) -> nn.Module:
+    """Return the encoder without its weights, for questions about its structure."""
     # On the meta device a network takes neither time nor memory; torch's stream is put back.
     with torch.random.fork_rng(devices=[]):
         try:
             with torch.device("meta"):
-                encoder, _ = network.build(num_classes, PLAN_IMAGE_SIZE)
+                return network.build(num_classes, PLAN_IMAGE_SIZE)[0]
         # A few models of other libraries compute with tensors while they are built (regnet).
         except NotImplementedError:
-            encoder, _ = network.build(num_classes, PLAN_IMAGE_SIZE)
-    reason = defense.config.cannot(encoder, num_classes)
-    return None if reason is None else f"{defense.kind} on {training.network.name}: {reason}"
+            return network.build(num_classes, PLAN_IMAGE_SIZE)[0]
