@@ -123,6 +123,23 @@ def test_the_flags_are_part_of_the_key_and_their_place_is_not(tmp_path: Path) ->
     assert len({before, fewer, ImageFolder(path=images).source().fingerprint}) == 3
 
 
+def test_other_flags_of_the_same_images_are_another_key(tmp_path: Path) -> None:
+    # With test images of its own, the flags decide about no row of the split.
+    for part in ("train", "test"):
+        folder(tmp_path / part)
+        (tmp_path / part / "images").rename(tmp_path / f"all_{part}")
+    (tmp_path / "both").mkdir()
+    for part in ("train", "test"):
+        (tmp_path / f"all_{part}").rename(tmp_path / "both" / part)
+    file = tmp_path / "poisoned.txt"
+    method = ImageFolder(path=tmp_path / "both", poison_list=file)
+    found = set()
+    for flagged in ("cat/4.png", "cat/5.png"):
+        file.write_text(f"train/{flagged}\n")
+        found.add(method.source().fingerprint)
+    assert len(found) == 2
+
+
 def test_flags_survive_the_way_between_processes(tmp_path: Path) -> None:
     images, file = folder(tmp_path)
     dataset = ImageFolder(path=images, poison_list=file, clean=4).load()
