@@ -92,8 +92,8 @@ FAULTS = (
     Fault(
         "clean-label-of-others",
         LABELS,
-        "return y_N == self.target\n",
-        "return y_N != self.target\n",
+        "return y_N == self.target\n\n    def counted(",
+        "return y_N != self.target\n\n    def counted(",
         "a clean-label attack poisons the other classes",
         ("tests/poisoning/test_label_maps.py",),
     ),

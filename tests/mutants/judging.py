@@ -100,8 +100,8 @@ FAULTS = (
     Fault(
         "stream-of-the-target-class",
         POOLS,
-        "counted = torch.nonzero(poisoned.labels.counted(test.y_N)).flatten()",
-        "counted = torch.nonzero(~poisoned.labels.counted(test.y_N)).flatten()",
+        "counted = torch.nonzero(poisoned.counted(test)).flatten()",
+        "counted = torch.nonzero(~poisoned.counted(test)).flatten()",
         "only images of the target class wear the trigger in the stream",
         (SEES,),
     ),

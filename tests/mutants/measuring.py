@@ -134,8 +134,8 @@ FAULTS = (
     Fault(
         "success-of-all",
         QUALITY,
-        "counted_N = poisoned.labels.counted(test.y_N)",
-        "counted_N = poisoned.labels.counted(test.y_N) | True",
+        "counted_N = poisoned.counted(test)",
+        "counted_N = poisoned.counted(test) | True",
         "images of the target class count as successes of the attack",
         ("tests/cells/test_victim_quality.py",),
     ),
