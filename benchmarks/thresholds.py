@@ -78,7 +78,7 @@ def main() -> None:
     for rule in RULES:
         share = np.array([one.value[rule] / one.best for one in poisoned if one.best])
         attacks = [one.attack for one in poisoned]
-        found = mean_over_clusters(share, attacks, np.random.default_rng(0))
+        found = mean_over_clusters(share, attacks, np.random.default_rng(0)).within(0, 1)
         ends = "-" if found.low is None else f"{found.low:.2f} to {found.high:.2f}"
         alarms = [one.value[rule] for one in benign] or [float("nan")]
         print_row(

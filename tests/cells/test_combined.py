@@ -17,6 +17,7 @@ from raybd.results.artifacts import Artifact
 from raybd.results.store import Store
 from raybd.types.data import POISON
 from raybd.types.errors import UserError
+from tests.cli.in_process import raybd
 from tests.tiny_cells import TINY
 
 DETECTORS = [
@@ -84,6 +85,35 @@ def test_names_that_do_not_fit_are_refused(url: str) -> None:
         combine(url, ["strip"])
     with pytest.raises(UserError, match="cannot be the name of a folder"):
         combine(url, name="a/b")
+
+
+def test_the_command_prints_the_table_and_says_why_there_are_no_p_values(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        raybd(monkeypatch, "combine", url, "--detectors", "strip", "--detectors", "spectral") == 0
+    )
+    shown = capsys.readouterr()
+    assert "rank_mean" in shown.out
+    assert "no p-values: no scores of held-out clean images are stored" in shown.err
+    assert raybd(monkeypatch, "combine", url, "--name", "both", "--json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["defense"] == "both"
+
+
+def test_canaries_leave_scores_of_clean_images_behind(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    raw = {**TINY, "removal": False, "canaries": {"least": 10}, "detectors": DETECTORS[:2]}
+    for cell in parse(raw).cells():
+        run_cell(cell, store)
+    combine(tmp_path)
+    scores = load_scores(tmp_path, defense="rank_mean")
+    # 13 images were planted unchanged: a p-value is a multiple of 1 / 14.
+    steps = scores["p_value"] * 14
+    assert np.allclose(steps, steps.round())
+    assert scores["p_value"].between(1 / 14 - 1e-9, 1).all()
+    order = scores.sort_values("score")["p_value"]
+    assert (order.diff().dropna() <= 1e-9).all()
+    assert load_scores(tmp_path, defense="strip")["p_value"].isna().all()
 
 
 def test_an_empty_store_has_nothing_to_combine(tmp_path: Path) -> None:
