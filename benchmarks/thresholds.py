@@ -98,11 +98,13 @@ def seen_in(store: Store) -> list[Seen]:
     found = []
     for row in store.rows(cells["cell"].tolist()).values():
         config = json.loads(row["config"])
-        stage = config.get("suspicion", "score")
+        # Combined verdicts are made of the others, which would count twice.
+        if config.get("suspicion", "score") != "score":
+            continue
         weak = row["attack_success"] is not None and row["attack_success"] < WEAK_ATTACK
         if weak or (row["auroc"] is not None and row["auroc"] < FIT_AUROC):
             continue
-        tensors = store.load(stage, config["stages"][stage]).tensors
+        tensors = store.load("score", config["stages"]["score"]).tensors
         score_N, poison_N = tensors["score_N"].double(), tensors["role_N"] == POISON
         held = "held_score_M" in tensors
         held_M = tensors["held_score_M"] if held else shape_thresholds.mirrored(score_N)
