@@ -4,7 +4,8 @@
 
 For each rule: its F1 as a share of the best F1 of any threshold, over the cells whose attack worked
 and whose AUROC is above .7 (below that, no threshold helps), and the share of an unpoisoned set
-that it flags. The truth judges the rules, and no rule sees it. Rules of two samples use the scores
+that it flags. A detector's own thresholds may differ between samples, so that its share may exceed
+1: the oracle's threshold is one for all. The truth judges the rules, and no rule sees it. Rules of two samples use the scores
 of held-out clean images where the store has them (experiments with canaries), else the mirrored
 lower half of the scores.
 """
@@ -78,7 +79,7 @@ def main() -> None:
     for rule in RULES:
         share = np.array([one.value[rule] / one.best for one in poisoned if one.best])
         attacks = [one.attack for one in poisoned]
-        found = mean_over_clusters(share, attacks, np.random.default_rng(0)).within(0, 1)
+        found = mean_over_clusters(share, attacks, np.random.default_rng(0))
         ends = "-" if found.low is None else f"{found.low:.2f} to {found.high:.2f}"
         alarms = [one.value[rule] for one in benign] or [float("nan")]
         print_row(
