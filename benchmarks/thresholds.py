@@ -5,9 +5,9 @@
 For each rule: its F1 as a share of the best F1 of any threshold, over the cells whose attack worked
 and whose AUROC is above .7 (below that, no threshold helps), and the share of an unpoisoned set
 that it flags. A detector's own thresholds may differ between samples, so that its share may exceed
-1: the oracle's threshold is one for all. The truth judges the rules, and no rule sees it. Rules of two samples use the scores
-of held-out clean images where the store has them (experiments with canaries), else the mirrored
-lower half of the scores.
+1: the oracle's threshold is one for all. The truth judges the rules, and no rule sees it. Rules of
+two samples use the scores of held-out clean images where the store has them (experiments with
+canaries), else the mirrored lower half of the scores.
 """
 
 import json
