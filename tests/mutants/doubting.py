@@ -30,11 +30,11 @@ FAULTS = (
         _SHARES,
     ),
     Fault(
-        "delong-clean-not-mirrored",
+        "delong-clean-by-clean",
         DELONG,
         "wins_C.append(1 - above_C / len(poison))",
-        "wins_C.append(above_C / len(poison))",
-        "the clean samples' part has the wrong sign, which the covariance of two scores shows",
+        "wins_C.append(1 - above_C / len(clean))",
+        "wins of clean samples are divided by the number of clean ones",
         _AUROC,
     ),
     Fault(
