@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raybd.api import (
+        combine,
         load_analysis,
         load_cells,
         load_scores,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "__version__",
+    "combine",
     "load_analysis",
     "load_cells",
     "load_scores",

@@ -13,6 +13,7 @@ from raybd.results.store import Store, open_store
 if TYPE_CHECKING:
     import pandas as pd
 
+    from raybd.cells.combined import Combined
     from raybd.cells.stage import Stage
     from raybd.plan.experiment import Experiment
     from raybd.plan.todo import Plan
@@ -145,6 +146,24 @@ def scan_model(
     return execute_model_scan(asked, opened, address, Console(stderr=True)).facts()
 
 
+def combine(
+    store: str | Path = DEFAULT_STORE,
+    detectors: Sequence[str] = (),
+    name: str = "rank_mean",
+    experiment: str | None = None,
+) -> "pd.DataFrame":
+    """Combine stored scores of several detectors by their ranks; return the rows of the cells.
+
+    `detectors` are names as in the tables; all, if empty. Nothing is run again. The combination is
+    stored like a detector of this name. Where scores of held-out clean images are stored, its score
+    rows have p-values. Raises UserError if there is nothing to combine.
+    """
+    import pandas as pd
+
+    found = execute_combine(open_store(str(store)), detectors, name, experiment)
+    return pd.DataFrame([one.row for one in found])
+
+
 def load_trials(store: str | Path = DEFAULT_STORE, sweep: str | None = None) -> "pd.DataFrame":
     """Return the trials of a store, one row each; of one sweep, if it is given."""
     return open_store(str(store)).trials(sweep)
@@ -266,6 +285,29 @@ def execute_sweep(
         connected(address, verbose, dashboard=grouped) as have,
     ):
         return run_sweep(sweep, store, have, lease, console, quiet)
+
+
+def execute_combine(
+    store: Store, detectors: Sequence[str], name: str, experiment: str | None
+) -> "list[Combined]":
+    """Combine what is stored, and return the combined verdicts."""
+    from raybd.cells.combined import combine
+    from raybd.cells.score_groups import score_groups
+    from raybd.plan.entries import NAME
+    from raybd.types.errors import UserError
+
+    if len(set(detectors)) == 1:
+        raise UserError("one detector alone is no combination", "Name two or more, or none.")
+    if not NAME.fullmatch(name):
+        raise UserError(f"{name!r} cannot be the name of a folder", "Give another one: --name.")
+    store.check_writable()
+    groups = score_groups(store, detectors, experiment)
+    for group in groups:
+        if name in group.taken:
+            raise UserError(
+                f"{group}: {name!r} is the name of a detector", "Give another one: --name."
+            )
+    return [combine(group, store, name) for group in groups]
 
 
 def execute_scan(

@@ -9,6 +9,7 @@ from raybd.cells.cell import Cell
 from raybd.cells.judging import joined
 from raybd.cells.row_names import name_columns
 from raybd.cells.stage import Facts, Stage, VictimStage
+from raybd.results.artifacts import Artifact
 from raybd.results.provenance import commit, merged_versions, versions
 from raybd.results.store import Store
 from raybd.types.data import SAMPLE_ROLES
@@ -216,21 +217,34 @@ def _record_scores(
 ) -> None:
     stage = cell.suspicion
     assert stage is not None
-    artifact = store.load(stage.name, stage.key)
+    # Where the poison was there already, nobody knows what its labels were.
+    known = not cast(Attack, cell.attack.config).reads_flags
+    columns = score_columns(store.load(stage.name, stage.key), known)
+    one = {
+        "cell": cell.id,
+        "experiment": experiment,
+        "sweep": sweep,
+        "trial": trial,
+        "trainer": cell.trainer.name,
+        "seed": cell.seed,
+    }
+    n = len(columns["index"])
+    columns |= {name: [value] * n for name, value in one.items()}
+    store.write_scores(cell.id, cell.dataset.name, cell.attack.name, cell.defense_name, columns)
+
+
+def score_columns(artifact: Artifact, known: bool = True) -> dict[str, Any]:
+    """Return what the artefact of a verdict says of each sample, as columns of score rows.
+
+    `known`: whether the true labels of poison are known.
+    """
     score = artifact.tensors
     n = len(score["score_N"])
     roles = score["role_N"].tolist()
-    # Where the poison was there already, nobody knows what its labels were.
-    known = not cast(Attack, cell.attack.config).reads_flags
     own = [known or SAMPLE_ROLES[role] == "clean" for role in roles]
     names = name_columns(artifact)
-    columns = {
-        "cell": [cell.id] * n,
-        "experiment": [experiment] * n,
-        "sweep": [sweep] * n,
-        "trial": [trial] * n,
-        "trainer": [cell.trainer.name] * n,
-        "seed": [cell.seed] * n,
+    p_values = {"p_value": score["p_N"].numpy()} if "p_N" in score else {}
+    return {
         "pool": [artifact.manifest["pool"]] * n,
         "index": score["index_N"].numpy(),
         "label": score["label_N"].numpy(),
@@ -241,8 +255,8 @@ def _record_scores(
         "flagged": (score["score_N"] > score["threshold_N"]).numpy(),
         **names,
         "true_label_name": _where(own, names["true_label_name"]),
+        **p_values,
     }
-    store.write_scores(cell.id, cell.dataset.name, cell.attack.name, cell.defense_name, columns)
 
 
 def _where(known: Sequence[bool], values: Sequence[Any]) -> list[Any]:

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from raybd.cli.combine import combine
 from raybd.cli.doctor import doctor
 from raybd.cli.export import export
 from raybd.cli.import_record import import_record
@@ -40,6 +41,7 @@ app.command()(run)
 app.command()(sweep)
 app.command()(scan)
 app.command("scan-model")(scan_model)
+app.command()(combine)
 app.command()(report)
 app.command("list")(list_)
 app.command()(show)

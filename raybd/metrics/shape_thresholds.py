@@ -11,12 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raybd.metrics import combining
+
 LOCAL_FDR = 0.2
 """Local false discovery rate up to which a score is called poison; Efron's own choice."""
 BINS = 120
 DEGREE = 9
-"""Degree of the polynomial that is the logarithm of the density. With Efron's 7, the threshold of
-two normals is .3 too low."""
+"""Degree of the polynomial that is the logarithm of the density. With Efron's 7, the threshold of a
+mixture of two normals is .3 standard deviations too low."""
 CENTRAL = (0.25, 0.75)
 """Quantiles between which scores are taken for clean ones when the null distribution is fitted."""
 ENDS = (0.001, 0.999)
@@ -24,7 +26,8 @@ ENDS = (0.001, 0.999)
 TAIL = 0.4
 """Largest share of the scores that a gap may cut off."""
 NEIGHBOURS = 101
-"""Fewest gaps that tell how long a gap is there. Their median is noisy: chance has a gap in 2 to 3 % of\nnormal and exponential tails of 1,000 scores or more, and in 6 to 8 % of log-normal ones."""
+"""Fewest gaps that tell how long a gap is there. Their median is noisy: of 1,000 scores or more,
+chance has a gap in 2 to 3 % of normal and exponential tails, and in 6 to 8 % of log-normal ones."""
 FEWEST = 8
 """Fewest scores that a rule works with."""
 SIGNIFICANCE = 0.01
@@ -60,10 +63,9 @@ def local_fdr(score_N: Tensor, most: float = LOCAL_FDR) -> float:
         return float(score.max())
     log_null_G = level + slope * place_G + square * place_G**2
     above_G = place_G > -slope / (2 * square)
-    clean_G = ~above_G | (log_null_G - density_G > math.log(most))
-    # From there on all are suspects: the last bin that is not.
-    last_clean = int(np.flatnonzero(clean_G).max())
-    return float(score.max()) if last_clean == BINS - 1 else float(edges[last_clean + 1])
+    found_G = above_G & (log_null_G - density_G <= math.log(most))
+    # The lowest bin of suspects: at the upper end, where there are few scores, a polynomial swings.
+    return float(edges[found_G.argmax()] if found_G.any() else score.max())
 
 
 def _log_density(counts_G: NDArray[np.int64], place_G: Floats) -> Floats:
@@ -105,17 +107,13 @@ def two_sample(score_N: Tensor, held_M: Tensor, significance: float = SIGNIFICAN
     """Return the score above which the suspects exceed held-out clean samples by most.
 
     It is where the one-sided statistic of Kolmogorov and Smirnov is taken; that is also the
-    threshold with the largest TPR - FPR, which takes no labels to find. The largest score, if the
-    two samples do not differ significantly.
+    threshold with the largest TPR - FPR, which takes no labels to find. The largest score, if
+    chance may make the upper tails of the two samples differ as they do.
     """
-    from scipy.stats import ks_2samp
-
-    score, held = score_N.double().numpy(), held_M.double().numpy()
-    # "less": the suspects' distribution function is below that of the clean ones somewhere.
-    found = ks_2samp(score, held, alternative="less", method="asymp")
-    if found.pvalue > significance:
-        return float(score.max())
-    return float(found.statistic_location)
+    if by_chance(score_N, held_M) > significance:
+        return float(score_N.max())
+    places, above, clean = _shares_above(score_N, held_M)
+    return float(places[(above - clean).argmax()])
 
 
 def excess_f1(score_N: Tensor, held_M: Tensor, significance: float = SIGNIFICANCE) -> float:
@@ -123,22 +121,47 @@ def excess_f1(score_N: Tensor, held_M: Tensor, significance: float = SIGNIFICANC
 
     The share of poison is at least the largest excess of the suspects over held-out clean samples
     (Blanchard, Lee and Scott 2010, JMLR 11); the excess above a threshold is its hits, the rest its
-    false alarms. The largest score, if the two samples do not differ significantly.
+    false alarms. The largest score, if chance may make the upper tails differ as they do.
     """
-    from scipy.stats import ks_2samp
-
-    score, held = score_N.double().numpy(), held_M.double().numpy()
-    if ks_2samp(score, held, alternative="less", method="asymp").pvalue > significance:
-        return float(score.max())
-    places = np.unique(score)
-    above = 1 - np.searchsorted(np.sort(score), places, side="right") / len(score)
-    clean = 1 - np.searchsorted(np.sort(held), places, side="right") / len(held)
+    if by_chance(score_N, held_M) > significance:
+        return float(score_N.max())
+    places, above, clean = _shares_above(score_N, held_M)
     # In the upper half of the clean scores alone: further down, chance is divided by little.
     upper = clean <= 0.5
     share = float(((above - clean)[upper] / (1 - clean)[upper]).max())
     hits = np.clip(above - (1 - share) * clean, 0, None)
     f1 = 2 * hits / np.maximum(above + share, 1e-12)
     return float(places[f1.argmax()])
+
+
+def by_chance(score_N: Tensor, held_M: Tensor) -> float:
+    """Return how likely chance makes so many suspects exceed held-out clean samples, in their tail.
+
+    Suspects above the 1st, 2nd, 4th, 8th ... highest of the clean scores are counted, up to half of
+    these; the least likely count decides, by Bonferroni's rule. Unlike the test of Kolmogorov and
+    Smirnov, it notices a few suspects that are far above. 1 if there are no clean scores.
+    """
+    descending = held_M.double().sort(descending=True).values
+    ranks = [2**k for k in range(len(descending).bit_length()) if 2 * 2**k <= len(descending)]
+    found = [
+        combining.by_chance(
+            int((score_N.double() > descending[rank - 1]).sum()),
+            len(score_N),
+            len(descending),
+            rank - 1,
+        )
+        for rank in ranks
+    ]
+    return min(1.0, len(ranks) * min(found)) if found else 1.0
+
+
+def _shares_above(score_N: Tensor, held_M: Tensor) -> tuple[Floats, Floats, Floats]:
+    """Return all scores once, and the shares of suspects and of clean samples above each."""
+    score, held = score_N.double().numpy(), held_M.double().numpy()
+    places = np.unique(score)
+    above = 1 - np.searchsorted(np.sort(score), places, side="right") / len(score)
+    clean = 1 - np.searchsorted(np.sort(held), places, side="right") / len(held)
+    return places, above, clean
 
 
 def mirrored(score_N: Tensor) -> Tensor:

@@ -34,13 +34,15 @@ SCORES = pa.schema(
         ("path", pa.string()),
         ("label_name", _word),
         ("true_label_name", _word),
+        ("p_value", pa.float64()),
     ],
     metadata=_metadata,
 )
 """The columns of a score file. Its folders are named by dataset, attack and defense, which become
 columns when it is read. `path` says where the sample is stored, below the root of its data set:
-`train/cat/7.png`, or `train.parquet:7` (rows count from 0)."""
-ADDED_SCORE_COLUMNS = ("path", "label_name", "true_label_name")
+`train/cat/7.png`, or `train.parquet:7` (rows count from 0). `p_value` is how often a clean sample
+scores as high, where scores of held-out clean ones tell."""
+ADDED_SCORE_COLUMNS = ("path", "label_name", "true_label_name", "p_value")
 """Columns that older files lack, and that a data set may have no values for; they are null."""
 _PLAIN = ("index", "score", "flagged", "path")
 SCORES_ENCODING = {

@@ -85,7 +85,7 @@ class TableStorage(FileStorage):
     ) -> None:
         """Write the score rows of a cell, or replace them."""
         # Not every data set knows where its samples are stored.
-        none = [None] * len(columns["cell"])
+        none = [None] * len(columns["index"])
         added = {name: columns.get(name, none) for name in ADDED_SCORE_COLUMNS}
         table = pa.table({name: {**added, **columns}[name] for name in SCORES.names}, schema=SCORES)
         names = {"cell": cell, "dataset": dataset, "attack": attack, "defense": defense}

@@ -69,6 +69,30 @@ def test_a_gap_below_most_scores_is_none_of_poison() -> None:
     assert shape_thresholds.gap(-score) == 0
 
 
+def test_chance_is_that_of_the_least_likely_count_in_the_tail() -> None:
+    # Both suspects are above the highest of four: once in 6 x 5 / 2 draws; two ranks are looked at.
+    found = shape_thresholds.by_chance(torch.tensor([9.0, 8.0]), torch.arange(4.0))
+    assert found == pytest.approx(2 / 15)
+    assert shape_thresholds.by_chance(torch.tensor([9.0]), torch.tensor([])) == 1
+
+
+def test_a_few_suspects_far_above_are_noticed() -> None:
+    score, held = torch.cat([normal(2000), normal(20, 8.0, seed=1)]), normal(2000, seed=2)
+    assert shape_thresholds.by_chance(score, held) < 1e-4
+    found = shape_thresholds.excess_f1(score, held)
+    # All of them, and few of 2,000 others.
+    assert (score[2000:] > found).all()
+    assert int((score[:2000] > found).sum()) <= 10
+
+
+def test_two_samples_of_clean_scores_seldom_differ_by_chance() -> None:
+    found = [
+        shape_thresholds.by_chance(normal(400, seed=seed), normal(300, seed=1000 + seed)) <= 0.05
+        for seed in range(200)
+    ]
+    assert sum(found) <= 10
+
+
 def test_two_samples_are_cut_where_they_differ_most() -> None:
     held = torch.arange(10.0)
     # Above 6 there are 3 of 10 clean ones and 13 of 20 suspects; nowhere is the excess larger.

@@ -57,9 +57,9 @@ FAULTS = (
     Fault(
         "fold-of-the-lowest",
         "raybd/cli/cells_table.py",
-        "{number(fmean(values))} [",
-        "{number(min(values))} [",
-        "the table shows the lowest value as the mean",
+        'return f"{number(found.value)} [{low},{high}]"',
+        'return f"{number(found.low)} [{low},{high}]"',
+        "the table shows the lower end as the mean",
         ("tests/cli/test_cells_table.py",),
     ),
     Fault(

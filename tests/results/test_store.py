@@ -239,7 +239,7 @@ def test_scores_of_a_data_set_without_names_and_of_an_older_file_are_read_as_nul
     tmp_path: Path,
 ) -> None:
     store = Store(str(tmp_path / "results"))
-    names = ("path", "label_name", "true_label_name")
+    names = ("path", "label_name", "true_label_name", "p_value")
     older = {name: values for name, values in scores("c1", 3).items() if name not in names}
     store.write_scores("c1", "x", "x", "x", older)
     schema = pa.schema([field for field in SCORES if field.name not in names], SCORES.metadata)
