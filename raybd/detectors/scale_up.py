@@ -42,8 +42,9 @@ class ScaleUp(StreamDetector):
     by_class: bool = True
     """Count in deviations from the trusted images of the predicted class (the paper's data-limited
     setting); else the score is the consistency itself (its data-free setting)."""
-    fewest: int = Field(5, ge=2)
-    """A class with fewer trusted images than this has the statistics of all of them."""
+    fewest: int = Field(20, ge=2)
+    """A class with fewer trusted images than this has the statistics of all of them: the mean of
+    20 is known to a quarter of a deviation."""
     threshold: float | None = None
     """Threshold of the score; unset: from trusted images, by `fpr`."""
     fpr: float = Field(0.01, gt=0, lt=1)

@@ -150,17 +150,36 @@ def test_an_image_that_has_turned_is_not_corrupted_again() -> None:
 
 
 def test_the_pixels_of_an_image_choose_its_draw() -> None:
-    victim, suspects, _ = small_scene()
-    detector = Teco(corruptions=("gaussian_noise", "fog"), draws=3)
+    x = small_scene()[1].x_NCHW[:9]
+    victim = _victim(1e9)
     drawn = [_drawn((3, 16, 16), seed) for seed in range(3)]
-    with torch.no_grad():
-        together = detector.turning_points(victim, suspects.x_NCHW, drawn)
-        which = suspects.x_NCHW.long().sum((1, 2, 3)) % 3
-        for number, draw in enumerate(drawn):
-            mine = which == number
-            assert mine.any()
-            alone = detector.turning_points(victim, suspects.x_NCHW[mine], [draw])
-            assert torch.equal(alone, together[mine])
+    Teco(corruptions=("gaussian_noise", "fog")).turning_points(victim, x, drawn)
+    shown = victim.encoder.shown
+    assert isinstance(shown, list)
+    which = (x.long().sum((1, 2, 3)) % 3).tolist()
+    assert which != [0, 1, 2] * 3 and set(which) == {0, 1, 2}
+    for row, number in enumerate(which):
+        alone = corrupted(x[row : row + 1].float() / 255, "fog", 2, drawn[number], "imagenet")
+        assert torch.allclose(shown[7][row], (255 * alone[0]).round() / 255, atol=1e-5)
+
+
+def test_the_threshold_is_that_of_all_trusted_images_and_nothing_is_learned_from_them() -> None:
+    # The more contrast an image has, the later it falls below the deviation.
+    x = torch.full((12, 3, 32, 32), 100, dtype=torch.uint8)
+    x[..., ::2] += torch.arange(12, dtype=torch.uint8).view(12, 1, 1, 1) * 10
+    y = torch.zeros(12, dtype=torch.int64)
+    victim = _victim(0.05)
+    detector = Teco(corruptions=("contrast", "brightness"), draws=1, fpr=0.25)
+
+    suspects, low, high = Split(x, y), Split(x[:3], y[:3]), Split(x[6:], y[6:])
+    from_low = detector.learn(victim, low, stream())
+    from_high = detector.learn(victim, high, stream())
+    assert torch.equal(from_low(suspects).score_N, from_high(suspects).score_N)
+    # The third of three, and the sixth of six: of one rank more, a quarter is above.
+    for judge, trusted in ((from_low, low), (from_high, high)):
+        verdict = judge(trusted)
+        assert float(verdict.threshold_N) == float(verdict.score_N.max())
+    assert from_low(suspects).threshold_N != from_high(suspects).threshold_N
 
 
 def test_refuses_what_it_cannot_use() -> None:

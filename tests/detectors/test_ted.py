@@ -116,9 +116,10 @@ def test_refuses_an_encoder_and_too_few_trusted_images() -> None:
 
 
 def test_the_threshold_is_that_of_images_which_were_not_learned_from(scene: Scene) -> None:
-    drawn, kept = scene.rows_of_the_threshold(Ted(), 16)
+    # The median: of few images, some have a class of their own, and with it the highest score.
+    drawn, kept = scene.rows_of_the_threshold(Ted(fpr=0.5), 30)
     assert drawn <= kept
-    assert len(kept) < 16
+    assert len(kept) < 30
 
 
 def test_finds_triggered_test_inputs(scene: Scene) -> None:

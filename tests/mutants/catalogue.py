@@ -17,6 +17,7 @@ from tests.mutants import (
     measuring,
     pruning,
     reading,
+    refusing,
     scanners,
     scanning,
     storing,
@@ -47,4 +48,5 @@ FAULTS: tuple[Fault, ...] = (
     *scanning.FAULTS,
     *friendly.FAULTS,
     *tuning.FAULTS,
+    *refusing.FAULTS,
 )
