@@ -23,6 +23,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "asset": {"epochs": 2, "steps": 10, "batch_size": 32},
     "asset_inner": {"steps": 20, "batch_size": 32},
     "dede": {"epochs": 5, "width": 32, "encoder_depth": 1, "decoder_depth": 1},
+    "sentinet": {"images": 5},
+    "teco": {"corruptions": ("gaussian_noise", "motion_blur", "jpeg"), "draws": 2},
 }
 """Fields that make a detector quick."""
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
@@ -35,6 +37,9 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("strip", {"pool": "train"}),
     ("beatrix", {"groups": "clusters", "clusters": 3, "channels": 6}),
     ("strip_encoder", {"pool": "train", "overlays": 5, "strength": 0.5}),
+    ("scale_up", {"pool": "train", "soft": False, "by_class": False, "threshold": 0.5}),
+    ("ibd_psc", {"pool": "train", "threshold": 0.9}),
+    ("ted", {"pool": "train", "ranks": "log"}),
 ]
 
 

@@ -8,9 +8,10 @@ import torch
 
 from raybd.cells import pools
 from raybd.metrics import detection
-from raybd.types.data import Dataset, Poisoned
+from raybd.types.data import Dataset, Poisoned, Split
 from raybd.types.methods import Detector
 from raybd.types.models import Victim
+from raybd.types.verdicts import Suspicion
 from tests.shared_victims import BADENCODER, DIGITS, SharedVictims, loaded
 
 
@@ -36,6 +37,30 @@ class Scene:
         flagged_N = verdict.score_N > verdict.threshold_N
         found = detection.detection(verdict.score_N, flagged_N, pool.role_N)
         return {name: value for name, value in found.items() if value is not None}
+
+    def rows_of_the_threshold(self, detector: Detector, trusted: int) -> tuple[set[int], set[int]]:
+        """Return the trusted images that a detector draws for its threshold, and those not learned.
+
+        It draws two halves and learns from the first. An image is not learned from if the scores
+        stay the same when it alone is another one. Fails if the threshold is not from such images.
+        """
+        clean = self.dataset.clean.select(torch.arange(trusted))
+        suspects = self.dataset.test.select(torch.arange(20))
+
+        def verdict(changed: list[int]) -> Suspicion:
+            x_NCHW = clean.x_NCHW.clone()
+            x_NCHW[changed] = 255 - x_NCHW[changed]
+            rng = torch.Generator().manual_seed(0)
+            return detector.score(self.victim, suspects, Split(x_NCHW, clean.y_N), rng)
+
+        plain = verdict([])
+        kept = {row for row in range(trusted) if torch.equal(verdict([row]).score_N, plain.score_N)}
+        order = torch.randperm(trusted, generator=torch.Generator().manual_seed(0)).tolist()
+        drawn = order[trusted // 2 :]
+        others = verdict(drawn)
+        assert torch.equal(others.score_N, plain.score_N)
+        assert not torch.equal(others.threshold_N, plain.threshold_N)
+        return set(drawn), kept
 
 
 @pytest.fixture(scope="module")

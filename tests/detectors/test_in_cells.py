@@ -41,6 +41,12 @@ DEDE = {
     "lr": 3e-3,
 }
 """A decoder for images of 8 x 8 pixels; it sees the embedding alone."""
+TECO = {
+    "corruptions": ["gaussian_noise", "defocus_blur", "contrast", "pixelate"],
+    "draws": 2,
+    "fpr": 0.05,
+}
+"""Few corruptions, for their time."""
 CASES = [
     # [.968, .566, .003, .883]
     Case("asset", 0.92, 0.3, 0.05, 0.78, {"inputs": "images", "epochs": 3, "alpha": 0.01}),
@@ -102,6 +108,17 @@ CASES = [
     Case("strip_encoder", 0.88, 0.45, 0.1, fields={"overlays": 20, "fpr": 0.05}),
     # [.966, .417, .017]
     Case("beatrix", 0.92, 0.25, 0.1),
+    # [.914, .392, .022]
+    Case("scale_up", 0.85, 0.2, 0.08, fields={"fpr": 0.05}),
+    # [.759, .000, .000]: all four batch norms of the network are amplified, and some trusted images
+    # stay surer than any triggered one.
+    Case("ibd_psc", 0.65, -0.01, 0.1, fields={"fpr": 0.05}),
+    # [.979, .861, .028]
+    Case("ted", 0.93, 0.6, 0.1, fields={"fpr": 0.05}),
+    # [.979, .895, .006]
+    Case("teco", 0.93, 0.6, 0.06, fields=TECO),
+    # [.995, .981, .022]
+    Case("sentinet", 0.95, 0.8, 0.06, fields={"images": 8}),
     # [.955, .772, .058]
     Case("dede", 0.85, 0.4, 0.15, fields=DEDE, slow=True),
 ]

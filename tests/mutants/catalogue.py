@@ -18,6 +18,7 @@ from tests.mutants import (
     measuring,
     pruning,
     reading,
+    refusing,
     scanners,
     scanning,
     storing,
@@ -49,4 +50,5 @@ FAULTS: tuple[Fault, ...] = (
     *scanning.FAULTS,
     *friendly.FAULTS,
     *tuning.FAULTS,
+    *refusing.FAULTS,
 )
