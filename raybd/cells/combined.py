@@ -34,6 +34,10 @@ NO_P_VALUES = (
     "no p-values: no scores of held-out clean images are stored; with `canaries: {}` in the "
     "experiment, detectors of the training set score some"
 )
+NOT_CALIBRATED = (
+    "without held-out clean images, the threshold assumes that clean scores are symmetric: where "
+    "they are not, it flags clean samples"
+)
 _COPIED = (
     "experiment",
     "dataset",
@@ -126,6 +130,8 @@ def verdict(verdicts: Sequence[Artifact], pool: str) -> tuple[dict[str, Tensor],
     tensors |= _gallery(verdicts, score_N)
 
     warnings = [one.manifest.get("warning") for one in verdicts]
+    if not calibrated:
+        warnings.append(NOT_CALIBRATED)
     if pool == "train":
         warnings.append(thresholds.missed_mode(score_N, flagged_N))
     return tensors, {

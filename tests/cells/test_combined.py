@@ -160,6 +160,7 @@ def test_held_out_clean_scores_give_each_sample_a_p_value() -> None:
     combined = combining.rank_mean(together)
     assert torch.equal(tensors["p_N"], combining.conformal_p(combined[:1260], combined[1260:]))
     assert facts["no_p_values"] is None
+    assert facts["warning"] is None
     assert facts["tpr"] > 0.95
     assert facts["fpr"] < 0.01
 
@@ -183,6 +184,7 @@ def test_without_held_out_scores_it_says_why_there_are_no_p_values() -> None:
     tensors, facts = verdict(verdicts, "train")
     assert "p_N" not in tensors
     assert facts["no_p_values"] == NO_P_VALUES
+    assert "assumes that clean scores are symmetric" in facts["warning"]
     assert facts["tpr"] > 0.9
     assert facts["fpr"] < 0.02
     # One verdict without them is enough.
