@@ -138,6 +138,17 @@ def test_clean_samples_above_the_level_are_not_flagged_where_chance_explains_the
     assert not cuts
 
 
+def test_one_sample_of_ten_above_all_held_out_ones_is_chance() -> None:
+    # A clean one lies there with probability 10 / 209, by either of the two levels up to 1 %.
+    p = torch.cat([torch.tensor([1 / 200]), torch.linspace(0.1, 1, 9)])
+    assert combining.cut_of(p, 199, fdr=0.06, significance=0.09) is None
+    found = combining.cut_of(p, 199, fdr=0.06, significance=0.1)
+    assert found is not None
+    assert found.chance == pytest.approx(2 * 10 / 209)
+    # In one of ten groups it is ten times as likely.
+    assert combining.cut_of(p, 199, fdr=0.06, significance=0.1, groups=10) is None
+
+
 def test_poison_in_all_classes_is_flagged_as_a_whole() -> None:
     p, label, poison = poisoned_class(300)
     label = torch.where(poison, torch.arange(len(p)) % 10, label)
