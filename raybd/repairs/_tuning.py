@@ -27,10 +27,11 @@ from raybd.types.models import Victim
 class Targets(Config):
     """What trusted images teach."""
 
-    targets: Literal["labels", "victim"] = "labels"
+    # Left out of the key where they change nothing: results of older versions stay.
+    targets: Literal["labels", "victim"] = Field("labels", exclude_if=lambda it: it == "labels")
     """What they teach: their labels (papers), or what the victim, as it was, says of them. Choose
     the second where few images are trusted, with a high learning rate."""
-    temperature: float = Field(4.0, gt=0)
+    temperature: float = Field(4.0, gt=0, exclude_if=lambda it: it == 4)
     """`targets: victim`: the logits are divided by it."""
 
     def said(self, victim: Victim, x_NCHW: Tensor) -> Tensor | None:

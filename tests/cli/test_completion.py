@@ -21,8 +21,8 @@ def completed(config: Path, incomplete: str) -> list[str]:
 def test_roles_and_methods_are_completed() -> None:
     assert completion.roles("det") == ["detectors"]
     assert "badnets" in completion.methods("badn")
-    assert completion.methods("spectr") == ["spectral"]
-    assert completion.methods("detectors/spectr") == ["detectors/spectral"]
+    assert completion.methods("spectra") == ["spectral"]
+    assert completion.methods("detectors/spectra") == ["detectors/spectral"]
     assert "detectors/spectral" not in completion.methods("")
 
 

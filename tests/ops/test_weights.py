@@ -218,12 +218,20 @@ def test_a_small_file_that_takes_all_memory_is_given_up_and_the_next_one_is_read
     assert _same(read_checkpoint(tmp_path / "w.pt"))
 
 
+def _kill_reader() -> None:
+    """Kill the process that reads pickles; other tests may have left processes of their own."""
+    readers = [
+        child for child in psutil.Process().children() if "trial_reading" in str(child.cmdline())
+    ]
+    assert len(readers) == 1
+    readers[0].kill()
+    readers[0].wait()
+
+
 def test_a_reader_that_was_killed_is_replaced(tmp_path: Path) -> None:
     torch.save(STATE, tmp_path / "one.pt")
     read_checkpoint(tmp_path / "one.pt")
-    (reader,) = psutil.Process().children()
-    reader.kill()
-    reader.wait()
+    _kill_reader()
     torch.save(STATE, tmp_path / "two.pt")
     assert _same(read_checkpoint(tmp_path / "two.pt"))
 
@@ -233,7 +241,5 @@ def test_a_file_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     read_checkpoint(tmp_path / "w.pt")
     # Without its interpreter no process could be started.
     monkeypatch.setattr(sys, "executable", "/nowhere")
-    (reader,) = psutil.Process().children()
-    reader.kill()
-    reader.wait()
+    _kill_reader()
     assert _same(read_checkpoint(tmp_path / "w.pt"))

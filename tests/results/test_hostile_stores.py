@@ -453,7 +453,7 @@ def test_the_path_of_scores_stays_in_the_store(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     outside = tmp_path / "outside" / "c1.parquet"
     outside.parent.mkdir()
-    columns = {name: scores("c1", 3)[name] for name in SCORES.names}
+    columns = {name: scores("c1", 3).get(name, [None] * 3) for name in SCORES.names}
     outside.write_bytes(parquet.as_parquet(pa.table(columns, schema=SCORES)))
     # Relative to scores/dataset=.
     names = {"dataset": "x", "attack": "x", "defense": "x/../../../../../outside", "cell": "c1"}
