@@ -5,7 +5,7 @@ from torch import Tensor
 
 STANDS_OUT = 0.9
 """Quantile of a class's trusted scores above which a suspect of the class stands out."""
-TOO_MANY = 0.1
+TOO_MANY = 0.2
 """Share of a class that stands out, beyond that of the median class, for the class to be named."""
 FLAGGED = 0.75
 """Least share of these images that the threshold should flag."""
