@@ -74,14 +74,14 @@ class House:
     """What every machine sees, and RAYBD_STORE of the machines."""
     bucket: str
 
-    def translated(self, script: str) -> str:
+    def translated(self, script: str, name_in_bucket: str) -> str:
         """Return a script with the addresses and stores of the test."""
         names = {
             "http://127.0.0.1:8265": self.here.dashboard,
             "192.0.2.10:6379": self.here.address,
             "HEAD:6379": self.here.address,
             "/shared/results": str(self.shared),
-            "s3://bucket/results": f"{self.bucket}/documented",
+            "s3://bucket/results": f"{self.bucket}/{name_in_bucket}",
             "--store URL": f"--store {self.shared}",
         }
         for name, stands_for in names.items():
@@ -155,7 +155,7 @@ def test_a_block_runs_on_a_cluster(
     }
     environment |= {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", house.translated(script)],
+        ["bash", "-euo", "pipefail", "-c", house.translated(script, checkout.name)],
         cwd=checkout,
         env=environment,
         capture_output=True,
@@ -166,7 +166,7 @@ def test_a_block_runs_on_a_cluster(
     assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
 
     runs = re.findall(r"raybd (run|sweep|submit) (?!.*--dry-run)", script)
-    places = (str(checkout / "results"), str(house.shared), f"{s3_url}/documented")
+    places = (str(checkout / "results"), str(house.shared), f"{s3_url}/{checkout.name}")
     cells = [status for place in places for status in Store(place).cells()["status"]]
     assert bool(cells) == bool(runs), f"{script}\n{done.stdout}{done.stderr}"
     assert set(cells) <= {"ok"}
