@@ -18,15 +18,27 @@ _NAMES = ("dataset", "attack", "trainer", "defense", "seed")
 _ALWAYS_COLUMNS = ("attack", "defense")
 _UNLIMITED = 10_000
 """Columns of a terminal that no table needs."""
+_SHORT_STATUS = 20
+"""Characters of a status without a message."""
+_ROOM_FOR_STATUS = 50
+"""Columns that intervals leave for the status; a longer message is broken."""
 _CAPTION_OF_SEEDS = "mean [95 % interval] over n seeds; each seed: --all"
 _CAPTION_OF_ONE = "value [95 % interval over its samples]"
 
 
 def print_cells(console: Console, rows: Sequence[Row], fold: bool = True) -> None:
-    """Print the rows of an experiment; without intervals where the console is too narrow."""
+    """Print the rows of an experiment; without intervals where the console is too narrow.
+
+    Intervals leave a message of the status room on few lines.
+    """
+    longest = max((len(_status([row])) for row in rows), default=0)
     table = cells_table(rows, fold=fold)
     # Asked without a limit: within one, a table is never wider than it may be.
-    needed = console.measure(table, options=console.options.update(max_width=_UNLIMITED)).minimum
+    unlimited = console.measure(table, options=console.options.update(max_width=_UNLIMITED))
+    needed = unlimited.minimum
+    if longest > _SHORT_STATUS:
+        # A wide column gives way to no other one, so that all of them must fit side by side.
+        needed = unlimited.maximum - max(0, longest - _ROOM_FOR_STATUS)
     if needed > console.width:
         table = cells_table(rows, fold=fold, intervals=False)
     console.print(table)

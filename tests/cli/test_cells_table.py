@@ -60,6 +60,19 @@ def test_a_narrow_terminal_shows_the_numbers_alone(capsys: pytest.CaptureFixture
     assert "[" not in text
 
 
+def test_intervals_leave_an_error_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    console = table_console()
+    console.width = 170
+    sizes = {"test_n": 100, "scored_clean": 900, "scored_poison": 90}
+    ends = {"auroc": 0.9, "auroc_low": 0.85, "auroc_high": 0.94, "tpr": 0.5, "fpr": 0.01}
+    ok = row(0, clean_accuracy=0.97, **sizes, **ends)
+    print_cells(console, [ok])
+    assert "[" in capsys.readouterr().out
+    error = "RuntimeError: this detector is broken"
+    print_cells(console, [ok, row(0, "none", status="failed", error=error)])
+    assert f"failed: {error}" in capsys.readouterr().out
+
+
 def test_one_seed_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, ROWS[:1])
     assert "0.900" in text and "[." not in text and "--all" not in text

@@ -134,11 +134,8 @@ def test_a_job_is_followed_joined_and_resumed(
     code, out, err = shared_cluster.raybd(*command)  # the same while it runs: joined
     assert "nothing was submitted" in err
     assert code == 1, out + err  # as `raybd run` says of a failed cell
-    # The lines of a narrow table are broken anywhere: its words are there, the sentence is stored.
-    assert all(word in out for word in ("detector", "broken"))
-    cells = store.cells()
-    assert cells["error"].str.contains("this detector is broken").any()
-    assert len(cells) == 3
+    assert "this detector is broken" in out
+    assert len(store.cells()) == 3
     done = {
         path: Path(store.at(path)).stat().st_mtime_ns
         for path in store.files("artifacts/*/*/manifest.json")
