@@ -23,7 +23,7 @@ from raybd.training.epochs import Epochs, Stream
 from raybd.training.inference import infer
 from raybd.types.data import Split
 from raybd.types.errors import UserError
-from raybd.types.methods import Analysis, Pairs
+from raybd.types.methods import Analysis, AnalysisInput, Pairs
 from raybd.types.models import Victim
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Relearning(Analysis):
     measured: int = Field(500, ge=1)
     """Largest number of other test images that attack success is measured on."""
 
-    def analyse(self, victim: Victim, clean: Split, pairs: Pairs, rng: Generator) -> "pa.Table":
+    def analyse(self, given: AnalysisInput, rng: Generator) -> "pa.Table":
         """Return step (0: as it was), attack success and clean accuracy after it, and loss.
 
         Both are shares of the same images, with and without the trigger; the loss is that of the
@@ -59,6 +59,7 @@ class Relearning(Analysis):
         """
         import pyarrow as pa
 
+        pairs, clean = given.pairs, given.clean
         order_M = torch.randperm(len(pairs), generator=rng)
         few, others = order_M[: self.images], order_M[self.images :][: self.measured]
         if not len(others) or not len(clean):
@@ -69,7 +70,7 @@ class Relearning(Analysis):
                 exit_code=1,
             )
         curve = _Curve(pairs, others)
-        self._train(copy.deepcopy(victim), clean, _poisoned(pairs, few), curve, rng)
+        self._train(copy.deepcopy(given.victim), clean, _poisoned(pairs, few), curve, rng)
 
         rows = curve.rows
         return pa.table(

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from raybd.training.layers import activations, by_position, last_map
 from raybd.types.data import Split
 from raybd.types.errors import UserError
-from raybd.types.methods import Analysis, Pairs
+from raybd.types.methods import Analysis, AnalysisInput
 from raybd.types.models import Victim
 
 if TYPE_CHECKING:
@@ -33,10 +33,11 @@ class TriggerActivatedChange(Analysis):
     images: int = Field(500, ge=1)
     """Largest number of test images, the first ones that count."""
 
-    def analyse(self, victim: Victim, clean: Split, pairs: Pairs, rng: Generator) -> "pa.Table":
+    def analyse(self, given: AnalysisInput, rng: Generator) -> "pa.Table":
         """Return layer, unit, tac, tac_relative and rank (0: largest change) of each unit."""
         import pyarrow as pa
 
+        victim, pairs = given.victim, given.pairs
         x_MCHW = pairs.x_MCHW[: self.images]
         # Any images show which modules put out maps: two are enough.
         name = self._layer(victim, x_MCHW[:2])

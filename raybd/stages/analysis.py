@@ -13,7 +13,7 @@ from raybd.results.store import Store
 from raybd.stages.poison import Poison
 from raybd.types.data import Dataset, Poisoned
 from raybd.types.methods import Analysis as AnalysisMethod
-from raybd.types.methods import Attack, Pairs
+from raybd.types.methods import AnalysisInput, Attack, Pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,8 @@ class Analysis(OnVictim):
     name = "analysis"
     poison: Poison | None = None
     """The attack whose trigger the clean twin is shown, if it looks at the clean twin."""
+    twin: VictimStage | None = None
+    """The clean twin, if the tool compares the victim with it."""
 
     @classmethod
     def after_cell(cls, wanted: Wanted, last: Stage) -> tuple[Stage, ...]:
@@ -32,10 +34,12 @@ class Analysis(OnVictim):
         attack = cast(Attack, last.poison_stage.method.config)
         # Without a trigger there are no pairs of images to compare.
         attacked = attack.threat_model != "none" and attack.has_trigger
+        is_twin = wanted.victim.key == wanted.twin.key
         asked = [
             method
             for method in wanted.analyses
-            if attacked or not cast(AnalysisMethod, method.config).needs_trigger
+            if (attacked or not cast(AnalysisMethod, method.config).needs_trigger)
+            and not (is_twin and cast(AnalysisMethod, method.config).needs_twin)
         ]
         # The control of the undefended victim, and with it of all that stands on that.
         compared = attacked and wanted.defense is None
@@ -45,10 +49,17 @@ class Analysis(OnVictim):
             for method in asked
             if compared and cast(AnalysisMethod, method.config).looks_at_twin
         ]
-        return (*(cls._of(method, last) for method in asked), *twins)
+        return (*(cls._of(method, last, twin=wanted.twin) for method in asked), *twins)
 
     @classmethod
-    def _of(cls, method: Method, victim: VictimStage, poison: Poison | None = None) -> "Analysis":
+    def _of(
+        cls,
+        method: Method,
+        victim: VictimStage,
+        poison: Poison | None = None,
+        twin: VictimStage | None = None,
+    ) -> "Analysis":
+        compares = cast(AnalysisMethod, method.config).needs_twin
         return cls(
             method=method,
             seed=victim.seed,
@@ -56,6 +67,7 @@ class Analysis(OnVictim):
             data=victim.data,
             victim=victim,
             poison=poison,
+            twin=twin if compares else None,
         )
 
     @property
@@ -80,9 +92,19 @@ class Analysis(OnVictim):
     def run(self, store: Store, dataset: Dataset) -> Result:
         """Let the tool look at the victim."""
         tool = cast(AnalysisMethod, self.method.config)
-        pairs = _pairs(dataset, load_poisoned(self.poison_stage, store))
-        rng = random_stream(self.name, self.seed)
-        table = tool.analyse(load_victim(self.victim, store), dataset.clean, pairs, rng)
+        poisoned = load_poisoned(self.poison_stage, store)
+        given = AnalysisInput(
+            victim=load_victim(self.victim, store),
+            clean=dataset.clean,
+            pairs=_pairs(dataset, poisoned),
+            test=dataset.test,
+            train=poisoned.over(dataset.train),
+            role_N=poisoned.role_N(len(dataset.train)),
+            num_classes=dataset.num_classes,
+            trigger=poisoned.trigger,
+            twin=None if self.twin is None else load_victim(self.twin, store),
+        )
+        table = tool.analyse(given, random_stream(self.name, self.seed))
 
         # Each is put in front of the others.
         for name, value in reversed(self._about().items()):

@@ -372,17 +372,40 @@ class Pairs:
         return len(self.y_M)
 
 
+@dataclass(frozen=True)
+class AnalysisInput:
+    """What an analysis may look at. It is no defense: it knows the truth."""
+
+    victim: Victim
+    clean: Split
+    """The trusted images of the defender."""
+    pairs: Pairs
+    test: Split
+    """All test images."""
+    train: Split
+    """The training set with its poison."""
+    role_N: Tensor
+    """What each training image is: a number of SAMPLE_ROLES."""
+    num_classes: int
+    trigger: Callable[[Tensor, Tensor], Tensor]
+    """Copies of images NCHW with the trigger, toward the wanted labels N."""
+    twin: Victim | None = None
+    """The clean twin, if `needs_twin`: a victim of the same recipe, trained without poison."""
+
+
 class Analysis(Config):
     """A tool that looks at a victim and returns a table, from which a picture can be drawn.
 
-    It knows the truth, and changes no number of a cell. If it trains, it trains a copy.
+    It changes no number of a cell. If it trains, it trains a copy.
     """
 
     needs_trigger: ClassVar[bool] = False
     """Whether it compares images without and with the trigger; there are none without an attack."""
+    needs_twin: ClassVar[bool] = False
+    """Whether it compares the victim with its clean twin; it does not look at the twin alone."""
     looks_at_twin: ClassVar[bool] = False
     """Whether it also looks at the clean twin of an attacked victim, with the attack's trigger."""
 
     @abstractmethod
-    def analyse(self, victim: Victim, clean: Split, pairs: Pairs, rng: Generator) -> "pa.Table":
+    def analyse(self, given: AnalysisInput, rng: Generator) -> "pa.Table":
         """Return a table of any number of rows; the stage adds which victim it is about."""

@@ -18,6 +18,7 @@ from raybd.types.data import Split
 from raybd.types.errors import UserError
 from raybd.types.methods import Pairs
 from raybd.types.models import Victim
+from tests.analyses.given import given, given_of
 from tests.shared_victims import DIGITS, SharedVictims, Trained
 from tests.small_scene import small_scene, stream
 from tests.tiny_cells import TINY
@@ -33,7 +34,9 @@ def some_pairs() -> tuple[Victim, Split, Pairs]:
 
 
 def learned(**fields: Any) -> pa.Table:
-    return Relearning.model_validate(fields).analyse(*some_pairs(), stream(1))
+    victim, clean, pairs = some_pairs()
+    tool = Relearning.model_validate(fields)
+    return tool.analyse(given(victim, pairs, clean), stream(1))
 
 
 def test_the_first_row_is_the_victim_as_it_was_on_images_that_are_not_trained_on() -> None:
@@ -66,7 +69,7 @@ def test_each_step_is_one_of_sgd_on_the_poisoned_images_and_some_clean_ones() ->
     """By hand, for one step on all clean images at once."""
     victim, clean, pairs = some_pairs()
     tool = Relearning(images=5, clean_images=30, steps=1, lr=0.1)
-    loss = tool.analyse(victim, clean, pairs, stream(1))["loss"].to_pylist()[1]
+    loss = tool.analyse(given(victim, pairs, clean), stream(1))["loss"].to_pylist()[1]
     few = torch.randperm(90, generator=stream(1))[:5]
     x_BCHW = torch.cat([clean.x_NCHW, pairs.worn_MCHW[few]])
     y_B = torch.cat([clean.y_N, pairs.wanted_M[few]])
@@ -99,13 +102,8 @@ def test_too_few_images_are_one_clear_error() -> None:
 
 def after(trained: Trained, victim: Victim) -> list[float]:
     """Attack success after each step of re-learning."""
-    test = trained.dataset.test
-    counted = test.select(trained.poisoned.labels.counted(test.y_N))
-    wanted_M = trained.poisoned.labels.wanted(counted.y_N, 10)
-    worn_MCHW = trained.poisoned.trigger(counted.x_NCHW, wanted_M)
-    pairs = Pairs(counted.x_NCHW, worn_MCHW, counted.y_N, wanted_M)
     tool = Relearning(images=5, steps=6, lr=0.01)
-    table = tool.analyse(victim, trained.dataset.clean, pairs, stream(1))
+    table = tool.analyse(given_of(trained, victim), stream(1))
     found: list[float] = table["attack_success"].to_pylist()
     return found
 

@@ -15,6 +15,7 @@ from raybd.types.data import Split
 from raybd.types.errors import UserError
 from raybd.types.methods import Pairs
 from raybd.types.models import Victim
+from tests.analyses.given import given
 from tests.tiny_cells import TINY
 
 
@@ -51,7 +52,7 @@ def pairs() -> Pairs:
 def test_the_change_of_each_unit_is_as_by_hand(norm: str, expected: list[float]) -> None:
     clean = Split(torch.zeros((1, 3, 2, 2), dtype=torch.uint8), torch.zeros(1).long())
     tool = TriggerActivatedChange.model_validate({"layer": "0", "norm": norm})
-    table = tool.analyse(victim(), clean, pairs(), torch.Generator())
+    table = tool.analyse(given(victim(), pairs(), clean), torch.Generator())
     assert table["tac"].to_pylist() == pytest.approx(expected)
     assert table["rank"].to_pylist() == [1, 0]
     assert table["layer"].to_pylist() == ["0", "0"]
@@ -60,7 +61,9 @@ def test_the_change_of_each_unit_is_as_by_hand(norm: str, expected: list[float])
 def test_an_unknown_layer_is_one_clear_error() -> None:
     clean = Split(torch.zeros((1, 3, 2, 2), dtype=torch.uint8), torch.zeros(1).long())
     with pytest.raises(UserError, match="no module 'nowhere'"):
-        TriggerActivatedChange(layer="nowhere").analyse(victim(), clean, pairs(), torch.Generator())
+        TriggerActivatedChange(layer="nowhere").analyse(
+            given(victim(), pairs(), clean), torch.Generator()
+        )
 
 
 def test_an_experiment_writes_one_table_for_each_victim(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from raybd.analyses.tac import TriggerActivatedChange
 from raybd.cells.victim_quality import measure
-from raybd.types.methods import Pairs
+from tests.analyses.given import given_of
 from tests.shared_victims import SharedVictims, Trained
 
 RECIPE: dict[str, Any] = {"epochs": 10, "lr": 0.05}
@@ -66,12 +66,8 @@ def test_the_victim_learns_the_trigger_and_its_task(
 
 def _peak(trained: Trained) -> float:
     """Return the largest trigger-activated change of a unit over the mean of its layer."""
-    test, labels = trained.dataset.test, trained.poisoned.labels
-    counted = test.select(labels.counted(test.y_N))
-    worn_MCHW = trained.poisoned.with_trigger(counted.x_NCHW, counted.y_N, 10)
-    pairs = Pairs(counted.x_NCHW, worn_MCHW, counted.y_N, labels.wanted(counted.y_N, 10))
     rng = torch.Generator().manual_seed(0)
-    table = TriggerActivatedChange().analyse(trained.victim, trained.dataset.clean, pairs, rng)
+    table = TriggerActivatedChange().analyse(given_of(trained), rng)
     tac_C = torch.tensor(table["tac"].to_pylist())
     return float(tac_C.max() / tac_C.mean())
 
