@@ -3,9 +3,9 @@
 Importing the package is fast: torch and Ray are imported by the functions that need them.
 """
 
-from typing import TYPE_CHECKING, Any
+import typing
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from raybd.api import (
         combine,
         load_analysis,
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         load_scores,
         load_trials,
         run,
+        run_cell,
         scan,
         scan_model,
         sweep,
@@ -26,6 +27,7 @@ __all__ = [
     "load_scores",
     "load_trials",
     "run",
+    "run_cell",
     "scan",
     "scan_model",
     "sweep",
@@ -33,7 +35,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> typing.Any:
     """Import the public functions when they are used for the first time."""
     if name in __all__:
         from raybd import api
@@ -44,4 +46,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """Return the public names, so that an interactive shell completes them."""
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

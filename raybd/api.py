@@ -13,6 +13,7 @@ from raybd.results.store import Store, open_store
 if TYPE_CHECKING:
     import pandas as pd
 
+    from raybd.cells.cell import Cell
     from raybd.cells.combined import Combined
     from raybd.cells.stage import Stage
     from raybd.plan.experiment import Experiment
@@ -162,6 +163,19 @@ def combine(
 
     found = execute_combine(open_store(str(store)), detectors, name, experiment)
     return pd.DataFrame([one.row for one in found])
+
+
+def run_cell(cell: "Cell", store: str | Path = DEFAULT_STORE) -> "pd.Series[Any]":
+    """Run one cell in this process, without Ray, and return its row of the cells table.
+
+    `raybd.plan.file.load("configs/quickstart.yaml").cells()` gives the cells of an experiment.
+    What is in the store is not computed again. An error is recorded in the row, and raised.
+    """
+    import pandas as pd
+
+    from raybd.cells.run import run_cell as run_here
+
+    return pd.Series(run_here(cell, open_store(str(store))))
 
 
 def load_trials(store: str | Path = DEFAULT_STORE, sweep: str | None = None) -> "pd.DataFrame":

@@ -176,7 +176,7 @@ def role_of(listed: Role, kind: str) -> Role:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a hint: ' Did you mean ...?', or all known words if none is close."""
-    known = sorted(known)
+    known = sorted(set(known))
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}."
 
