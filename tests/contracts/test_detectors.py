@@ -19,6 +19,14 @@ KINDS = names("detectors")
 SMALL: dict[str, dict[str, Any]] = {
     "abl_isolation": {"isolation_steps": 6, "batch_size": 30, "precision": "fp32"},
     "cognitive_distillation": {"steps": 5, "precision": "fp32"},
+    "confusion_training": {
+        "shares": (1, 0.5),
+        "epochs": (1,),
+        "steps": (4,),
+        "batch_size": 30,
+        "confusion_batch": 10,
+        "precision": "fp32",
+    },
     "flare": {"smallest": 10, "neighbours": 3},
     "asset": {"epochs": 2, "steps": 10, "batch_size": 32},
     "asset_inner": {"steps": 20, "batch_size": 32},
@@ -33,6 +41,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("spectre", {"whiten": "trusted"}),
     ("cognitive_distillation", {**SMALL["cognitive_distillation"], "pool": "test"}),
     ("agpd", {"stop": "window"}),
+    ("confusion_training", {**SMALL["confusion_training"], "flags": "trusted"}),
     ("activation_clustering", {"reduction": "pca", "suspect": "fewer_clean"}),
     ("strip", {"pool": "train"}),
     ("beatrix", {"groups": "clusters", "clusters": 3, "channels": 6}),

@@ -37,7 +37,14 @@ LEARNS_NO_IMAGE = {"ibd_psc"}
 # The untrained victim has one answer for all images, so that every region fools, no rank counts and
 # no corruption changes it: those three have tests of their own, in tests/detectors.
 ON_TRAINED_VICTIMS = {"sentinet", "teco", "ted"}
-WITHOUT = {"abl_isolation", "activation_clustering", "agpd", "flare", "scan_em"}
+WITHOUT = {
+    "abl_isolation",
+    "activation_clustering",
+    "agpd",
+    "confusion_training",
+    "flare",
+    "scan_em",
+}
 """Detectors that take no threshold from trusted images."""
 NOT_LEARNED_FROM = {"cognitive_distillation": SMALL["cognitive_distillation"]}
 """Detectors that learn from no trusted image: the threshold is that of all."""
