@@ -2,10 +2,23 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Annotated, Literal
 
+from pydantic import AfterValidator, ValidationInfo
 from torch import nn
 
 from raybd.networks._imagenet import Resize
+
+
+def _has_weights(normalisation: str, info: ValidationInfo) -> str:
+    if normalisation == "weights" and not info.data.get("pretrained"):
+        raise ValueError("there are no weights to normalise for: set pretrained")
+    return normalisation
+
+
+Normalisation = Annotated[Literal["data", "weights"], AfterValidator(_has_weights)]
+"""data: images are normalised by the moments of the training set. weights: by those that the
+pretrained weights were made with; the field `pretrained` stands before it."""
 
 
 def check_known(model: str, known: Iterable[str], library: str) -> None:

@@ -9,12 +9,12 @@ import sys
 from contextlib import redirect_stdout
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
 
-from raybd.networks._families import check_known, divided
+from raybd.networks._families import Normalisation, check_known, divided
 from raybd.networks._imagenet import resizing
 from raybd.ops.download import patience
 from raybd.types.errors import UserError
@@ -30,7 +30,7 @@ class Timm(Network):
     model: str
     """The name in timm, like convnext_atto or resnet50.a1_in1k; it may stand in the kind,
     timm:convnext_atto."""
-    normalisation: Literal["data", "weights"] = "data"
+    normalisation: Normalisation = "data"
     """data: images are normalised by the moments of the training set. weights: by those that the
     pretrained weights were made with."""
     input_size: int | None = Field(None, ge=16, le=1024)
@@ -53,13 +53,6 @@ class Timm(Network):
             raise ValueError(f"timm has this model with the tags {', '.join(_tags(name))}")
         # With the tag, because another version of timm may take other weights by default.
         return f"{name}.{config.tag}" if info.data.get("pretrained") and not tag else model
-
-    @field_validator("normalisation")
-    @classmethod
-    def _has_weights(cls, normalisation: str, info: ValidationInfo) -> str:
-        if normalisation == "weights" and not info.data.get("pretrained"):
-            raise ValueError("there are no weights to normalise for: set pretrained")
-        return normalisation
 
     @classmethod
     def family(cls) -> tuple[str, ...]:

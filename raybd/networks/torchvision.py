@@ -6,12 +6,12 @@ Differs: the classifier is replaced by one for the classes of the data set; auxi
 """
 
 from functools import cache
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
 
-from raybd.networks._families import check_known, divided, head_name
+from raybd.networks._families import Normalisation, check_known, divided, head_name
 from raybd.networks._imagenet import imagenet_weights, resizing
 from raybd.types.errors import UserError
 from raybd.types.models import Network, Plain
@@ -31,7 +31,7 @@ class Torchvision(Network):
     pretrained: bool | str = Field(False, union_mode="left_to_right")
     """Weights of torchvision to start from, like IMAGENET1K_V1; true: those that it calls the
     default."""
-    normalisation: Literal["data", "weights"] = "data"
+    normalisation: Normalisation = "data"
     """data: images are normalised by the moments of the training set. weights: by those that the
     pretrained weights were made with."""
     input_size: int | None = Field(None, ge=16, le=1024)
@@ -58,13 +58,6 @@ class Torchvision(Network):
         if name not in known.__members__:
             raise ValueError(f"torchvision knows the weights {', '.join(known.__members__)}")
         return str(name)
-
-    @field_validator("normalisation")
-    @classmethod
-    def _has_weights(cls, normalisation: str, info: ValidationInfo) -> str:
-        if normalisation == "weights" and not info.data.get("pretrained"):
-            raise ValueError("there are no weights to normalise for: set pretrained")
-        return normalisation
 
     @classmethod
     def family(cls) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from raybd.attacks.data.accessory.drawing import Sticker, draw_sticker
 from raybd.poisoning.attack import DataAttack
 from raybd.poisoning.overlay import overlay
-from raybd.poisoning.pixels import to_pixels
+from raybd.poisoning.pixels import chosen_by_pixels, to_pixels
 from raybd.types.data import Poisoned
 from raybd.types.methods import AttackInput
 
@@ -76,7 +76,7 @@ class Accessory(DataAttack):
 
     def stamp(self, x_NCHW: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return copies of the images with the sticker in the pose that their pixels select."""
-        place_N = x_NCHW.flatten(1).long().sum(1) % len(state["pose_P5"])
+        place_N = chosen_by_pixels(x_NCHW, len(state["pose_P5"]))
         # Each pose is drawn once, however many images have it.
         used_Q, which_N = place_N.unique(return_inverse=True)
         paint_QCHW, cover_Q1HW = self._posed(x_NCHW, state["pose_P5"][used_Q], state["sticker_4SS"])
