@@ -36,3 +36,15 @@ def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
     loads = re.compile(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=\"(?:https?:)?//([^\"]+)")
     for page in site.rglob("*.html"):
         assert not loads.findall(page.read_text(encoding="utf-8")), page.relative_to(site)
+
+
+@pytest.mark.slow
+def test_each_attack_is_drawn_or_named_in_the_gallery(site: Path) -> None:
+    page = (site / "methods" / "gallery" / "index.html").read_text(encoding="utf-8")
+    drawn = {path.stem for path in (site / "methods" / "gallery").glob("*.png")}
+    assert {"badnets", "blended", "refool", "sig", "wanet"} <= drawn
+    left_out = page[page.rindex("Not drawn") :]  # it also stands in the table of contents
+    for kind in names("attacks"):
+        assert (f"../attacks/{kind}/" in left_out) != (kind in drawn), kind
+    # A white patch of 3 of 64 x 64 pixels over a photograph.
+    assert re.search(r"Largest change of a pixel 255 of 255, PSNR (2|3)\d\.\d dB", page)
