@@ -188,6 +188,26 @@ def load_analysis(tool: str, store: str | Path = DEFAULT_STORE) -> "pd.DataFrame
     return open_store(str(store)).analysis(tool)
 
 
+def load_predictions(store: str | Path = DEFAULT_STORE, **equal: str | int) -> "pd.DataFrame":
+    """Return what victims say of each test image, one row each.
+
+    `equal` selects victims by columns of the cells table:
+    load_predictions("results", attack="badnets", defense="none"). `pool` is test_clean, or
+    test_triggered for the images that count, with the trigger; `pred` is the label that the victim
+    gives, and null where an input was refused. Probabilities and losses are there only if the
+    experiment keeps them (`keep_predictions: full`). Warns if victims have no predictions.
+    """
+    return open_store(str(store)).predictions(**equal)
+
+
+def load_dynamics(store: str | Path = DEFAULT_STORE, **equal: str | int) -> "pd.DataFrame":
+    """Return how victims did after each epoch of their training, one row for each group of images.
+
+    `equal` selects victims, as for `load_predictions`.
+    """
+    return open_store(str(store)).dynamics(**equal)
+
+
 def load_cells(
     store: str | Path = DEFAULT_STORE,
     experiment: str | None = None,

@@ -5,6 +5,7 @@ from functools import cached_property
 
 from raybd.cells.stage import Stage, VictimStage, content_hash
 from raybd.registry import Method
+from raybd.types.kept import Kept
 
 THEN = ">"
 """Between the names of a defense and of the one that looks at its victim. No name has it."""
@@ -33,6 +34,8 @@ class Cell:
     """The same on the clean twin: attack success, a detector or a scan without a backdoor."""
     extras: tuple[Stage, ...] = ()
     """Further stages on the end of its path: repeated verdicts, analyses."""
+    kept: Kept = Kept()
+    """What is kept of its victims beside their numbers."""
     config_id: str = ""
     """The configuration of the experiment: a hash of all its cells."""
 

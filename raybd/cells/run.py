@@ -10,9 +10,10 @@ from typing import Any
 from raybd.cells.cell import Cell
 from raybd.cells.data import load_data
 from raybd.cells.outcome import outcome_of, store_fault, store_faults
+from raybd.cells.predicted import as_kept
 from raybd.cells.resources import Resources
 from raybd.cells.row import record, record_failure
-from raybd.cells.stage import Facts, Stage
+from raybd.cells.stage import Facts, Result, Stage
 from raybd.distributed import group
 from raybd.results.artifacts import max_tensor_bytes
 from raybd.results.parquet import Unsound
@@ -28,6 +29,7 @@ from raybd.training.precision import pinned, precision
 from raybd.training.runtime import Report, Runtime, running
 from raybd.types.data import Dataset
 from raybd.types.errors import UserError
+from raybd.types.kept import NOTHING, Kept
 
 
 def run_stage(
@@ -37,12 +39,14 @@ def run_stage(
     resources: Resources | None = None,
     report: Report | None = None,
     watched: bool = False,
+    kept: Kept = NOTHING,
 ) -> None:
     """Compute a stage and keep it in the store; do nothing if it is there.
 
     Its inputs must be in the store.
     In a process group every member calls this; the first one writes. `watched`: detectors that
-    report intermediate scores are evaluated after each epoch.
+    report intermediate scores are evaluated after each epoch. `kept`: what is kept of a victim
+    beside its numbers.
     """
     # One worker looks for all: if two disagreed, the group would wait for each other forever.
     if group.broadcast(lambda: _is_done(stage, store)):
@@ -89,8 +93,7 @@ def run_stage(
             "history": history,
         }
         # Before the artefact, which says that the stage is done.
-        if result.table is not None:
-            store.write_analysis(stage.method.name, stage.key, result.table)
+        _write_tables(stage, result, kept, store)
         store.save(stage.name, stage.key, result.tensors, facts)
         # After the artefact: a process that dies in between still has its checkpoints.
         store.remove(checkpoints)
@@ -108,7 +111,9 @@ def run_cell(cell: Cell, store: Store, report: Report | None = None) -> dict[str
     loaded = cache(load_data)
     try:
         for stage in cell.stages():
-            run_stage(stage, store, loaded(stage.dataset, stage.data), report=report)
+            run_stage(
+                stage, store, loaded(stage.dataset, stage.data), report=report, kept=cell.kept
+            )
     except Exception as error:
         with store_faults(store):
             if store_fault(error, store) is None:
@@ -133,6 +138,15 @@ def _check_code(stage: Stage) -> None:
 
 def _is_done(stage: Stage, store: Store) -> bool:
     return store.state(stage.name, stage.key) == "ok" and stage.has_tables(store)
+
+
+def _write_tables(stage: Stage, result: Result, kept: Kept, store: Store) -> None:
+    """Write what a stage says to readers, as far as it is kept."""
+    if result.table is not None:
+        store.write_analysis(stage.method.name, stage.key, result.table)
+    if result.predictions is not None and kept.predictions != "none":
+        found = as_kept(result.predictions, kept.predictions)
+        store.write_victim_table("predictions", stage.key, found)
 
 
 def _checkpoint(path: str, store: Store) -> bytes | None:

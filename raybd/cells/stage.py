@@ -43,6 +43,8 @@ class Result:
     facts: Facts = field(default_factory=dict)
     table: "pa.Table | None" = None
     """Rows that are written to the store's tables, for readers; no stage reads them."""
+    predictions: "pa.Table | None" = None
+    """What its victim says of each test image; what the experiment keeps of it is written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,6 +220,13 @@ class VictimStage(Stage):
     @property
     def encoder_stage(self) -> "VictimStage | None":
         """The encoder that the victim is a probe of, if it is one."""
+        return None
+
+    def refused(self, store: Store) -> Tensor | None:
+        """Return a mask of the inputs that get no answer; None: all do.
+
+        Over all test images, followed by those that count with the trigger.
+        """
         return None
 
 

@@ -1,7 +1,7 @@
 """An experiment, resolved: its cells, and itself as a file."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import product
 from typing import Any, cast
@@ -29,6 +29,7 @@ from raybd.plan.graph import (
 from raybd.registry import Method
 from raybd.stages import kinds
 from raybd.types.config import Precision
+from raybd.types.kept import Kept
 
 LAST = tuple(kind for kind in kinds() if kind.can_be("for_cell"))
 CONTROLS = tuple(kind for kind in kinds() if kind.can_be("control_for_cell"))
@@ -65,6 +66,8 @@ class Experiment:
     """Planted into the training set of each victim, to measure detectors without truth."""
     precision: Precision | None = None
     """What all its stages compute in, on every node; None: what is fastest on the node of each."""
+    kept: Kept = Kept()
+    """What is kept of its victims beside their numbers."""
 
     def pinned(self, precision: Precision) -> "Experiment":
         """Return it with a precision in which all its stages compute, and which their keys hold."""
@@ -158,6 +161,7 @@ class Experiment:
                     seed=seed,
                     victim=victim,
                     infeasible=reason,
+                    kept=self.kept,
                     **_ends(wanted),
                 )
                 yield cell
@@ -199,6 +203,12 @@ class Experiment:
             "resources": self.resources.model_dump(mode="json", exclude_none=True),
             **({"canaries": self.canaries.model_dump(mode="json")} if self.canaries else {}),
             **({"precision": self.precision} if self.precision else {}),
+            # Without the usual ones: files of older stores stay as they are.
+            **{
+                f"keep_{name}": value
+                for name, value in asdict(self.kept).items()
+                if value != asdict(Kept())[name]
+            },
         }
 
 

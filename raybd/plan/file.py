@@ -25,6 +25,7 @@ from raybd.plan.yaml_file import read
 from raybd.registry import Method, Role, did_you_mean
 from raybd.types.config import Config
 from raybd.types.errors import UserError
+from raybd.types.kept import Kept, KeptPredictions
 from raybd.types.methods import Attack, Trainer
 
 MAX_CELLS = 100_000
@@ -52,6 +53,9 @@ class ExperimentFile(Config):
     resources: AllResources = AllResources()
     canaries: Canaries | None = None
     precision: Literal["auto", "fp32"] = "auto"
+    keep_predictions: KeptPredictions = "labels"
+    keep_dynamics: bool = True
+    keep_trajectories: bool = False
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -103,6 +107,7 @@ def parse(raw: Mapping[str, Any], where: str = "experiment") -> Experiment:
         removal=file.removal,
         resources=file.resources,
         canaries=file.canaries,
+        kept=Kept(file.keep_predictions, file.keep_dynamics, file.keep_trajectories),
     )
     experiment = asked if file.precision == "auto" else asked.pinned(file.precision)
     _refuse_repeats(experiment, where)

@@ -122,6 +122,63 @@ ADDED_COLUMNS = frozenset(
 )
 """Columns that files of schema 1 may lack; they become null."""
 
+PREDICTIONS = pa.schema(
+    [
+        ("pool", _word),
+        ("index", pa.uint32()),
+        ("true", pa.uint32()),
+        ("wanted", pa.uint32()),
+        ("pred", pa.uint32()),
+        ("p_pred", pa.float16()),
+        ("p_true", pa.float16()),
+        ("p_wanted", pa.float16()),
+        ("loss", pa.float16()),
+    ],
+    metadata=_metadata,
+)
+"""What a victim says of each test image, and of those that count with the trigger.
+
+`index` is the row of the test split, `wanted` the attacker's label of an image with the trigger,
+`pred` null where the input was refused. Probabilities and the loss of the true label are kept only
+if the experiment asks for them.
+"""
+PREDICTIONS_ENCODING = {
+    "use_dictionary": ["pool", "true", "wanted", "pred"],
+    "column_encoding": {
+        "index": "DELTA_BINARY_PACKED",
+        **dict.fromkeys(("p_pred", "p_true", "p_wanted", "loss"), "BYTE_STREAM_SPLIT"),
+    },
+    "write_statistics": False,
+}
+"""Each index is mostly the previous one plus 1."""
+ONLY_FULL = ("p_pred", "p_true", "p_wanted", "loss")
+"""Columns of predictions that are kept only if the experiment asks for them."""
+
+DYNAMICS = pa.schema(
+    [
+        ("training", _word),
+        ("epoch", pa.uint32()),
+        ("group", _word),
+        ("n", pa.uint32()),
+        *((f"loss_{name}", pa.float32()) for name in ("mean", "q10", "q50", "q90")),
+        ("accuracy", pa.float32()),
+        ("true_accuracy", pa.float32()),
+        ("success", pa.float32()),
+        ("grad_norm", pa.float32()),
+        ("grad_cosine", pa.float32()),
+        ("gap_auroc", pa.float32()),
+        ("lr", pa.float64()),
+        ("seconds", pa.float64()),
+    ],
+    metadata=_metadata,
+)
+"""How a victim did after each epoch of its training, for each group of images.
+
+The loss and the accuracy are those of the label that an image carries, with the trigger of the
+attacker's label. Gradients are those of the head. `gap_auroc` stands in the row of the poison: how
+well a low loss tells it from clean training images. `seconds` are those of the epoch's training.
+"""
+
 MAX_OBJECTIVES = 4
 TRIALS = pa.schema(
     [(name, pa.string()) for name in ("trial", "state", "params", "objectives")]

@@ -5,6 +5,8 @@ Its layout is the public contract of raybd:
     STORE/scores/dataset=D/attack=A/defense=F/<cell>.parquet    one row per scored sample
     STORE/cells/<cell>.parquet                                  one row per cell
     STORE/gathered/cells.parquet                                cache of the rows of all cells
+    STORE/predictions/<victim>.parquet                          one row per test image
+    STORE/dynamics/<victim>.parquet                             one row per epoch and group
     STORE/analysis/tool=T/<analysis>.parquet                    what a tool says of a victim
     STORE/trials/sweep=S/<trial>.parquet                        one row per trial of a sweep
     STORE/sweeps/<name>/study.journal                           Optuna's study of a sweep
@@ -42,6 +44,7 @@ from raybd.results.row_cache import read_folder
 from raybd.results.schemas import SCORES, TRIALS
 from raybd.results.tables import TableStorage
 from raybd.results.validation import CELL_RULES, SCORE_RULES, TRIAL_RULES
+from raybd.results.victim_frames import victims_frame
 from raybd.types.errors import UserError
 
 if TYPE_CHECKING:
@@ -102,6 +105,22 @@ class Store(ArtifactStorage, TableStorage):
             return pd.DataFrame()
         frame: pd.DataFrame = pa.concat_tables(tables, promote_options="default").to_pandas()
         return frame
+
+    def predictions(self, **equal: str | int) -> "pd.DataFrame":
+        """Return what victims say of test images, one row each, as a pandas frame.
+
+        `equal` selects victims by columns of the cells table: `predictions(attack="badnets",
+        defense="none", seed=0)`. Of a cell without a victim of its own, like that of a detector,
+        there are no rows. Raises UserError for a column that does not exist.
+        """
+        return victims_frame(self, "predictions", self.cells(all_configurations=True), equal)
+
+    def dynamics(self, **equal: str | int) -> "pd.DataFrame":
+        """Return how victims did after each epoch, one row for each group of images.
+
+        `equal` as for `predictions`.
+        """
+        return victims_frame(self, "dynamics", self.cells(all_configurations=True), equal)
 
     def trials(self, sweep: str | None = None) -> "pd.DataFrame":
         """Return all trials, or those of one sweep, as a pandas frame."""

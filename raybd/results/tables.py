@@ -16,7 +16,6 @@ from raybd.results.configurations import (
     without_first_line,
 )
 from raybd.results.failures import store_errors
-from raybd.results.files import FileStorage
 from raybd.results.parquet import (
     Unsound,
     as_parquet,
@@ -37,13 +36,14 @@ from raybd.results.validation import (
     check_values,
     read_sound,
 )
+from raybd.results.victim_tables import VICTIM_TABLES, VictimTableStorage
 
 ANALYSIS_KEY = b"raybd.analysis"
 """Key of an analysis' name in the metadata of its file."""
 
 
 @dataclass(frozen=True)
-class TableStorage(FileStorage):
+class TableStorage(VictimTableStorage):
     """The tables of a store, as rows. `Store` reads them as pandas frames, too."""
 
     # --- cells -------------------------------------------------------------------------------
@@ -144,11 +144,14 @@ class TableStorage(FileStorage):
         self.write(_analysis_path(tool, key), as_parquet(table.replace_schema_metadata(about)))
 
     def table_is_sound(self, path: str) -> bool:
-        """Return whether a file of trials, scores or an analysis is sound; else it is set aside."""
+        """Return whether a file beside the cells is sound; else it is set aside."""
         if path.startswith("trials/"):
             return self._single_row(path, TRIAL_RULES) is not None
         if path.startswith("analysis/"):
             return self.analysis_table(path) is not None
+        kind, _, name = path.partition("/")
+        if kind in VICTIM_TABLES:
+            return self.victim_table(kind, PurePosixPath(name).stem) is not None
         try:
             self._count_scores(path, PurePosixPath(path).stem)
         except FileNotFoundError:

@@ -11,12 +11,14 @@ import pyarrow.compute as pc
 from raybd.metrics.catalogue import MEASURES, SHARES
 from raybd.results.parquet import ParquetContent, Unsound, read_parquet
 from raybd.results.parquet_limits import MAX_ROWS
-from raybd.results.schemas import ADDED_COLUMNS, CELLS, SCORES, TRIALS
+from raybd.results.schemas import ADDED_COLUMNS, CELLS, DYNAMICS, PREDICTIONS, SCORES, TRIALS
 
 ROUNDING = 1e-6
 """How far a share may exceed 1: a sum of rounded numbers is not exact."""
 SCORED_ROLES = ("clean", "poison", "cross")
 """The roles of samples as words; types/data.py has them too, but takes long to import."""
+TEST_POOLS = ("test_clean", "test_triggered")
+"""All test images, and those that count with the trigger."""
 MAX_NAME = 240
 """Bytes of a name: with a suffix it is that of a file, which may have 255."""
 MAX_ROW_BYTES = 2**20
@@ -87,6 +89,22 @@ TRIAL_RULES = Rules(
     max_rows=1,
     max_bytes=MAX_ROW_BYTES,
 )
+PREDICTION_RULES = Rules(
+    PREDICTIONS,
+    name="victim",
+    known=("pool", "index", "true"),
+    shares=("p_pred", "p_true", "p_wanted"),
+    counts=("loss",),
+    words={"pool": TEST_POOLS},
+)
+DYNAMICS_RULES = Rules(
+    DYNAMICS,
+    name="victim",
+    known=("training", "epoch", "group", "n"),
+    shares=("accuracy", "true_accuracy", "success", "gap_auroc"),
+    counts=("loss_mean", "loss_q10", "loss_q50", "loss_q90", "grad_norm", "seconds"),
+    words={"group": (*SCORED_ROLES, *TEST_POOLS)},
+)
 
 
 def read_sound(
@@ -142,7 +160,7 @@ def check_values(table: pa.Table, rules: Rules, names: Sequence[str]) -> None:
         if table[column].null_count:
             raise Unsound(f"{column} is missing in a row")
     for column in have.intersection((*rules.shares, *rules.counts)):
-        found = pc.min_max(table[column]).as_py()
+        found = pc.min_max(_wide(table[column])).as_py()
         most = 1 + ROUNDING if column in rules.shares else float("inf")
         if found["min"] is not None and not (found["min"] >= -ROUNDING and found["max"] <= most):
             raise Unsound(f"{column} can't be {found['min']} or {found['max']}")
@@ -156,6 +174,11 @@ def check_values(table: pa.Table, rules: Rules, names: Sequence[str]) -> None:
             raise Unsound(f"{column} can't be {odd[0][:MAX_NAME]!r}")
     if {"score", "threshold", "flagged"} <= have:
         _check_flags(table)
+
+
+def _wide(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column in numbers that pyarrow can compare: it can't compare 16 bits."""
+    return column.cast(pa.float32()) if pa.types.is_float16(column.type) else column
 
 
 def _can_be_name(name: str | None) -> bool:

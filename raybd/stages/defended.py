@@ -9,7 +9,7 @@ from raybd.cells.loading import load_poisoned, load_victim, shape_of, victim_ten
 from raybd.cells.pools import training_pool
 from raybd.cells.row_names import name_tensors
 from raybd.cells.stage import Facts, Result, Stage, VictimStage, random_stream
-from raybd.cells.victim_quality import measure
+from raybd.cells.victim_quality import measured
 from raybd.cells.wanted import Wanted
 from raybd.results.store import Store
 from raybd.stages.encoder import Encoder
@@ -92,15 +92,16 @@ class Defended(VictimStage):
             defended = method.defend_from(start, *given)
         else:
             defended = cast(TrainingDefense, method).defend(*given)
+        found = measured(defended.victim, dataset, poisoned)
         facts: Facts = {
             **shape_of(dataset),
-            **measure(defended.victim, dataset, poisoned),
+            **found.facts,
             "oracle": defended.oracle,
             "warning": defended.warning,
             "facts": dict(defended.facts),
         }
         if defended.verdict is None:
-            return Result(victim_tensors(defended.victim), facts)
+            return Result(victim_tensors(defended.victim), facts, predictions=found.predictions)
 
         tensors, judged = judge(self.method.name, defended.verdict, pool)
         tensors |= name_tensors(dataset, "train", tensors["index_N"])
@@ -112,7 +113,8 @@ class Defended(VictimStage):
             "warning": joined([defended.warning, judged["warning"]]),
             "facts": {**defended.facts, **judged["facts"]},
         }
-        return Result({**tensors, **victim_tensors(defended.victim)}, facts)
+        tensors |= victim_tensors(defended.victim)
+        return Result(tensors, facts, predictions=found.predictions)
 
     def columns(self, facts: Mapping[str, Any]) -> Facts:
         """How well the defended victim does, and how well its verdict found the poison."""

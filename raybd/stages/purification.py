@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from torch import Tensor
+
 from raybd.cells.loading import load_poisoned, load_victim, shape_of, victim_tensors
 from raybd.cells.stage import Facts, Result, Stage, VictimStage
-from raybd.cells.victim_quality import measure
+from raybd.cells.victim_quality import measured
 from raybd.cells.wanted import Wanted
 from raybd.results.store import Store
 from raybd.stages.score import Score
@@ -69,17 +71,22 @@ class Purification(VictimStage):
 
     def run(self, store: Store, dataset: Dataset) -> Result:
         """Measure the victim on all inputs; a refused one gets no answer."""
-        score = store.load(self.score.name, self.score.key).tensors
         victim, removed = self._screened(store, dataset)
         poisoned = load_poisoned(self.poison_stage, store)
-        refused_N = score["score_N"] > score["threshold_N"]
+        refused_N = self.refused(store)
+        found = measured(victim, dataset, poisoned, refused_N)
         facts = {
             **shape_of(dataset),
             "n_removed": removed,
             "n_refused": int(refused_N.sum()),
-            **measure(victim, dataset, poisoned, refused_N),
+            **found.facts,
         }
-        return Result(victim_tensors(victim), facts)
+        return Result(victim_tensors(victim), facts, predictions=found.predictions)
+
+    def refused(self, store: Store) -> Tensor:
+        """Return a mask of the inputs that the detector flags."""
+        score = store.load(self.score.name, self.score.key).tensors
+        return score["score_N"] > score["threshold_N"]
 
     def _screened(self, store: Store, dataset: Dataset) -> tuple[VictimModel, int]:
         """Return the victim, and how many images of its training set were dropped.

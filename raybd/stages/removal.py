@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from raybd.cells.loading import load_poisoned, load_victim, shape_of, victim_tensors
 from raybd.cells.stage import Facts, Result, Stage, VictimStage
-from raybd.cells.victim_quality import measure
+from raybd.cells.victim_quality import measured
 from raybd.cells.wanted import Wanted
 from raybd.results.store import Store
 from raybd.stages.score import Score
@@ -93,12 +93,13 @@ class Removal(VictimStage):
             split = undefended.training_split(poisoned, dataset).select(score["index_N"][keep_N])
             victim = undefended.retrain(split, dataset.num_classes, store, self)
 
+        found = measured(victim, dataset, poisoned)
         facts = {
             **shape_of(dataset),
             "n_removed": int((~keep_N).sum()),
-            **measure(victim, dataset, poisoned),
+            **found.facts,
         }
-        return Result(victim_tensors(victim), facts)
+        return Result(victim_tensors(victim), facts, predictions=found.predictions)
 
     def columns(self, facts: Mapping[str, Any]) -> Facts:
         """How well the new victim does."""

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from raybd.cells.loading import load_poisoned, load_victim, shape_of, victim_tensors
 from raybd.cells.stage import Facts, ResourceRole, Result, Stage, VictimStage, random_stream
-from raybd.cells.victim_quality import measure
+from raybd.cells.victim_quality import measured
 from raybd.cells.wanted import Wanted
 from raybd.registry import Method
 from raybd.results.store import Store
@@ -98,14 +98,15 @@ class Repair(VictimStage):
             dataset.clean,
             random_stream(self.name, self.seed),
         )
+        found = measured(defended.victim, dataset, poisoned)
         facts = {
             **shape_of(dataset),
-            **measure(defended.victim, dataset, poisoned),
+            **found.facts,
             "oracle": defended.oracle,
             "warning": defended.warning,
             "facts": dict(defended.facts),
         }
-        return Result(victim_tensors(defended.victim), facts)
+        return Result(victim_tensors(defended.victim), facts, predictions=found.predictions)
 
     def columns(self, facts: Mapping[str, Any]) -> Facts:
         """How well the repaired victim does."""

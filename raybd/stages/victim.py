@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from raybd.cells.loading import load_poisoned, load_victim, shape_of, victim_tensors
 from raybd.cells.stage import Facts, Result, Stage, VictimStage, random_stream
-from raybd.cells.victim_quality import measure
+from raybd.cells.victim_quality import measured
 from raybd.metrics.catalogue import QUALITY
 from raybd.results.store import Store
 from raybd.stages.encoder import Encoder
@@ -64,12 +64,13 @@ class Victim(VictimStage):
             victim = self.retrain(split, dataset.num_classes, store, self)
             cast(Trainer, self.method.config).check(victim, dataset.clean)
 
+        found = measured(victim, dataset, poisoned)
         facts = {
             **shape_of(dataset),
-            **measure(victim, dataset, poisoned),
+            **found.facts,
             **canaries_learned(victim, poisoned),
         }
-        return Result(victim_tensors(victim), facts)
+        return Result(victim_tensors(victim), facts, predictions=found.predictions)
 
     def training_split(self, poisoned: Poisoned, dataset: Dataset) -> Split:
         """Return what it is trained on: poisoned data, or clean data for a probe."""

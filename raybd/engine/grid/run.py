@@ -203,7 +203,15 @@ class _GridRun:
         status_actor = self.monitor.status_actor
 
         if resources.workers > 1:
-            return run_group.remote(stage, self.store, [dataset], resources, gpus, status_actor)
+            return run_group.remote(
+                stage,
+                self.store,
+                [dataset],
+                resources,
+                gpus,
+                status_actor,
+                kept=self.experiment.kept,
+            )
         task = run_alone.options(
             num_cpus=resources.cpus_per_worker,
             num_gpus=gpus,
@@ -213,7 +221,9 @@ class _GridRun:
         )
         # The task writes these rows itself, which saves a task for each cell.
         cells = self.left.cells_waiting_only_for(stage.key)
-        return task.remote(stage, cells, self.store, dataset, resources, status_actor)
+        return task.remote(
+            stage, cells, self.store, dataset, resources, status_actor, self.experiment.kept
+        )
 
     # --- what comes back ---------------------------------------------------------------------
 

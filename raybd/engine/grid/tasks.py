@@ -14,6 +14,7 @@ from raybd.distributed import group
 from raybd.engine.grid.datasets import unpack
 from raybd.engine.grid.status_actor import report_start, reporter
 from raybd.results.store import Store
+from raybd.types.kept import NOTHING, Kept
 
 log = logging.getLogger("raybd.tasks")
 
@@ -26,6 +27,7 @@ def run_alone(
     packed: Any,
     resources: Resources,
     status_actor: Any,
+    kept: Kept = NOTHING,
 ) -> list[str]:
     """Run a stage in one process, and record the cells that wait for nothing else.
 
@@ -35,7 +37,7 @@ def run_alone(
     report_start(status_actor, stage.key)
     group.use_threads(resources.cpus_per_worker)
     report = reporter(status_actor, stage.key)
-    stages.run_stage(stage, store, unpack(packed), resources, report=report)
+    stages.run_stage(stage, store, unpack(packed), resources, report=report, kept=kept)
     return record_all(completed_cells, store)
 
 
@@ -63,6 +65,7 @@ def run_group(
     gpus: float,
     status_actor: Any,
     watched: bool = False,
+    kept: Kept = NOTHING,
 ) -> None:
     """Run a stage in a group of workers, with Ray Train. This task waits; they hold the resources.
 
@@ -72,7 +75,7 @@ def run_group(
     # Ray Train takes more than a second to import, and most grids do without it.
     from raybd.engine.grid.train_group import train_group
 
-    train_group(stage, store, packed, resources, gpus, status_actor, watched)
+    train_group(stage, store, packed, resources, gpus, status_actor, watched, kept)
 
 
 # It waits for storage, not for a CPU, and must not queue behind long stages.

@@ -19,6 +19,7 @@ from raybd.engine.grid.status_actor import report_start, reporter
 from raybd.engine.ray_storage import ray_filesystem
 from raybd.results.failures import StoreUnusable
 from raybd.results.store import Store
+from raybd.types.kept import Kept
 
 STATE_FOLDER = "train"
 """Folder of the store for Ray Train's own state while a group runs: all nodes must see it."""
@@ -34,6 +35,7 @@ def train_group(
     gpus: float,
     status_actor: Any,
     watched: bool,
+    kept: Kept,
 ) -> None:
     """Run a stage in a group of workers, and wait for it.
 
@@ -43,7 +45,7 @@ def train_group(
     # Unique: under a name that was used before, Train would take up the state of that run.
     name = f"{stage.name}-{stage.key}-{uuid.uuid4().hex[:8]}"
     # By reference: Train's controller unpickles the config before it starts the workers.
-    work = ray.put((stage, store, packed, resources, status_actor, watched))
+    work = ray.put((stage, store, packed, resources, status_actor, watched, kept))
     trainer = TorchTrainer(
         _run_member,
         train_loop_config={"work": work},
@@ -91,7 +93,7 @@ def _member_error(error: WorkerGroupError, stage: Stage) -> BaseException:
 
 def _run_member(config: dict[str, Any]) -> None:
     """Run the stage in one worker. Its checkpoints are in the store, so Train is told nothing."""
-    stage, store, packed, resources, status_actor, watched = ray.get(config["work"])
+    stage, store, packed, resources, status_actor, watched, kept = ray.get(config["work"])
     group.use_threads(resources.cpus_per_worker)
 
     device = get_device()
@@ -105,4 +107,4 @@ def _run_member(config: dict[str, Any]) -> None:
     # Here, not in the waiting task: the arrays are shared on the node of this worker.
     dataset = unpack(ray.get(packed[0]))
     report = reporter(status_actor, stage.key)
-    stages.run_stage(stage, store, dataset, resources, report, watched)
+    stages.run_stage(stage, store, dataset, resources, report, watched, kept)

@@ -99,7 +99,15 @@ class StageRunner:
             return
         group.use_threads(resources.cpus_per_worker)
         dataset = self._load(stage)
-        stages.run_stage(stage, self.store, dataset, resources, report=report, watched=watched)
+        stages.run_stage(
+            stage,
+            self.store,
+            dataset,
+            resources,
+            report=report,
+            watched=watched,
+            kept=experiment.kept,
+        )
 
     def _run_group(
         self, experiment: Experiment, stage: Stage, report: Report, watched: bool
@@ -113,7 +121,14 @@ class StageRunner:
         # One for this group: trials know nothing of each other.
         status_actor = new_status_actor()
         task = run_group.remote(
-            stage, self.store, [dataset], resources, gpus, status_actor, watched
+            stage,
+            self.store,
+            [dataset],
+            resources,
+            gpus,
+            status_actor,
+            watched,
+            experiment.kept,
         )
 
         last = None

@@ -110,7 +110,8 @@ def _integrity(store: Store) -> Finding:
     cells = [Path(path).stem for path in store.files("cells/*.parquet")]
     checked = {cell for cell in cells if store.cell(cell) is not None}
     damaged += len(cells) - len(checked)
-    tables = store.files("trials/*/*.parquet") + store.files("analysis/*/*.parquet")
+    beside = ("trials/*", "analysis/*", "predictions", "dynamics")
+    tables = [path for folder in beside for path in store.files(f"{folder}/*.parquet")]
     # Those of cells were checked with their cells; others belong to trials.
     scores = store.files("scores/*/*/*/*.parquet")
     tables += [path for path in scores if Path(path).stem not in checked]
