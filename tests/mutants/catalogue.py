@@ -18,6 +18,7 @@ from tests.mutants import (
     measuring,
     pruning,
     reading,
+    recipes,
     refusing,
     scanners,
     scanning,
@@ -51,4 +52,5 @@ FAULTS: tuple[Fault, ...] = (
     *friendly.FAULTS,
     *tuning.FAULTS,
     *refusing.FAULTS,
+    *recipes.FAULTS,
 )
