@@ -17,6 +17,8 @@ import statistics
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,6 +35,7 @@ from raybd.types.data import Dataset, Split
 CLASSES = 10
 WARM_UP_IMAGES = 512
 GAUGE_SECONDS = 0.5
+POLL_SECONDS = 0.01
 
 
 def main() -> None:
@@ -68,15 +71,15 @@ def packed(at_once: int, cells: int, network: str, images: int, epochs: int) -> 
     for first in range(at_once):
         seeds = list(range(first, cells, at_once))
         work = (seeds, network, images, epochs, at_once, ready, cpu_seconds)
-        processes.append(spawn.Process(target=_train, args=work))
+        # Daemons: they must not outlive a benchmark that its budget ends.
+        processes.append(spawn.Process(target=_train, args=work, daemon=True))
     for process in processes:
         process.start()
 
     ready.wait()
     began = time.monotonic()
     gauge = _Gauge()
-    # Blocks until each process has ended its work.
-    used = sum(cpu_seconds.get() for _ in processes)
+    used = sum(_of_all(processes, cpu_seconds))
     seconds = time.monotonic() - began
     for process in processes:
         process.join()
@@ -86,6 +89,20 @@ def packed(at_once: int, cells: int, network: str, images: int, epochs: int) -> 
         return seconds, busy
     # The CPU's use is known from its processes, without a gauge.
     return seconds, used / seconds / (os.cpu_count() or 1)
+
+
+def _of_all(processes: Sequence[BaseProcess], cpu_seconds: Any) -> list[float]:
+    """Wait for what each process hands out at the end of its work."""
+    found: list[float] = []
+    while len(found) < len(processes):
+        if not cpu_seconds.empty():
+            found.append(cpu_seconds.get())
+        elif any(process.exitcode for process in processes):
+            # Otherwise this process would wait forever.
+            raise RuntimeError("a process that trains victims has died: see its error above")
+        else:
+            time.sleep(POLL_SECONDS)
+    return found
 
 
 def _train(
@@ -101,7 +118,11 @@ def _train(
     # Threads beyond the number of cores would slow all processes down.
     group.use_threads((os.cpu_count() or 1) / at_once)
     with TemporaryDirectory() as folder:
-        _victims([len(seeds)], network, WARM_UP_IMAGES, 1, Store(f"{folder}/first"))
+        try:
+            _victims([len(seeds)], network, WARM_UP_IMAGES, 1, Store(f"{folder}/first"))
+        except BaseException:
+            ready.abort()  # the others wait for this one
+            raise
         # Imports and first calls are over in all processes.
         ready.wait()
         began = time.process_time()
@@ -114,7 +135,7 @@ def _victims(seeds: list[int], network: str, images: int, epochs: int, store: St
     x_NCHW = torch.randint(0, 256, (images, 3, 32, 32), generator=rng, dtype=torch.uint8)
     train = Split(x_NCHW, torch.randint(0, CLASSES, (images,), generator=rng))
     # Few test images, so that nearly all of the time is training.
-    few = train.select(torch.arange(100))
+    few = train.select(torch.arange(min(100, images)))
     dataset = Dataset(tuple("0123456789"), train, few, few)
 
     file = {

@@ -33,8 +33,6 @@ from torchvision import transforms
 from torchvision.transforms.functional import to_pil_image
 
 from benchmarks.rounds import arguments_of, print_header, print_row
-from raybd.cells.victim_quality import measure
-from raybd.datasets.cifar10 import Cifar10
 from raybd.distributed.group import device
 from raybd.registry import method_class
 from raybd.results.provenance import commit, device_name, versions
@@ -147,6 +145,9 @@ def compare_accuracy(
     seeds: int,
 ) -> None:
     """Print speed, clean accuracy and attack success of each way, on poisoned CIFAR-10."""
+    # Speed alone is measured where pyarrow is missing, too.
+    from raybd.datasets.cifar10 import Cifar10
+
     # 2,000 test images give a standard error of about one percent.
     dataset = Cifar10(limit=images, test_limit=None if images is None else 2000, clean=100).load()
     network = cast(Network, method_class("networks", name)())
@@ -188,6 +189,8 @@ def _train_all(
     seed: int,
 ) -> dict[str, dict[str, float]]:
     """Poison and train with one seed in each way; return speed and quality."""
+    from raybd.cells.victim_quality import measure
+
     given = AttackInput(train=dataset.train, num_classes=dataset.num_classes)
     poisoned = attack.poison(given, torch.Generator().manual_seed(seed))
     split = poisoned.over(dataset.train)

@@ -44,6 +44,27 @@ def test_a_benchmark_prints_its_table(
 
 
 @pytest.mark.data
+def test_recipes_take_turns(
+    data_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("RAYBD_DATA", str(data_root))
+    config = tmp_path / "small.yaml"
+    config.write_text(
+        "name: small\n"
+        "datasets: [{kind: cifar10, limit: 300, test_limit: 100, clean: 10}]\n"
+        "attacks: [{kind: none}, {kind: badnets}]\n"
+        "trainers:\n"
+        "  - {kind: supervised, name: long, network: {kind: small_cnn, width: 4}, epochs: 3}\n"
+        "  - {kind: supervised, name: short, network: {kind: small_cnn, width: 4}, epochs: 1}\n"
+    )
+    found = _table("recipes", f"{config} --seeds 1", monkeypatch, capsys)
+    assert found == {"trainer", "long", "short"}
+
+
+@pytest.mark.data
 def test_accuracy_stands_beside_the_speed(
     data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -102,6 +102,7 @@ class DBR(FollowingRecipe, Repair):
             torch.cat([poison.y_N, clean.y_N]),
             self.batch_size,
             augment,
+            self.bounds,
         )
         poison_P = torch.arange(len(poison))
         clean_C = len(poison) + torch.arange(len(clean))

@@ -10,16 +10,16 @@ from typing import Literal
 
 from torch import Generator
 
+from raybd.training.classifier_recipe import ClassifierRecipe
 from raybd.training.loop import fit
 from raybd.training.models import new_victim
-from raybd.training.recipe import Recipe
 from raybd.types.data import Split
 from raybd.types.errors import UserError
 from raybd.types.methods import TransferTrainer
 from raybd.types.models import Network, Victim
 
 
-class Transfer(Recipe, TransferTrainer):
+class Transfer(ClassifierRecipe, TransferTrainer):
     """Fine-tune a pretrained encoder.
 
     It is that of the victim that `source` names, or has the network's own weights.

@@ -28,8 +28,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from raybd.distributed import group
 from raybd.training import augmentation
-from raybd.training.augmentation import Augment
+from raybd.training.augmentation import EIGHTH, Augment, Bounds
 from raybd.training.checkpoints import Stateful, TrainingRun
+from raybd.training.plateau import Plateau
 from raybd.types.errors import UserError
 
 Schedule = Callable[[Optimizer, int], LRScheduler]
@@ -48,6 +49,8 @@ class Stream:
     """Rows per step over all workers; all rows where there are fewer."""
     augment: Augment = "none"
     """How `Batch.augmented` changes the images."""
+    bounds: Bounds = EIGHTH
+    """How far it changes them."""
     sharded: bool = True
     """Whether each worker gets its share of a batch. Otherwise every worker gets all of it."""
 
@@ -70,6 +73,8 @@ class Batch:
     """The places of the whole batch over all workers, on the CPU."""
     draw: Tensor | None
     """How each image is augmented; None: not at all."""
+    bounds: Bounds = EIGHTH
+    """How far that goes."""
     further: tuple["Batch", ...] = ()
     """One batch of each further stream."""
 
@@ -80,7 +85,7 @@ class Batch:
 
     def augmented(self, x_BCHW: Tensor) -> Tensor:
         """Return images, one for each row of this batch, augmented each by its own draw."""
-        return augmentation.apply(x_BCHW, self.draw)
+        return augmentation.apply(x_BCHW, self.draw, self.bounds)
 
 
 class Epochs:
@@ -116,7 +121,13 @@ class Epochs:
         self.hint = hint
         # All rows move once, so that a batch costs an index and no transfer.
         self.stream = _on_device(stream)
-        self.further = [_on_device(other) for other in further]
+        self.further = [
+            # The same rows a second time need no second copy on the device.
+            replace(other, x_N=self.stream.x_N, y_N=self.stream.y_N)
+            if other.x_N is stream.x_N and other.y_N is stream.y_N
+            else _on_device(other)
+            for other in further
+        ]
         # Otherwise a set below the batch size would make no step.
         self.batch_size = min(stream.batch_size, len(stream))
         self.steps = len(stream) // self.batch_size
@@ -243,6 +254,10 @@ class Epochs:
                 self.hint,
                 exit_code=1,
             )
+        # Before the checkpoint, so that a training that resumes has the same rate.
+        for schedule in self._schedules.values():
+            if isinstance(schedule, Plateau):
+                schedule.end_epoch(loss)
         self._run.end_epoch(intermediate_scores, loss=loss, images_per_second=self._speed, **facts)
 
     def _draw(self, stream: Stream) -> Tensor:
@@ -251,13 +266,15 @@ class Epochs:
     def _batch(self, stream: Stream, rows_B: Tensor) -> Batch:
         height, width = stream.x_N.shape[-2:]
         # Drawn before the rows are divided, for the same stream on any number of workers.
-        draw = augmentation.draw(stream.augment, len(rows_B), height, width, self.rng)
+        draw = augmentation.draw(
+            stream.augment, len(rows_B), height, width, self.rng, stream.bounds
+        )
         places_B = torch.arange(len(rows_B))
         mine = group.shard(places_B) if stream.sharded else places_B
         rows = group.to_device(rows_B[mine])
         if draw is not None:
             draw = group.to_device(draw[:, mine])
-        return Batch(stream.x_N[rows], stream.y_N[rows], rows, rows_B, draw)
+        return Batch(stream.x_N[rows], stream.y_N[rows], rows, rows_B, draw, stream.bounds)
 
 
 @contextmanager

@@ -15,11 +15,14 @@ from torch import Generator, Tensor, nn
 
 from raybd.distributed import ddp, group
 from raybd.training.checkpoints import Stateful
+from raybd.training.classifier_recipe import ClassifierRecipe
 from raybd.training.epochs import Batch, Epochs, Stream
+from raybd.training.moving_average import MovingAverage
 from raybd.training.precision import bf16
 from raybd.training.recipe import Recipe, new_optimizer, new_schedule
 from raybd.training.runtime import Facts, current
 from raybd.types.data import Split
+from raybd.types.errors import UserError
 
 Trained = TypeVar("Trained", bound=nn.Module)
 
@@ -69,14 +72,24 @@ def fit(
     `intermediate_facts` (found without any truth) are reported after each epoch. None of these may
     draw from `rng`. Raises UserError when the loss is no longer finite.
     """
+    usual = recipe if isinstance(recipe, ClassifierRecipe) else None
+    if usual is not None and objective is not cross_entropy:
+        _check_loss(name, usual)
     model = _Model(victim, recipe, frozen, moving_statistics)
     state: dict[str, Stateful] = {"victim": victim}
+    average = MovingAverage(victim, usual.ema) if usual and usual.ema else None
+    if average is not None:
+        state["average"] = average
+        after_step = _both(average.update, after_step)
+    stream = Stream(split.x_NCHW, split.y_N, recipe.batch_size, recipe.augment, recipe.bounds)
     loop = Epochs(
         name,
         recipe.epochs,
-        Stream(split.x_NCHW, split.y_N, recipe.batch_size, recipe.augment),
+        stream,
         rng,
         state if extra_state is None else state | {"extra_state": extra_state},
+        # What a batch is mixed with: the same rows, in an order and augmentation of their own.
+        further=[stream] if usual and usual.mixup else [],
         optimizers=[model.optimizer],
         schedule=lambda optimizer, steps: new_schedule(optimizer, recipe, steps),
         clip=recipe.clip,
@@ -89,12 +102,48 @@ def fit(
             break
         model.train()
         for batch in loop.batches():
-            step(loop, partial(model.loss, loop, objective, batch))
+            chosen = objective
+            if usual is not None and objective is cross_entropy:
+                chosen = _usual(usual, batch, rng)
+            step(loop, partial(model.loss, loop, chosen, batch))
         facts = intermediate_facts() if intermediate_facts and current().watched else {}
         loop.end_epoch(intermediate_scores=intermediate_scores, lr=loop.lr, **facts)
     model.release()
+    if average is not None:
+        average.hand_out()
     # The layout is a matter of speed here: what is handed out does not depend on it.
     return victim.to("cpu").to(memory_format=torch.contiguous_format).eval()
+
+
+def _usual(recipe: ClassifierRecipe, batch: Batch, rng: Generator) -> Objective:
+    """Return the objective of a recipe on one batch; what is random in it is drawn here, once."""
+    share = recipe.mixing_share(rng)
+
+    def losses(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, rows_B: Tensor) -> Tensor:
+        return recipe.losses(model, x_BCHW, batch, share)
+
+    return losses
+
+
+def _check_loss(name: str, recipe: ClassifierRecipe) -> None:
+    """Raise UserError where a training with a loss of its own would leave fields out."""
+    if recipe.label_smoothing or recipe.mixup:
+        raise UserError(
+            f"{name}: its loss has no label_smoothing and no mixup",
+            "Leave them out of the trainer.",
+            exit_code=1,
+        )
+
+
+def _both(first: Callable[[], None], second: Callable[[], None] | None) -> Callable[[], None]:
+    """Return what calls both."""
+
+    def call() -> None:
+        first()
+        if second is not None:
+            second()
+
+    return call
 
 
 class _Model:

@@ -180,7 +180,7 @@ class DBD(FollowingRecipe, StartedDefense):
             "dbd mixmatch",
             self.epochs,
             # Not sharded: an image is mixed with one that may belong to another worker.
-            Stream(split.x_NCHW, split.y_N, self.batch_size, augment, sharded=False),
+            Stream(split.x_NCHW, split.y_N, self.batch_size, augment, self.bounds, sharded=False),
             rng,
             {"victim": victim},
             optimizers=[new_optimizer(model, self)],

@@ -123,9 +123,12 @@ class Attack(Config):
 
         Only attacks that control training do. They train from scratch, by a recipe.
         """
-        by_recipe = isinstance(trainer, Trainer) and trainer.only_a_recipe
-        if self.threat_model != "training" or by_recipe:
+        if self.threat_model != "training":
             return None
+        if isinstance(trainer, Trainer) and trainer.only_a_recipe:
+            # Its loss is another one, so that it would leave these out without a word.
+            left_out = trainer.beyond_recipe()
+            return left_out and f"it trains the victim by a loss of its own, without {left_out}"
         return "it trains the victim from scratch: take a trainer that does so, like supervised"
 
     @abstractmethod
@@ -167,6 +170,10 @@ class Trainer(Config):
     trains: ClassVar[bool] = True
     """False: it takes a victim that exists. Then no attack that needs a victim of the same recipe
     can be mounted, and nothing is trained again without what a detector flags."""
+
+    def beyond_recipe(self) -> str | None:
+        """Return what it does that no training with another loss could follow, if anything."""
+        return None
 
     def shapes(self) -> dict[str, tuple[int, ...]] | None:
         """Return the shapes of the weights that it will take, by name, if it takes any.

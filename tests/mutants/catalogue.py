@@ -19,6 +19,7 @@ from tests.mutants import (
     measuring,
     pruning,
     reading,
+    recipes,
     refusing,
     scanners,
     scanning,
@@ -53,4 +54,5 @@ FAULTS: tuple[Fault, ...] = (
     *friendly.FAULTS,
     *tuning.FAULTS,
     *refusing.FAULTS,
+    *recipes.FAULTS,
 )

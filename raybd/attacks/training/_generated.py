@@ -121,7 +121,9 @@ class Turns:
         return Epochs(
             name,
             epochs,
-            Stream(self.train.x_NCHW, self.train.y_N, recipe.batch_size, recipe.augment),
+            Stream(
+                self.train.x_NCHW, self.train.y_N, recipe.batch_size, recipe.augment, recipe.bounds
+            ),
             self.rng,
             networks,
             optimizers=optimizers,

@@ -82,7 +82,12 @@ class _Training:
         recipe = self.recipe
         # Not sharded: the images of a pair may belong to different workers.
         stream = Stream(
-            self.train.x_NCHW, self.train.y_N, recipe.batch_size, recipe.augment, sharded=False
+            self.train.x_NCHW,
+            self.train.y_N,
+            recipe.batch_size,
+            recipe.augment,
+            recipe.bounds,
+            sharded=False,
         )
         loop = Epochs(
             name,
