@@ -7,6 +7,7 @@ import typing
 
 if typing.TYPE_CHECKING:
     from raybd.api import (
+        board,
         combine,
         load_analysis,
         load_cells,
@@ -23,6 +24,7 @@ if typing.TYPE_CHECKING:
 
 __all__ = [
     "__version__",
+    "board",
     "combine",
     "load_analysis",
     "load_cells",

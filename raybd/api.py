@@ -165,6 +165,17 @@ def combine(
     return pd.DataFrame([one.row for one in found])
 
 
+def board(store: str | Path = DEFAULT_STORE, out: str | Path = "board") -> Path:
+    """Write the leaderboard of a store into a folder, and return its page.
+
+    It needs no network and no server. Entries from outside are read from board/entries/*.json of
+    the store. Raises UserError if the store is empty, or an entry is not sound.
+    """
+    from raybd.report.board.page import write_board
+
+    return write_board(open_store(str(store)), Path(out))
+
+
 def run_cell(cell: "Cell", store: str | Path = DEFAULT_STORE) -> "pd.Series[Any]":
     """Run one cell in this process, without Ray, and return its row of the cells table.
 

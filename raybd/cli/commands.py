@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from raybd.cli.board import board
 from raybd.cli.combine import combine
 from raybd.cli.doctor import doctor
 from raybd.cli.export import export
@@ -43,6 +44,7 @@ app.command()(scan)
 app.command("scan-model")(scan_model)
 app.command()(combine)
 app.command()(report)
+app.command()(board)
 app.command("list")(list_)
 app.command()(show)
 app.command()(submit)

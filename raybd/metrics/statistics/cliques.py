@@ -43,7 +43,7 @@ def cliques(
     rank_PM = ranks(value_PM, np.isnan(value_PM), higher_is_better)
     order = np.argsort(rank_PM.mean(0), kind="stable").tolist()
     pairs = list(combinations(range(len(order)), 2))
-    adjusted = holm([_wilcoxon(value_PM[:, order[a]] - value_PM[:, order[b]]) for a, b in pairs])
+    adjusted = holm([wilcoxon_p(value_PM[:, order[a]] - value_PM[:, order[b]]) for a, b in pairs])
     alike = {pair for pair, p in zip(pairs, adjusted, strict=True) if p > alpha}
 
     found: list[tuple[int, int]] = []
@@ -57,7 +57,8 @@ def cliques(
     return [tuple(order[first : last + 1]) for first, last in found]
 
 
-def _wilcoxon(difference_P: Floats) -> float:
+def wilcoxon_p(difference_P: Floats) -> float:
+    """Return the two-sided p of paired differences by Wilcoxon's signed-rank test."""
     from scipy.stats import wilcoxon
 
     # Of equal values there is nothing to rank.

@@ -11,13 +11,14 @@ from raybd.metrics.statistics.shares import wilson
 
 def over_seeds(values: Sequence[float], level: float = LEVEL) -> Estimate:
     """Return the mean with Student's interval; one seed has none."""
-    from scipy.stats import t
+    # The functions of scipy.stats check their arguments for longer than they compute.
+    from scipy.special import stdtrit
 
     n = len(values)
     mean = float(np.mean(values))
     if n < 2:
         return Estimate(mean, None, None, n)
-    half = float(t.ppf((1 + level) / 2, n - 1)) * float(np.std(values, ddof=1)) / sqrt(n)
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * float(np.std(values, ddof=1)) / sqrt(n)
     return Estimate(mean, mean - half, mean + half, n)
 
 
@@ -29,7 +30,7 @@ def share_over_seeds(values: Sequence[float], samples: int, level: float = LEVEL
     by Welch and Satterthwaite. Without any variance, and of one seed: Wilson's interval. `n` counts
     the seeds.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     n = len(values)
     mean = float(np.mean(values))
@@ -41,7 +42,7 @@ def share_over_seeds(values: Sequence[float], samples: int, level: float = LEVEL
     variance = of_seeds + of_samples
     # The share of the test set is known as if from many: only the seeds' part has few degrees.
     free = (n - 1) * (variance / of_seeds) ** 2
-    half = float(t.ppf((1 + level) / 2, free)) * sqrt(variance)
+    half = float(stdtrit(free, (1 + level) / 2)) * sqrt(variance)
     return Estimate(mean, mean - half, mean + half, n).within(0.0, 1.0)
 
 

@@ -13,12 +13,12 @@ def wilson(hits: float, n: int, level: float = LEVEL) -> Estimate:
 
     Raises ValueError if there are no samples, or more hits than samples.
     """
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
     if not 0 <= hits <= n or n == 0:
         raise ValueError(f"{hits} of {n} is no share")
     share = hits / n
-    z = float(norm.ppf((1 + level) / 2))
+    z = float(ndtri((1 + level) / 2))
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     # At the ends the formula is exact, and only rounding is not.
