@@ -53,6 +53,14 @@ def test_the_dimensions_are_squares_up_to_the_limit() -> None:
     assert dimensions(1) == [1]
 
 
+def test_no_more_images_are_left_out_than_twice_the_assumed_poison() -> None:
+    y_ND = normal(400, 2)
+    # Each is so much farther away than the one before that every round would leave out another.
+    for place in range(30):
+        y_ND[place] += 100 ** (1 + place / 6) * (-1) ** place
+    assert int((~kept(y_ND, 5)).sum()) == 10
+
+
 def test_the_fourth_moment_is_the_largest_eigenvalue_of_the_operator() -> None:
     y_ND = normal(300, 4)
     flat_NF = torch.einsum("ni,nj->nij", y_ND, y_ND).flatten(1)

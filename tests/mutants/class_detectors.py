@@ -100,8 +100,8 @@ FAULTS = (
     Fault(
         "agpd-farthest-join-first",
         FILTER,
-        "[r_M <= tau]] = len(closeness)",
-        "[r_M >= 1 - tau]] = len(closeness)",
+        "r_M = towards(to_trusted_N[outside_N], to_inside_M)",
+        "r_M = towards(to_inside_M, to_trusted_N[outside_N])",
         "AGPD's suspects are joined by the images that are least like them",
         (f"{TESTS}/test_agpd.py",),
     ),

@@ -57,7 +57,8 @@ def goal(away: bool, shift: float = 0.0, **fields: Any) -> tuple[Goal, Victim]:
     victim.mean_C[:], victim.std_C[:] = 0.5, 0.25
     painter = Painter(victim, 4, 1, stream())
     painter.network = _Shift(shift)
-    mask_D = torch.linspace(0, 1, 13)
+    # Not the mirror of its complement: the two kinds of features must not be exchangeable.
+    mask_D = torch.linspace(0, 1, 13).square()
     made = Goal(BtiDbf.model_validate({**QUICK, **fields}), victim, painter, mask_D, 0.5)
     made.away = away
     return made, victim
