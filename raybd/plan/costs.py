@@ -24,6 +24,10 @@ TIMED_ARTEFACTS_PER_STAGE = 500
 """About how many artefacts of each kind of stage are read to estimate its time."""
 TRAINING = "victim"
 """The kind of stage that tells how much longer one network takes than another."""
+ON_TRUSTED = ("repair", "scan")
+"""Kinds of stages that work on trusted images, whose number does not follow the training set's."""
+ONE_PASS = ("features", "purification")
+"""Kinds of stages that run a victim once; the epochs are those of its training."""
 
 Basis = Literal["same", "scaled", "shipped"]
 
@@ -45,8 +49,9 @@ class Work:
 
     @property
     def passes(self) -> float:
-        """Images times epochs."""
-        return float((self.images or 1) * self.epochs)
+        """What its time grows with: images times epochs, where they count."""
+        images = 1 if self.stage in ON_TRUSTED else self.images or 1
+        return float(images * (1 if self.stage in ONE_PASS else self.epochs))
 
 
 @dataclass(frozen=True)

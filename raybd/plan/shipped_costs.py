@@ -21,19 +21,20 @@ SECONDS = {
     "removal": 1.8e-4,
     "encoder": 4e-4,
     "defended": 4e-4,
-    "features": 1e-4,
+    "features": 2e-5,
     "score": 5e-4,
     "control": 5e-4,
     "stability": 5e-4,
-    "purification": 5e-4,
+    "purification": 1e-5,
     "baseline": 1e-4,
-    "repair": 5e-5,
-    "scan": 5e-3,
+    "repair": 0.1,
+    "scan": 25.0,
     "analysis": 1e-3,
     "poison": 1e-5,
     "plant": 1e-5,
     "prepare": 1e-3,
 }
-"""By kind of stage: seconds for each training image and epoch, with small_cnn."""
+"""By kind of stage: seconds with small_cnn for each training image and epoch; of repairs, for each
+epoch; of scans, for each."""
 OTHER_STAGE = 5e-4
 """For a kind of stage that is not among them."""

@@ -11,8 +11,8 @@ FAULTS = (
     Fault(
         "cost-without-epochs",
         COSTS,
-        "return float((self.images or 1) * self.epochs)",
-        "return float(self.images or 1)",
+        "return float(images * (1 if self.stage in ONE_PASS else self.epochs))",
+        "return float(images)",
         "a training of twice the epochs takes no longer",
         OF_COSTS,
     ),
