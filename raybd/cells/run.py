@@ -91,6 +91,8 @@ def run_stage(
             "precision": used,
             "commit": commit(),
             "history": history,
+            # What later plans scale its time by.
+            "images": len(dataset.train),
         }
         # Before the artefact, which says that the stage is done.
         _write_tables(stage, result, kept, store)

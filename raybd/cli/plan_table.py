@@ -6,6 +6,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from raybd.plan.costs import Cost
 from raybd.plan.experiment import Experiment
 from raybd.plan.todo import Plan
 
@@ -29,7 +30,9 @@ def plan_table(experiment: Experiment, plan: Plan) -> Table:
     )
     table.add_row("stages to run", f"{todo} ({plan.stages_cached} more are in the store)")
     table.add_row("resources", _resources(experiment))
-    table.add_row("time", _estimate(plan.seconds))
+    table.add_row("time", _estimate(plan.cost))
+    if plan.cost is not None and plan.cost.based_on:
+        table.add_row("estimated", _basis(plan.cost))
     for reason in sorted(reasons):
         table.add_row("infeasible", reason)
     return table
@@ -37,6 +40,7 @@ def plan_table(experiment: Experiment, plan: Plan) -> Table:
 
 def plan_facts(experiment: Experiment, plan: Plan) -> dict[str, Any]:
     """Return what a run would do, for JSON."""
+    cost = plan.cost
     return {
         "experiment": experiment.name,
         "cells": [
@@ -52,7 +56,10 @@ def plan_facts(experiment: Experiment, plan: Plan) -> dict[str, Any]:
             {"stage": stage.name, "key": stage.key, "kind": stage.method.kind}
             for stage in plan.stages.values()
         ],
-        "seconds": plan.seconds,
+        "seconds": cost.total if cost else None,
+        "seconds_by_stage": dict(cost.seconds) if cost else {},
+        "gpu_hours": cost.gpu_seconds / 3600 if cost else None,
+        "estimated_from": dict(cost.based_on) if cost else {},
     }
 
 
@@ -65,7 +72,30 @@ def _resources(experiment: Experiment) -> str:
     )
 
 
-def _estimate(seconds: float | None) -> str:
-    if seconds is None:
-        return "unknown: some of these stages never ran in this store"
-    return f"about {seconds:.0f} s of computing, estimated from earlier stages of the same kinds"
+def _estimate(cost: Cost | None) -> str:
+    if cost is None:
+        return "unknown"
+    if not cost.seconds:
+        return "none"
+    longest = sorted(cost.seconds.items(), key=lambda one: -one[1])
+    stages = ", ".join(f"{name} {duration(seconds)}" for name, seconds in longest)
+    on_gpus = f", {cost.gpu_seconds / 3600:.1f} GPU hours" if cost.gpu_seconds else ""
+    return f"about {duration(cost.total)} of computing{on_gpus}: {stages}"
+
+
+def _basis(cost: Cost) -> str:
+    said = {
+        "same": "{} stage(s) as such stages took in this store",
+        "scaled": "{} scaled from others by images, epochs and network",
+        "shipped": "{} from shipped figures of one CPU core, which can be far off",
+    }
+    return "; ".join(said[basis].format(count) for basis, count in cost.based_on.items())
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that a person would name it in."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

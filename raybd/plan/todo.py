@@ -2,17 +2,15 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 from raybd.cells.cell import Cell
 from raybd.cells.stage import Stage
+from raybd.plan.costs import Cost, CostModel, history, work_of
 from raybd.plan.experiment import Experiment
-from raybd.results.artifacts import Damaged, Unusable
+from raybd.plan.graph import Opened, known_or_opened
+from raybd.registry import Method
 from raybd.results.store import Store
-
-TIMED_ARTEFACTS_PER_STAGE = 500
-"""About how many artefacts of each kind of stage are read to estimate its time."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +24,8 @@ class Plan:
     """Stages to run, by key, in an order of execution."""
     stages_cached: int
     """How many stages of the unfinished cells are in the store."""
-    seconds: float | None
-    """Estimated computing time of the stages to run, from stages of the same kind that ran before;
-    None if there was none of some kind."""
+    cost: Cost | None
+    """What the stages to run will take, by estimate; None where nobody asked."""
 
     @property
     def todo(self) -> tuple[Cell, ...]:
@@ -49,7 +46,8 @@ def make_plan(experiment: Experiment, store: Store) -> Plan:
     Every artefact that its cells depend on is checked. Damaged ones are set aside, and computed
     again with the cells that depend on them.
     """
-    cells = experiment.cells()
+    known: dict[Method, Opened] = {}
+    cells = experiment.cells(known_or_opened(known))
     paths = {cell.id: cell.stages() for cell in cells if not cell.infeasible}
     states = _states([stage for path in paths.values() for stage in path], store)
     rows = _valid_rows(store.rows([cell.id for cell in cells]), cells, states)
@@ -62,7 +60,7 @@ def make_plan(experiment: Experiment, store: Store) -> Plan:
         rows=rows,
         stages=missing,
         stages_cached=len(needed) - len(missing),
-        seconds=_estimated_seconds(missing.values(), store),
+        cost=_cost(missing.values(), store, known.values()),
     )
 
 
@@ -114,45 +112,8 @@ def _valid_rows(
     return {cell.id: rows[cell.id] for cell in cells if valid(cell)}
 
 
-def _estimated_seconds(stages: Collection[Stage], store: Store) -> float | None:
-    """Return the sum over the stages of the median time that stages of the same kind took."""
-    seen: dict[tuple[str, ...], list[float]] = {}
-    for name in {stage.name for stage in stages}:
-        keys = store.keys(name)
-        # Keys are hashes, so that every n-th of them is a fair sample.
-        for key in keys[:: 1 + len(keys) // TIMED_ARTEFACTS_PER_STAGE]:
-            try:
-                found = _time_of(store.manifest(name, key))
-            except (Damaged, Unusable, FileNotFoundError):
-                continue  # it counts as not seen, whatever experiment it is of
-            if found is not None:
-                of_what, seconds = found
-                seen.setdefault((name, *of_what), []).append(seconds)
-
-    # The median: a single slow run should not change the estimate.
-    typical = {kind: median(seconds) for kind, seconds in seen.items()}
-    total = 0.0
-    for stage in stages:
-        network = stage.network.kind if stage.network else ""
-        kind = (stage.name, stage.method.kind, network, stage.data)
-        # A sum without it would promise too little.
-        if kind not in typical:
-            return None
-        total += typical[kind]
-    return total
-
-
-def _time_of(manifest: Mapping[str, Any]) -> tuple[tuple[str, ...], float] | None:
-    """Return method, network and data of an artefact, and how long it took.
-
-    None if its manifest does not say so: somebody else may have written it.
-    """
-    method = manifest.get("method")
-    network = manifest.get("network") or {}
-    seconds = manifest.get("seconds")
-    if not isinstance(method, dict) or not isinstance(network, dict):
-        return None
-    if not isinstance(seconds, int | float) or not 0 <= seconds < float("inf"):
-        return None
-    of_what = (method.get("kind"), network.get("kind", ""), manifest.get("data"))
-    return tuple(map(str, of_what)), seconds
+def _cost(stages: Collection[Stage], store: Store, opened: Collection[Opened]) -> Cost:
+    """Return what stages will take, from what the store says of earlier ones."""
+    images = {one.key: len(one.labels_N) for one in opened}
+    seen = history({stage.name for stage in stages}, store, images)
+    return CostModel(seen).of([work_of(stage, images) for stage in stages])

@@ -7,6 +7,7 @@ from tests.mutants import (
     clean_label,
     confusing,
     controlling,
+    costing,
     data_attacks,
     defending,
     detecting,
@@ -55,4 +56,5 @@ FAULTS: tuple[Fault, ...] = (
     *tuning.FAULTS,
     *refusing.FAULTS,
     *recipes.FAULTS,
+    *costing.FAULTS,
 )

@@ -13,14 +13,16 @@ from tests.tiny_cells import TINY, one_cell
 
 def test_the_plan_estimates_from_what_such_stages_took(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    assert make_plan(parse(TINY), store).seconds is None
+    before = make_plan(parse(TINY), store).cost
+    assert before is not None and set(before.based_on) == {"shipped"}
     run_cell(one_cell(), store)
     again = make_plan(parse({**TINY, "seeds": [1]}), store)
     took = sum(
         store.manifest(*path.split("/")[1:3])["seconds"]
         for path in store.files("artifacts/*/*/manifest.json")
     )
-    assert again.seconds == pytest.approx(took)
+    assert again.cost is not None and again.cost.total == pytest.approx(took)
+    assert again.cost.based_on == {"same": len(again.stages)}
 
 
 def test_an_analysis_that_is_added_later_runs_alone(tmp_path: Path) -> None:

@@ -255,7 +255,8 @@ def test_a_manifest_that_says_something_else_stops_no_plan(
 ) -> None:
     store = Store(str(tmp_path))
     with_tensors(store, safetensors({}), **facts)
-    assert make_plan(parse(TINY), store).seconds is None
+    cost = make_plan(parse(TINY), store).cost
+    assert cost is not None and set(cost.based_on) == {"shipped"}
 
 
 # --- tables ------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from raybd.registry import method_class
 from raybd.trainers.supervised import Supervised
 from raybd.training.loop import fit
 from raybd.training.models import new_victim
+from raybd.training.recipe import Recipe
 from raybd.training.runtime import Runtime
 from raybd.training.trusted import trusted_accuracy
 from raybd.training_defenses.cbd import CBD, dependency, first_network, second_network
@@ -194,7 +195,7 @@ def _on_unequal_digits(cbd: CBD) -> tuple[float, str]:
 
 def _undefended_on_unequal_digits() -> float:
     train, _, test = unequal_digits()
-    recipe = Supervised.model_validate(EASY.model_dump(include=set(Supervised.model_fields)))
+    recipe = Supervised.model_validate(EASY.model_dump(include=set(Recipe.model_fields)))
     accuracy = trusted_accuracy(recipe.train(train, 10, SmallCnn(width=8), seeded(1)), test)
     assert accuracy is not None
     return accuracy
