@@ -30,7 +30,9 @@ from raybd.distributed import group
 from raybd.training import augmentation
 from raybd.training.augmentation import Augment
 from raybd.training.checkpoints import Stateful, TrainingRun
+from raybd.training.runtime import Epoch, show
 from raybd.types.errors import UserError
+from raybd.types.models import Victim
 
 Schedule = Callable[[Optimizer, int], LRScheduler]
 """(optimizer, steps of the whole training) -> the schedule of its learning rate."""
@@ -132,6 +134,9 @@ class Epochs:
             parts[f"optimizer {at}"] = optimizer
             if optimizer in self._schedules:
                 parts[f"schedule {at}"] = self._schedules[optimizer]
+        # Encoders without a head predict nothing, and of several victims none is the one.
+        victims = [part for part in state.values() if isinstance(part, Victim)]
+        self._victim = victims[0] if len(victims) == 1 and victims[0].head is not None else None
         self._run = TrainingRun(name, epochs, rng, parts)
 
     @property
@@ -179,7 +184,8 @@ class Epochs:
 
         # A GPU still computes here; reading the loss waits for it, so the time is taken after it.
         self._loss = float(group.sum_over(self._total)) / self._count if self._count else 0.0
-        self._speed = seen / (time.monotonic() - began)
+        self._seconds = time.monotonic() - began
+        self._speed = seen / self._seconds
 
     def step(self, loss: Tensor, *optimizers: Optimizer) -> None:
         """Go one step down the mean of `loss` over the workers.
@@ -243,6 +249,11 @@ class Epochs:
                 self.hint,
                 exit_code=1,
             )
+        # Before the checkpoint, which holds what was seen.
+        if self._victim is not None:
+            lr = self.lr if self.optimizers else None
+            done = self._run.epochs_done + 1
+            show(Epoch(self.name, done, self._victim, lr, self._seconds))
         self._run.end_epoch(intermediate_scores, loss=loss, images_per_second=self._speed, **facts)
 
     def _draw(self, stream: Stream) -> Tensor:
