@@ -14,6 +14,7 @@ from raybd.cells.predicted import as_kept
 from raybd.cells.resources import Resources
 from raybd.cells.row import record, record_failure
 from raybd.cells.stage import Facts, Result, Stage
+from raybd.cells.watching import TRAJECTORIES
 from raybd.distributed import group
 from raybd.results.artifacts import max_tensor_bytes
 from raybd.results.parquet import Unsound
@@ -68,6 +69,7 @@ def run_stage(
         set_aside=lambda name, why: store.quarantine(f"{checkpoints}/{name}", why),
         every_seconds=resources.checkpoint_seconds,
         watched=watched,
+        kept=kept,
         compile=resources.compile,
     )
 
@@ -149,6 +151,10 @@ def _write_tables(stage: Stage, result: Result, kept: Kept, store: Store) -> Non
     if result.predictions is not None and kept.predictions != "none":
         found = as_kept(result.predictions, kept.predictions)
         store.write_victim_table("predictions", stage.key, found)
+    if result.dynamics is not None:
+        store.write_victim_table("dynamics", stage.key, result.dynamics)
+    if result.trajectories:
+        store.save(TRAJECTORIES, stage.key, result.trajectories, {})
 
 
 def _checkpoint(path: str, store: Store) -> bytes | None:

@@ -45,6 +45,10 @@ class Result:
     """Rows that are written to the store's tables, for readers; no stage reads them."""
     predictions: "pa.Table | None" = None
     """What its victim says of each test image; what the experiment keeps of it is written."""
+    dynamics: "pa.Table | None" = None
+    """How its victim did after each epoch, if that is kept."""
+    trajectories: Mapping[str, Tensor] = field(default_factory=dict)
+    """Loss, margin and correctness of each training image after each epoch, if they are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)

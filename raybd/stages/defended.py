@@ -11,6 +11,7 @@ from raybd.cells.row_names import name_tensors
 from raybd.cells.stage import Facts, Result, Stage, VictimStage, random_stream
 from raybd.cells.victim_quality import measured
 from raybd.cells.wanted import Wanted
+from raybd.cells.watching import watching
 from raybd.results.store import Store
 from raybd.stages.encoder import Encoder
 from raybd.stages.score import SCORED
@@ -69,7 +70,9 @@ class Defended(VictimStage):
 
     def run(self, store: Store, dataset: Dataset) -> Result:
         """Train the defended victim."""
-        return self.run_again(store, dataset, run=0)
+        poisoned = load_poisoned(self.overlay, store)
+        with watching(self, dataset, poisoned, poisoned.over(dataset.train)) as watcher:
+            return watcher.add_to(self.run_again(store, dataset, run=0))
 
     def run_again(self, store: Store, dataset: Dataset, run: int) -> Result:
         """Train it with the random stream of a further run."""

@@ -8,6 +8,7 @@ from raybd.cells.loading import load_poisoned, load_victim, shape_of, victim_ten
 from raybd.cells.stage import Facts, Result, Stage, VictimStage
 from raybd.cells.victim_quality import measured
 from raybd.cells.wanted import Wanted
+from raybd.cells.watching import watching
 from raybd.results.store import Store
 from raybd.stages.score import Score
 from raybd.stages.victim import Victim, defended_columns
@@ -82,6 +83,7 @@ class Removal(VictimStage):
         undefended = cast(Victim, self.score.victim)
 
         # What was planted goes in any case, so the victim stays only where nothing was planted.
+        watcher = None
         if keep_N.all() and len(keep_N) == len(dataset.train):
             victim = load_victim(undefended, store)
         elif not keep_N.any():
@@ -91,7 +93,9 @@ class Removal(VictimStage):
         else:
             # By index: rows that were planted have no score, and go with the flagged ones.
             split = undefended.training_split(poisoned, dataset).select(score["index_N"][keep_N])
-            victim = undefended.retrain(split, dataset.num_classes, store, self)
+            whole = poisoned.over(dataset.train)
+            with watching(self, dataset, poisoned, whole) as watcher:
+                victim = undefended.retrain(split, dataset.num_classes, store, self)
 
         found = measured(victim, dataset, poisoned)
         facts = {
@@ -99,7 +103,8 @@ class Removal(VictimStage):
             "n_removed": int((~keep_N).sum()),
             **found.facts,
         }
-        return Result(victim_tensors(victim), facts, predictions=found.predictions)
+        result = Result(victim_tensors(victim), facts, predictions=found.predictions)
+        return result if watcher is None else watcher.add_to(result)
 
     def columns(self, facts: Mapping[str, Any]) -> Facts:
         """How well the new victim does."""

@@ -7,6 +7,7 @@ from typing import Any, cast
 from raybd.cells.loading import load_poisoned, load_victim, shape_of, victim_tensors
 from raybd.cells.stage import Facts, Result, Stage, VictimStage, random_stream
 from raybd.cells.victim_quality import measured
+from raybd.cells.watching import watching, without_poison
 from raybd.metrics.catalogue import QUALITY
 from raybd.results.store import Store
 from raybd.stages.encoder import Encoder
@@ -59,9 +60,12 @@ class Victim(VictimStage):
         # The attacker trained it already: the user gets the finished model.
         if attack.threat_model == "training":
             victim = load_victim(cast(VictimStage, self.poison_stage), store)
+            watcher = None
         else:
             split = self.training_split(poisoned, dataset)
-            victim = self.retrain(split, dataset.num_classes, store, self)
+            inside = poisoned if self.encoder is None else without_poison(poisoned)
+            with watching(self, dataset, inside, split) as watcher:
+                victim = self.retrain(split, dataset.num_classes, store, self)
             cast(Trainer, self.method.config).check(victim, dataset.clean)
 
         found = measured(victim, dataset, poisoned)
@@ -70,7 +74,8 @@ class Victim(VictimStage):
             **found.facts,
             **canaries_learned(victim, poisoned),
         }
-        return Result(victim_tensors(victim), facts, predictions=found.predictions)
+        result = Result(victim_tensors(victim), facts, predictions=found.predictions)
+        return result if watcher is None else watcher.add_to(result)
 
     def training_split(self, poisoned: Poisoned, dataset: Dataset) -> Split:
         """Return what it is trained on: poisoned data, or clean data for a probe."""

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from raybd.distributed import group
 from raybd.training.checkpoint_file import DamagedCheckpoint, decode, encode
-from raybd.training.runtime import Facts, current, report
+from raybd.training.runtime import Facts, current, put_back_seen, report, seen
 
 
 class Stateful(Protocol):
@@ -76,6 +76,7 @@ class TrainingRun:
                 "start": self._start,
                 "rng": self.rng.get_state(),
                 "parts": {name: part.state_dict() for name, part in self.parts.items()},
+                "seen": seen(),
             }
         )
 
@@ -101,6 +102,8 @@ class TrainingRun:
         for name, part in self.parts.items():
             part.load_state_dict(state["parts"][name])
         self.rng.set_state(state["rng"])
+        # Checkpoints of an older raybd have none.
+        put_back_seen(state.get("seen"))
 
         # Whoever listens has started anew as well, and needs the earlier epochs for the whole
         # history.

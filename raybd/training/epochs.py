@@ -31,7 +31,9 @@ from raybd.training import augmentation
 from raybd.training.augmentation import EIGHTH, Augment, Bounds
 from raybd.training.checkpoints import Stateful, TrainingRun
 from raybd.training.plateau import Plateau
+from raybd.training.runtime import Epoch, show
 from raybd.types.errors import UserError
+from raybd.types.models import Victim
 
 Schedule = Callable[[Optimizer, int], LRScheduler]
 """(optimizer, steps of the whole training) -> the schedule of its learning rate."""
@@ -143,6 +145,9 @@ class Epochs:
             parts[f"optimizer {at}"] = optimizer
             if optimizer in self._schedules:
                 parts[f"schedule {at}"] = self._schedules[optimizer]
+        # Encoders without a head predict nothing, and of several victims none is the one.
+        victims = [part for part in state.values() if isinstance(part, Victim)]
+        self._victim = victims[0] if len(victims) == 1 and victims[0].head is not None else None
         self._run = TrainingRun(name, epochs, rng, parts)
 
     @property
@@ -190,7 +195,8 @@ class Epochs:
 
         # A GPU still computes here; reading the loss waits for it, so the time is taken after it.
         self._loss = float(group.sum_over(self._total)) / self._count if self._count else 0.0
-        self._speed = seen / (time.monotonic() - began)
+        self._seconds = time.monotonic() - began
+        self._speed = seen / self._seconds
 
     def step(self, loss: Tensor, *optimizers: Optimizer) -> None:
         """Go one step down the mean of `loss` over the workers.
@@ -254,7 +260,11 @@ class Epochs:
                 self.hint,
                 exit_code=1,
             )
-        # Before the checkpoint, so that a training that resumes has the same rate.
+        # Both before the checkpoint, which holds what was seen, and the rate to go on with.
+        if self._victim is not None:
+            lr = self.lr if self.optimizers else None
+            done = self._run.epochs_done + 1
+            show(Epoch(self.name, done, self._victim, lr, self._seconds))
         for schedule in self._schedules.values():
             if isinstance(schedule, Plateau):
                 schedule.end_epoch(loss)
