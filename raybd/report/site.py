@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raybd.cells.row import WEAK_ATTACK
 from raybd.metrics.catalogue import MEASURES
@@ -26,6 +26,9 @@ from raybd.results.parquet import Unsound
 from raybd.results.provenance import mixed_versions, versions
 from raybd.results.store import Store
 from raybd.types.errors import UserError
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 PAGE = "report/index.html"
 _SCRIPTS = ("drawing.js", "plot.js", "cells/cells.js", "sweeps/sweeps.js", "page.js")
@@ -100,7 +103,7 @@ def _render(
     )
 
 
-def _environment() -> Any:
+def _environment() -> "Environment":
     """Return the templates' environment: filters, and what does not depend on the store."""
     filled = environment()
     filled.filters |= {
