@@ -49,7 +49,7 @@ def test_imports_go_one_way_and_only_the_engine_knows_ray() -> None:
     assert done.returncode == 0, done.stdout
 
 
-LIGHT = {"torch", "ray", "pandas", "sklearn", "scipy", "torchvision", "plotly", "optuna"}
+LIGHT = {"torch", "ray", "pandas", "sklearn", "scipy", "torchvision", "optuna"}
 """Packages that take long to import."""
 COMMANDS = [
     ("--help", LIGHT),

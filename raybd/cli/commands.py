@@ -28,6 +28,7 @@ from raybd.cli.scan import scan
 from raybd.cli.scan_model import scan_model
 from raybd.cli.submit import submit
 from raybd.cli.sweep import sweep
+from raybd.cli.zoo import zoo
 
 INTERRUPTED = 130
 """Exit code of a command that was interrupted."""
@@ -50,6 +51,7 @@ app.command()(show)
 app.command()(submit)
 app.command()(doctor)
 app.add_typer(export, name="export")
+app.add_typer(zoo, name="zoo")
 app.command("import-record")(import_record)
 
 

@@ -9,6 +9,9 @@ function draw(details) {
   details.querySelectorAll(".sweep-plots").forEach(drawSweep);
 }
 
+// Columns that every row has: names, seeds, status.
+const IDENTITY = 6;
+
 function sortBy(header) {
   const table = header.closest("table");
   const column = header.cellIndex;
@@ -19,8 +22,8 @@ function sortBy(header) {
   const width = header.parentElement.cells.length;
   const value = (body) => {
     const cells = body.rows[0].cells;
-    if (cells.length < width && column > 4 && column < width - 1) return ""; // a reason replaces all its numbers
-    const cell = cells[cells.length < width && column === width - 1 ? cells.length - 1 : column];
+    if (cells.length < width && column >= IDENTITY) return ""; // a reason replaces all its numbers
+    const cell = cells[column];
     return cell.dataset.v ?? cell.textContent.trim().toLowerCase();
   };
   const isNumber = header.classList.contains("number");
@@ -35,11 +38,17 @@ function sortBy(header) {
   table.append(...[...table.tBodies].sort(compare));
 }
 
+const anyShown = (elements) => [...elements].some((element) => !element.hidden);
+
 function filterRows(text) {
-  const words = text.toLowerCase().split(/\s+/).filter(Boolean);
-  const holds = (element) => words.every((word) => element.textContent.toLowerCase().includes(word));
+  const asked = text.toLowerCase().split(/\s+/).filter(Boolean);
+  const holds = (element) => asked.every((word) => element.textContent.toLowerCase().includes(word));
   document.querySelectorAll("tbody").forEach((body) => { body.hidden = !holds(body); });
   document.querySelectorAll("details.filtered").forEach((details) => { details.hidden = !holds(details.querySelector("summary")); });
+  // A heading with nothing below it is hidden, too.
+  document.querySelectorAll(".group").forEach((group) => { group.hidden = asked.length > 0 && !anyShown(group.querySelectorAll("tbody, details.filtered")); });
+  document.querySelectorAll("main > section").forEach((section) => { section.hidden = asked.length > 0 && !anyShown(section.querySelectorAll("tbody, details.filtered")); });
+  document.getElementById("nothing").hidden = anyShown(document.querySelectorAll("main > section"));
 }
 
 function openTarget() {
@@ -63,5 +72,3 @@ document.querySelectorAll("button.seeds").forEach((button) => button.addEventLis
 document.getElementById("filter").addEventListener("input", (event) => filterRows(event.target.value));
 window.addEventListener("hashchange", openTarget);
 openTarget();
-// Drawn plots keep the colours that they were drawn with.
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => location.reload());

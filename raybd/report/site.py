@@ -3,12 +3,9 @@
 Everything on it is read from the store. Nothing is computed anew.
 """
 
-import base64
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from hashlib import sha256
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +13,15 @@ from raybd.cells.row import WEAK_ATTACK
 from raybd.metrics.catalogue import MEASURES
 from raybd.metrics.statistics.over_cells import estimate
 from raybd.report.analyses.section import Tool, find_tools
-from raybd.report.cells.cell import Cell, attack_failed, benign, hyperparameters, stage_key
+from raybd.report.cells.cell import Cell, attack_failed, hyperparameters
 from raybd.report.cells.drawings import attack_drawing, defended_drawing, detector_drawing
+from raybd.report.cells.looks import attack_looks
 from raybd.report.cells.tables import Table, count, tables, tint
 from raybd.report.records import records
 from raybd.report.sweeps.drawing import drawing as sweep_drawing
 from raybd.report.sweeps.find import find_sweeps
 from raybd.report.sweeps.stored import BEST, StoredSweep
+from raybd.report.templates import as_data, environment, policy, read, write_file
 from raybd.results.configurations import MAX_EXPERIMENT_BYTES
 from raybd.results.parquet import Unsound
 from raybd.results.provenance import mixed_versions, versions
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 PAGE = "report/index.html"
-_SCRIPTS = ("drawing.js", "cells/cells.js", "sweeps/sweeps.js", "page.js")
+_SCRIPTS = ("drawing.js", "plot.js", "cells/cells.js", "sweeps/sweeps.js", "page.js")
 """In this order: page.js draws what is open, when all others are defined."""
 _READING_THREADS = 4
 _BRIEF = 40
@@ -62,14 +61,7 @@ def write_report(store: Store, out: Path | None = None) -> str:
         return f"{store.root if store.local else store.url.rstrip('/')}/{PAGE}"
 
     target = out / "index.html" if out.is_dir() else out
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(page)
-    except OSError as error:
-        # Any reason of the system is the user's to mend: no folder, no permission, a full disk.
-        raise UserError(
-            f"{target}: can't be written: {error.strerror}", "Give another path."
-        ) from error
+    write_file(target, page)
     return str(target)
 
 
@@ -81,32 +73,20 @@ def _render(
     unreadable: Mapping[str, int],
 ) -> str:
     """Return the page; `unreadable` counts the rows that were set aside, by table."""
-    try:
-        # These packages are an extra: all other commands must work without them.
-        from jinja2.utils import htmlsafe_json_dumps
-        from markupsafe import Markup
-        from plotly.offline import get_plotlyjs
-
-        template = _environment().get_template("page.html.j2")
-    except ImportError as error:
-        raise UserError(
-            f"the report needs a package that is not installed ({error.name})",
-            "Install it: pip install raybd[report]",
-        ) from error
+    template = _environment().get_template("page.html.j2")
+    # Only here is it sure that the extra is installed.
+    from markupsafe import Markup
 
     found = tables(cells)
-    attacks = _one_cell_per_poison(found)
+    looks = attack_looks(found)
+    attacks = {key: cell for look in looks for key, cell in look.cells.items()}
     by_name = {table.experiment: table for table in found}
     finished = (cell["finished_at"] for cell in cells if cell["finished_at"] is not None)
     drawings = {**_drawings(store, found, attacks), "sweeps": [*map(sweep_drawing, sweeps)]}
-    # Data and code are the only parts that the template does not escape. In the JSON, < > & ' and
-    # all that is not ASCII become \uXXXX, so that no name can close its element or become markup.
-    # allow_nan: browsers refuse the whole JSON for one NaN. It is better to fail here.
-    data = htmlsafe_json_dumps(drawings, separators=(",", ":"), allow_nan=False)
-    script = "".join(map(_read, _SCRIPTS))
-    plotly = get_plotlyjs()
+    # Data and code are the only parts that the template does not escape.
+    script = "".join(map(read, _SCRIPTS))
     return template.render(
-        policy=_policy(script, plotly),
+        policy=policy(script),
         store=store.url,
         version=versions()["raybd"],
         now=datetime.now(UTC),
@@ -120,47 +100,30 @@ def _render(
         sweeps=sweeps,
         compared=[sweep.compared(by_name.get(sweep.name + BEST)) for sweep in sweeps],
         requested={table.experiment: _requested(store, table) for table in found},
-        attacks=attacks,
+        attacks=looks,
         tools=tools,
-        data=data,
-        style=Markup(_read("style.css")),
+        data=as_data(drawings),
+        style=Markup(read("style.css")),
         script=Markup(script),
-        plotly=Markup(plotly),
-    )
-
-
-def _policy(*scripts: str) -> str:
-    """Return the Content-Security-Policy of a page that runs these scripts, and no other.
-
-    The templates escape all that the store says; this is a second lock. Styles may stand in
-    elements, which Plotly makes, and images in the page itself. Nothing is loaded or sent.
-    """
-    hashes = [base64.b64encode(sha256(script.encode()).digest()).decode() for script in scripts]
-    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
-    return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
     )
 
 
 def _environment() -> "Environment":
     """Return the templates' environment: filters, and what does not depend on the store."""
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=FunctionLoader(_read),
-        # Names and errors come from users' files: none may become markup.
-        autoescape=True,
-        # A misspelled name in a template raises an error, and is not an empty place on the page.
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"fixed": _fixed, "seconds": _seconds, "day": _day, "value": _value}
-    # Pictures are markup. The functions that draw them escape all text.
-    environment.filters |= {"drawn": Markup, "brief": _brief}
-    environment.globals |= {
+    filled = environment()
+    filled.filters |= {
+        "fixed": _fixed,
+        "seconds": _seconds,
+        "bytes": _bytes,
+        "day": _day,
+        "value": _value,
+        # Pictures are markup. The functions that draw them escape all text.
+        "drawn": Markup,
+        "brief": _brief,
+    }
+    filled.globals |= {
         "tint": tint,
         "hyperparameters": hyperparameters,
         "count": count,
@@ -169,7 +132,7 @@ def _environment() -> "Environment":
         "attack_failed": WEAK_ATTACK,
         "detection_measures": [one for one in MEASURES if one.group == "detection"],
     }
-    return environment
+    return filled
 
 
 def _drawings(store: Store, found: Sequence[Table], attacks: Mapping[str, Cell]) -> dict[str, Any]:
@@ -239,25 +202,6 @@ def _requested(store: Store, table: Table) -> str | None:
         return None
 
 
-def _one_cell_per_poison(found: Sequence[Table]) -> dict[str, Cell]:
-    """Return one cell of each poisoned data set, by the key of its poison stage."""
-    # An infeasible attack was never run, and the benign control changes no image.
-    cells = [
-        cell
-        for table in found
-        for cell in table.cells
-        if cell["status"] != "infeasible" and not benign(cell)
-    ]
-    keyed = {key: cell for cell in cells if (key := stage_key(cell, "poison")) is not None}
-    names = ("dataset", "attack", "seed")
-    return dict(sorted(keyed.items(), key=lambda item: [str(item[1][name]) for name in names]))
-
-
-def _read(path: str) -> str:
-    """Return a text file of this package, by its path below raybd/report."""
-    return files("raybd.report").joinpath(path).read_text(encoding="utf-8")
-
-
 def _fixed(value: float | None) -> str:
     return _DASH if value is None else f"{value:.3f}"
 
@@ -277,6 +221,12 @@ def _seconds(value: float | None) -> str:
     if value is None:
         return _DASH
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _bytes(value: float | None) -> str:
+    if value is None:
+        return _DASH
+    return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
 
 
 def _day(when: datetime | None) -> str:

@@ -3,6 +3,7 @@
 from tests.mutants import (
     asset,
     attacking,
+    board,
     class_detectors,
     clean_label,
     confusing,
@@ -45,6 +46,7 @@ FAULTS: tuple[Fault, ...] = (
     *data_attacks.FAULTS,
     *clean_label.FAULTS,
     *controlling.FAULTS,
+    *board.FAULTS,
     *keys.FAULTS,
     *importing.FAULTS,
     *storing.FAULTS,

@@ -5,34 +5,27 @@ function drawHistogram(place, cell) {
   const traces = roles.map((role) => {
     // Shares of each role, because poison is rare: its counts would vanish beside the clean ones.
     const total = counts[role].reduce((sum, n) => sum + n, 0);
-    return {
-      type: "bar", name: `${role} (${total.toLocaleString("en")})`, x: counts[role].map((_, i) => low + width * (i + 0.5)), width,
-      y: counts[role].map((n) => 100 * n / total), customdata: counts[role], marker: { color: colour(role), opacity: 0.62, line: { width: 0 } },
-      hovertemplate: `%{x:.4g}: %{customdata} ${role} (%{y:.1f} %)<extra></extra>`,
-    };
+    const x = counts[role].map((_, i) => low + width * (i + 0.5));
+    const y = counts[role].map((n) => 100 * n / total);
+    return { type: "bar", name: `${role} (${total.toLocaleString("en")})`, x, y, width, marker: { color: colour(role), opacity: 0.62 }, hover: (i) => `${number(x[i])}: ${counts[role][i]} ${role} (${y[i].toFixed(1)} %)` };
   });
   const limit = cell.threshold.value;
-  const shapes = limit === null ? [] : [{ type: "line", x0: limit, x1: limit, y0: 0, y1: 1, yref: "paper", line: { color: colour("ink"), width: 1.5, dash: "dash" } }];
+  const shapes = limit === null ? [] : [{ x0: limit, x1: limit, y0: "low", y1: "high", line: { color: colour("ink"), width: 1.5, dash: "dash" } }];
   // The label is on the side that has more room.
-  const annotations = limit === null ? [] : [{
-    x: limit, y: 1, yref: "paper", text: cell.threshold.varies ? "median threshold" : "threshold", showarrow: false,
-    xanchor: limit > low + width * 40 ? "right" : "left", yanchor: "top", xshift: limit > low + width * 40 ? -4 : 4, font: { color: colour("dim"), size: 11 },
-  }];
-  Plotly.newPlot(place, traces, layout({
-    barmode: "overlay", showlegend: true, bargap: 0, shapes, annotations, xaxis: axis(tails ? "suspicion (end bins hold the tails)" : "suspicion"), yaxis: axis("% of each role"),
-  }), config);
+  const right = limit > low + width * 40;
+  const annotations = limit === null ? [] : [{ x: limit, y: "top", text: cell.threshold.varies ? "median threshold" : "threshold", anchor: right ? "end" : "start", shift: right ? -5 : 5 }];
+  const label = `Histogram of suspicion: ${roles.map((role, i) => traces[i].name).join(", ")}; threshold ${cell.threshold.text}`;
+  drawPlot(place, traces, { showlegend: true, shapes, annotations, label, xaxis: axis(tails ? "suspicion (end bins hold the tails)" : "suspicion", { range: [low, low + width * counts[roles[0]].length], grid: false }), yaxis: axis("% of each role") });
 }
 
 function drawRoc(place, cell) {
-  const line = { x: cell.roc.fpr, y: cell.roc.tpr, mode: "lines", line: { color: colour("poison"), width: 2 }, hovertemplate: "FPR %{x:.3f}, TPR %{y:.3f}<extra></extra>" };
-  const chance = { x: [0, 1], y: [0, 1], mode: "lines", line: { color: colour("line"), width: 1, dash: "dot" }, hoverinfo: "skip" };
-  const point = cell.point && {
-    x: [cell.point[0]], y: [cell.point[1]], mode: "markers", cliponaxis: false, marker: { color: colour("ink"), size: 9, line: { color: colour("paper"), width: 1.5 } },
-    hovertemplate: "at its threshold: FPR %{x:.3f}, TPR %{y:.3f}<extra></extra>",
-  };
+  const line = { x: cell.roc.fpr, y: cell.roc.tpr, mode: "lines", line: { color: colour("poison"), width: 2 } };
+  const chance = { x: [0, 1], y: [0, 1], mode: "lines", line: { color: colour("dim"), width: 1, dash: "dot" } };
+  const point = cell.point && { x: [cell.point[0]], y: [cell.point[1]], mode: "markers", marker: { color: colour("ink"), size: 9, line: { color: colour("paper"), width: 1.5 } }, hover: () => `at its threshold: FPR ${cell.point[0].toFixed(3)}, TPR ${cell.point[1].toFixed(3)}` };
   // A margin, so that a curve along the edge is not cut in half.
   const range = [-0.01, 1.01];
-  Plotly.newPlot(place, [chance, line, point].filter(Boolean), layout({ showlegend: false, xaxis: axis("FPR", { range }), yaxis: axis("TPR", { range }) }), config);
+  const told = cell.point ? `; at its threshold FPR ${cell.point[0].toFixed(3)}, TPR ${cell.point[1].toFixed(3)}` : "";
+  drawPlot(place, [chance, line, point].filter(Boolean), { label: `ROC curve${told}`, xaxis: axis("FPR", { range }), yaxis: axis("TPR", { range }) });
 }
 
 function legend(parent, roles) {
@@ -50,6 +43,15 @@ function picture(parent, image, role, title) {
   return make("figcaption", "", null, figure);
 }
 
+// Pictures in rows that may be wider than the page: the keyboard must reach what is beyond its edge.
+function stripOf(parent) {
+  const strip = make("div", "strip", null, parent);
+  strip.tabIndex = 0;
+  strip.setAttribute("role", "group");
+  strip.setAttribute("aria-label", "Pictures");
+  return strip;
+}
+
 function drawSeen(article, cell) {
   const names = Object.keys(cell.seen);
   if (!names.length) return;
@@ -57,7 +59,7 @@ function drawSeen(article, cell) {
   const compared = "true trigger" in cell.seen ? ", and what the attack changed in an image" : "";
   make("h4", "", captions.length ? "What the detector sees: images without and with the trigger" : `What the scanner found${compared}`, article);
   if (captions.length) legend(article, ROLES.filter((role) => captions.some((caption) => caption[0] === role)));
-  const strip = make("div", "strip", null, article);
+  const strip = stripOf(article);
   for (const name of names) {
     make("span", "", name, strip);
     const gallery = make("div", "gallery", null, strip);
@@ -104,7 +106,7 @@ function drawAttack(place) {
   const shown = [["training images", n_train], ["poison", n_poison], ["cross", n_cross], ["largest change of a pixel", largest_pixel_change && `${largest_pixel_change} of 255`]];
   for (const [title, value] of shown) if (value) make("b", "", value.toLocaleString("en"), make("span", "", title + " ", facts));
   if (!attack.captions.length) return;
-  const strip = make("div", "strip", null, place);
+  const strip = stripOf(place);
   for (const [name, title] of [["before", "before"], ["after", "after"], ["change", `change \u00d7 ${attack.factor}`]]) {
     make("span", "", title, strip);
     const gallery = make("div", "gallery", null, strip);
@@ -116,28 +118,23 @@ function drawAttack(place) {
 }
 
 function drawDefended(place) {
-  // Plotly counts from the bottom, tables from the top.
-  const rows = data.defended[Number(place.dataset.table)].slice().reverse();
+  const rows = data.defended[Number(place.dataset.table)];
   const at = rows.map((_, i) => i);
-  const labels = rows.map((row) => `${plain(row.names[0])} \u00b7 <b>${plain(row.names[1])}</b>`);
-  const full = rows.map((row) => plain(row.names.join(" \u00b7 ") + (row.variant ? ` \u00b7 ${row.variant}` : "")));
-  const traces = [["clean_accuracy", "x"], ["attack_success", "x2"]].flatMap(([name, x]) => {
-    const lines = { x: [], y: [], mode: "lines", xaxis: x, showlegend: false, hoverinfo: "skip", line: { color: colour("dim"), width: 1.5 } };
+  const traces = [["clean_accuracy", "x"], ["attack_success", "x2"]].flatMap(([name, xaxis]) => {
+    const lines = { x: [], y: [], mode: "lines", xaxis, line: { color: colour("dim"), width: 1.5 } };
     // null ends a line, so that all lines are one trace.
     rows.forEach((row, i) => { lines.x.push(row[name][0], row[name][1], null); lines.y.push(i, i, null); });
-    // Both panels share one legend, and a click in it acts on both.
     const marks = [["before", "paper"], ["after", "ink"]].map(([when, fill], side) => ({
-      name: when, x: rows.map((row) => row[name][side]), y: at, mode: "markers", xaxis: x, legendgroup: when, showlegend: x === "x", text: full, cliponaxis: false,
-      marker: { size: 9, color: colour(fill), line: { color: colour("ink"), width: 1.5 } }, hovertemplate: `%{text}<br>${when} %{x:.3f}<extra></extra>`,
+      name: when, showlegend: xaxis === "x", x: rows.map((row) => row[name][side]), y: at, mode: "markers", xaxis,
+      marker: { size: 9, color: colour(fill), line: { color: colour("ink"), width: 1.5 } }, hover: (i) => `${rows[i].names.join(" \u00b7 ")}${rows[i].variant ? ` \u00b7 ${rows[i].variant}` : ""}, ${when} ${number(rows[i][name][side])}`,
     }));
     return [lines, ...marks];
   });
-  place.style.height = `${90 + 26 * rows.length}px`;
   place.style.maxWidth = "1150px";
   const range = [-0.02, 1.02];
-  Plotly.newPlot(place, traces, layout({
-    margin: { l: 52, r: 16, t: 10, b: 42 }, legend: { orientation: "h", x: 1, xanchor: "right", y: 1, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)" },
+  drawPlot(place, traces, {
+    height: 60 + 26 * rows.length, showlegend: true, label: "Clean accuracy and attack success before and after each defense; the table has the numbers",
     xaxis: axis("clean accuracy", { range, domain: [0, 0.48] }), xaxis2: axis("attack success", { range, domain: [0.52, 1] }),
-    yaxis: axis("", { tickvals: at, ticktext: labels, range: [-0.6, rows.length - 0.4], color: colour("ink") }),
-  }), config);
+    yaxis: axis("", { reversed: true, tickvals: at, ticktext: rows.map((row) => `${row.names[0]} \u00b7 ${row.names[1]}`), range: [-0.6, rows.length - 0.4], strong: true }),
+  });
 }

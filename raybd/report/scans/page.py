@@ -1,6 +1,5 @@
 """Writes the report of a scan: one HTML page that needs no network, no server and no script."""
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +7,10 @@ import torch
 from torch import Tensor
 
 from raybd.report.cells.gallery import data_uris
+from raybd.report.templates import environment, read, write_file
 from raybd.results.provenance import versions
 from raybd.scanning.model import ModelResult
 from raybd.scanning.result import ScanResult, flagged_labels, mean_difference
-from raybd.types.errors import UserError
 
 SHOWN_CLASSES = 10
 """Classes whose suspects are shown."""
@@ -59,34 +58,14 @@ def write_model_page(result: ModelResult, title: str, target: Path) -> None:
 
 def write_page(template: str, target: Path, **values: Any) -> None:
     """Fill a template of this package into a file."""
-    try:
-        # An extra: all other commands must work without it.
-        from jinja2 import Environment, FunctionLoader, StrictUndefined
-        from markupsafe import Markup
-    except ImportError as error:
-        raise UserError(
-            f"the report needs a package that is not installed ({error.name})",
-            "Install it: pip install raybd[report]",
-        ) from error
+    filled = environment()
+    # Only here is it sure that the extra is installed.
+    from markupsafe import Markup
 
-    environment = Environment(
-        loader=FunctionLoader(_read),
-        # Names come from users' files: none may become markup.
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    page = filled.get_template(template).render(
+        policy=POLICY, style=Markup(read("style.css")), version=versions()["raybd"], **values
     )
-    page = environment.get_template(template).render(
-        policy=POLICY, style=Markup(_read("style.css")), version=versions()["raybd"], **values
-    )
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"{target}: can't be written: {error.strerror}", "Give another path."
-        ) from error
+    write_file(target, page.encode())
 
 
 def amplified(difference_CHW: Tensor) -> tuple[Tensor, float]:
@@ -117,7 +96,3 @@ def _class_drawing(result: ScanResult, label: int) -> dict[str, Any]:
 def _top_images(result: ScanResult) -> Tensor:
     order = torch.argsort(result.judged.rank_N())[:SHOWN_IMAGES]
     return result.scan.suspects.pictures(result.judged.row_N[order])
-
-
-def _read(path: str) -> str:
-    return files("raybd.report").joinpath(path).read_text(encoding="utf-8")
