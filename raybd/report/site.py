@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from raybd.cells.row import WEAK_ATTACK
 from raybd.metrics.catalogue import MEASURES
 from raybd.metrics.statistics.over_cells import estimate
+from raybd.report.analyses.section import Tool, find_tools
 from raybd.report.cells.cell import Cell, attack_failed, benign, hyperparameters, stage_key
 from raybd.report.cells.drawings import attack_drawing, defended_drawing, detector_drawing
 from raybd.report.cells.tables import Table, count, tables, tint
@@ -35,6 +36,8 @@ PAGE = "report/index.html"
 _SCRIPTS = ("drawing.js", "cells/cells.js", "sweeps/sweeps.js", "page.js")
 """In this order: page.js draws what is open, when all others are defined."""
 _READING_THREADS = 4
+_BRIEF = 40
+"""Characters of a field of an analysis that are shown."""
 _DASH = "\N{EN DASH}"
 
 
@@ -53,7 +56,7 @@ def write_report(store: Store, out: Path | None = None) -> str:
         )
     unreadable = {"cells": unreadable_cells, "trials": unreadable_trials}
     # The page is whole before a file is touched: an error leaves an older page as it is.
-    page = _render(store, cells, sweeps, unreadable).encode()
+    page = _render(store, cells, sweeps, find_tools(store), unreadable).encode()
     if out is None:
         store.write(PAGE, page)
         return f"{store.root if store.local else store.url.rstrip('/')}/{PAGE}"
@@ -74,6 +77,7 @@ def _render(
     store: Store,
     cells: Sequence[Cell],
     sweeps: Sequence[StoredSweep],
+    tools: Sequence[Tool],
     unreadable: Mapping[str, int],
 ) -> str:
     """Return the page; `unreadable` counts the rows that were set aside, by table."""
@@ -117,6 +121,7 @@ def _render(
         compared=[sweep.compared(by_name.get(sweep.name + BEST)) for sweep in sweeps],
         requested={table.experiment: _requested(store, table) for table in found},
         attacks=attacks,
+        tools=tools,
         data=data,
         style=Markup(_read("style.css")),
         script=Markup(script),
@@ -141,6 +146,7 @@ def _policy(*scripts: str) -> str:
 def _environment() -> "Environment":
     """Return the templates' environment: filters, and what does not depend on the store."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         loader=FunctionLoader(_read),
@@ -152,6 +158,8 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
     )
     environment.filters |= {"fixed": _fixed, "seconds": _seconds, "day": _day, "value": _value}
+    # Pictures are markup. The functions that draw them escape all text.
+    environment.filters |= {"drawn": Markup, "brief": _brief}
     environment.globals |= {
         "tint": tint,
         "hyperparameters": hyperparameters,
@@ -257,6 +265,12 @@ def _fixed(value: float | None) -> str:
 def _value(value: Any) -> str:
     """Return a parameter or an objective."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _brief(value: Any) -> str:
+    """Return a field of the table of an analysis. Maps and images would fill the page."""
+    words = str(_value(value))
+    return words if len(words) <= _BRIEF else f"{words[:_BRIEF]}…"
 
 
 def _seconds(value: float | None) -> str:
