@@ -111,4 +111,4 @@ def test_names_from_a_table_never_become_markup(store: Store) -> None:
     write(store, "relearning", frame)
     write(store, "mypkg.tool", frame)
     page = html(store)
-    assert "<script>alert" not in page and page.count("</script>") == 3
+    assert "<script>alert" not in page and page.count("</script>") == 2
