@@ -42,7 +42,7 @@ def check(folder: Annotated[Path, typer.Argument(help="Folder of a bundle.")]) -
         typer.echo(fault)
     say(
         f"{found.files} files, {found.cells} cells, {found.recomputed} of them computed again "
-        f"from their scores: {len(found.faults)} faults"
+        f"from scores or predictions: {len(found.faults)} faults"
     )
     if found.faults:
         raise typer.Exit(1)

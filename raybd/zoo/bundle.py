@@ -5,7 +5,7 @@ OUT/experiments/NAME.yaml    the experiments, with all defaults
 OUT/versions.json            what computed the cells
 OUT/board/                   the leaderboard
 OUT/CITATION.cff, LICENCE, croissant.json, SHA256SUMS
-OUT/scores, OUT/predictions, OUT/analysis    of tier 2
+OUT/scores, OUT/predictions, OUT/dynamics, OUT/analysis    of tier 2
 OUT/victims/CELL/            of tier 3, see export/victim.py
 
 Nothing private is in any file: of a path the last part is kept.
@@ -36,8 +36,14 @@ from raybd.zoo.about import citation, croissant, licence_text
 from raybd.zoo.private import private_in, scrubbed, scrubbed_table
 
 SUMS = "SHA256SUMS"
-TABLES = ("scores", "predictions", "analysis")
-"""Folders of tier 2."""
+TABLES = (
+    "scores/*/*/*/*.parquet",
+    "predictions/*.parquet",
+    "dynamics/*.parquet",
+    "analysis/*/*.parquet",
+)
+"""Files of tier 2. Each pattern fits its folder: a store sets a file aside that lies where a folder
+should be."""
 _KINDS = {"double": "sc:Float", "int64": "sc:Integer", "bool": "sc:Boolean"}
 
 
@@ -142,13 +148,12 @@ def _versions(cells: pa.Table) -> bytes:
 def _tables(store: Store, cells: set[str]) -> dict[str, bytes]:
     """Return the tables of samples, of the cells of the bundle, and those of analyses."""
     found = {}
-    for folder in TABLES:
-        for depth in ("*", "*/*", "*/*/*", "*/*/*/*"):
-            for path in store.files(f"{folder}/{depth}.parquet"):
-                if folder == "scores" and PurePosixPath(path).stem not in cells:
-                    continue
-                table = pq.read_table(BytesIO(store.read(path, MAX_TABLE_BYTES)))
-                found[path] = _parquet(scrubbed_table(table))
+    for pattern in TABLES:
+        for path in store.files(pattern):
+            if path.startswith("scores/") and PurePosixPath(path).stem not in cells:
+                continue
+            table = pq.read_table(BytesIO(store.read(path, MAX_TABLE_BYTES)))
+            found[path] = _parquet(scrubbed_table(table))
     return found
 
 

@@ -1,6 +1,7 @@
 """Whether a bundle is what it says: hashes, schema, and numbers that are computed again."""
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
+from raybd.export.victim import DEFENDED_STAGES
 from raybd.metrics import detection
 from raybd.metrics.catalogue import SHARES
 from raybd.metrics.effectiveness import defense_effectiveness
@@ -35,7 +37,7 @@ class Checked:
     files: int
     cells: int
     recomputed: int
-    """Cells whose numbers were computed again from their scores."""
+    """Cells whose numbers were computed again, from their scores or predictions."""
 
 
 def check(folder: Path) -> Checked:
@@ -54,9 +56,13 @@ def check(folder: Path) -> Checked:
     recomputed = 0
     for row in rows:
         faults += _sound(row)
-        if row["n_scores"] and (folder / scores_path(row)).is_file():
-            recomputed += 1
+        scored = bool(row["n_scores"]) and (folder / scores_path(row)).is_file()
+        predicted = _predicted(folder, row) if row["status"] == "ok" else {}
+        recomputed += bool(scored or predicted)
+        if scored:
             faults += _scores(folder, row)
+        for start, key in predicted.items():
+            faults += _predictions(folder, row, start, key)
     faults += _board(folder, rows)
     paths = all_files(folder)
     faults += [
@@ -131,6 +137,46 @@ def _scores(folder: Path, row: dict[str, Any]) -> Iterator[str]:
             continue
         if not _equal(told, value):
             yield f"cell {row['cell']}: {name} is {told}, and its scores say {value}"
+
+
+def _predicted(folder: Path, row: dict[str, Any]) -> dict[str, str]:
+    """Return the victims of a cell whose predictions are there, by the start of their columns."""
+    config = json.loads(row["config"] or "{}")
+    stages = config.get("stages", {})
+    # What looks at the victim of another defense repeats the numbers of that one.
+    own = () if config.get("after") else DEFENDED_STAGES
+    defended = next((stages[stage] for stage in own if stage in stages), None)
+    keys = {"": stages.get("victim"), "defended_": defended}
+    return {
+        start: key
+        for start, key in keys.items()
+        if key is not None and (folder / "predictions" / f"{key}.parquet").is_file()
+    }
+
+
+def _predictions(folder: Path, row: dict[str, Any], start: str, key: str) -> Iterator[str]:
+    """Compute accuracy and attack success of a victim from its predictions again."""
+    path = folder / "predictions" / f"{key}.parquet"
+    frame = pq.ParquetFile(BytesIO(path.read_bytes())).read().to_pandas()
+    clean = frame[frame["pool"] == "test_clean"]
+    triggered = frame[frame["pool"] == "test_triggered"]
+    # A refused input has no prediction, which is neither right nor what the attacker wants.
+    found = {
+        "clean_accuracy": (clean["pred"] == clean["true"]).mean() if len(clean) else None,
+        "attack_success": (triggered["pred"] == triggered["wanted"]).mean()
+        if len(triggered)
+        else None,
+        "robust_accuracy": (triggered["pred"] == triggered["true"]).mean()
+        if len(triggered)
+        else None,
+    }
+    for name, value in found.items():
+        told = row.get(f"{start}{name}")
+        if not _equal(told, None if value is None else float(value)):
+            yield (
+                f"cell {row['cell']}: {start}{name} is {told}, and the predictions of its victim "
+                f"say {value}"
+            )
 
 
 def _board(folder: Path, rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -147,6 +147,14 @@ FAULTS = (
         IN_ZOO,
     ),
     Fault(
+        "check-success-as-accuracy",
+        CHECK,
+        '(triggered["pred"] == triggered["wanted"]).mean()',
+        '(triggered["pred"] == triggered["true"]).mean()',
+        "attack success is compared with robust accuracy",
+        IN_ZOO,
+    ),
+    Fault(
         "path-kept",
         PRIVATE,
         '_PATH.sub(lambda found: re.split(r"[/\\\\]", found[0])[-1], text)',

@@ -76,10 +76,17 @@ def test_a_bundle_has_cells_experiments_board_and_what_to_cite(bundled: Path) ->
     ).items()
 
 
+def test_the_store_stays_as_it_is(store: Store, tmp_path: Path) -> None:
+    before = sums_of(Path(store.root))
+    bundle(store, tmp_path / "out", tier=3)
+    after = sums_of(Path(store.root))
+    assert {name for name in before if before[name] != after.get(name)} == set()
+
+
 def test_a_bundle_is_what_it_says(bundled: Path) -> None:
     found = check(bundled)
     assert found.faults == ()
-    assert (found.cells, found.recomputed) == (3, 1)
+    assert (found.cells, found.recomputed) == (3, 2)
 
 
 def test_the_first_tier_has_no_scores(store: Store, tmp_path: Path) -> None:
@@ -118,6 +125,17 @@ def test_a_changed_number_on_both_tables_is_told_by_the_scores(bundled: Path) ->
     change(bundled, "board/cells.parquet", "auroc", 0.999, at)
     faults = check(bundled).faults
     assert len(faults) == 1 and "auroc is 0.999, and its scores say" in faults[0]
+
+
+@pytest.mark.parametrize("name", ["clean_accuracy", "attack_success", "robust_accuracy"])
+@pytest.mark.parametrize("start", ["", "defended_"])
+def test_the_predictions_tell_a_changed_accuracy(bundled: Path, name: str, start: str) -> None:
+    row = scored_row(bundled)
+    table = pq.read_table(io.BytesIO((bundled / "cells.parquet").read_bytes()))
+    value = table[start + name].to_pylist()[row]
+    change(bundled, "cells.parquet", start + name, abs(value - 2e-6), row)
+    faults = [fault for fault in check(bundled).faults if "the predictions of its victim" in fault]
+    assert len(faults) == 1 and f": {start}{name} is" in faults[0]
 
 
 def test_a_changed_score_is_noticed(bundled: Path) -> None:
