@@ -79,9 +79,9 @@ def test_an_experiment_writes_one_table_for_each_victim(tmp_path: Path) -> None:
     for cell in experiment.cells():
         run_cell(cell, store)
 
-    # The undefended and the repaired victim of badnets; without an attack there is no trigger.
+    # Both victims of badnets, and the clean twin with its trigger. The control has no trigger.
     tables = [pq.read_table(tmp_path / path) for path in store.files("analysis/tool=tac/*.parquet")]
-    assert sorted(table["stage"][0].as_py() for table in tables) == ["repair", "victim"]
+    assert sorted(table["stage"][0].as_py() for table in tables) == ["repair", "twin", "victim"]
     for table in tables:
         assert table["attack"][0].as_py() == "badnets"
         assert len(table) == len(set(table["unit"].to_pylist()))

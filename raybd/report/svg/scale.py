@@ -67,7 +67,8 @@ def label(value: float) -> str:
         mantissa, exponent = f"{value:.1e}".split("e")
         # 1.0e-05 is 1e-5 to a reader.
         return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-    return f"{value:.4g}"
+    # Four digits, and no exponent.
+    return f"{float(f'{value:.4g}'):g}"
 
 
 def _ticks(low: float, high: float) -> list[float]:
