@@ -73,7 +73,7 @@ def test_the_surface_is_the_loss_at_the_moved_weights() -> None:
 
 
 def test_the_victim_itself_is_not_moved_and_its_statistics_stay() -> None:
-    victim, suspects, _ = small_scene()
+    victim, _, _ = small_scene()
     before = copy.deepcopy(victim.state_dict())
     pairs = some_pairs(6, 16, 3)
     Landscape(points=2).analyse(given(victim, pairs), stream())
@@ -91,7 +91,7 @@ def test_the_path_leads_from_the_twin_to_the_victim_and_beyond() -> None:
 
 
 def test_the_ends_of_the_path_are_the_twin_and_the_victim_with_their_statistics() -> None:
-    victim, suspects, clean = small_scene()
+    victim, _, clean = small_scene()
     twin = new_victim(clean, 3, SmallCnn(width=8), stream(8))
     for module in twin.modules():
         if isinstance(module, nn.BatchNorm2d):

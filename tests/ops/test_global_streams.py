@@ -1,4 +1,4 @@
-"""Libraries that draw from the global streams: their numbers follow from a seed, nothing is left."""
+"""The global streams: what libraries draw follows from a seed, and nothing is left behind."""
 
 # The global stream of numpy is what is looked at here.
 # ruff: noqa: NPY002
