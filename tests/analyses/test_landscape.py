@@ -80,10 +80,10 @@ def test_the_victim_itself_is_not_moved_and_its_statistics_stay() -> None:
     assert all(torch.equal(part, before[name]) for name, part in victim.state_dict().items())
 
 
-def test_the_path_leads_from_the_twin_to_the_victim_and_beyond() -> None:
+def test_the_path_leads_from_the_twin_to_the_victim() -> None:
     twin = linear_victim(torch.zeros(2, 48))
     rows = TwinPath(points=5).analyse(scene(twin), stream(1)).to_pylist()
-    assert [row["a"] for row in rows[::3]] == [-0.5, 0.0, 0.5, 1.0, 1.5]
+    assert [row["a"] for row in rows[::3]] == [0.0, 0.25, 0.5, 0.75, 1.0]
     weight = linear().head.weight.detach()  # type: ignore[union-attr]
     for row in rows:
         expected = loss_of(row["a"] * weight, row["group"])  # type: ignore[operator]
@@ -98,7 +98,7 @@ def test_the_ends_of_the_path_are_the_twin_and_the_victim_with_their_statistics(
             nn.init.constant_(module.running_mean, 0.5)  # type: ignore[arg-type]
             nn.init.constant_(module.running_var, 3.0)  # type: ignore[arg-type]
     pairs = some_pairs(6, 16, 3)
-    rows = TwinPath(points=2, beyond=0).analyse(given(victim, pairs, twin=twin), stream())
+    rows = TwinPath(points=2).analyse(given(victim, pairs, twin=twin), stream())
     for model, row in ((twin, rows.to_pylist()[0]), (victim, rows.to_pylist()[3])):
         with torch.no_grad():
             expected = F.cross_entropy(model.eval()(pairs.x_MCHW), pairs.y_M)
@@ -131,7 +131,7 @@ def test_attack_success_rises_on_the_way_from_the_twin_to_the_victim(
 ) -> None:
     trained = shared.classifier(DIGITS, {"kind": "badnets", "rate": 0.1})
     twin = shared.classifier(DIGITS, {"kind": "none"}).victim
-    tool = TwinPath(points=2, beyond=0, images=300)
+    tool = TwinPath(points=2, images=300)
     table = tool.analyse(given_of(trained, twin=twin), stream(1)).to_pandas()
     success = table[table["group"] == "stamped_wanted"]["accuracy"].tolist()
     assert success[0] < 0.1 and success[1] > 0.9

@@ -100,3 +100,19 @@ def test_a_sample_has_each_group_in_its_share_and_no_row_twice() -> None:
     assert rows.tolist() == sorted(rows.tolist())
     assert not torch.equal(rows, in_proportion(group_N, 100, stream(2)))
     assert in_proportion(group_N, 2000, stream()).tolist() == list(range(1000))
+
+
+def test_stamped_test_images_wear_the_trigger() -> None:
+    scene = blobs()
+    seen: list[torch.Tensor] = []
+
+    class Watched(torch.nn.Flatten):
+        def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+            z_BD: torch.Tensor = super().forward(x_BCHW)
+            seen.append(z_BD)
+            return z_BD
+
+    scene.victim.encoder = Watched()
+    Tsne(pool="test").analyse(scene, stream())
+    expected = scene.victim.preprocess(scene.pairs.worn_MCHW).flatten(1)
+    assert torch.allclose(torch.cat(seen)[60:], expected)

@@ -15,6 +15,7 @@ from tests.mutants import (
     isolating,
     judging,
     keys,
+    maps,
     measuring,
     pruning,
     reading,
@@ -50,5 +51,6 @@ FAULTS: tuple[Fault, ...] = (
     *scanning.FAULTS,
     *friendly.FAULTS,
     *tuning.FAULTS,
+    *maps.FAULTS,
     *refusing.FAULTS,
 )

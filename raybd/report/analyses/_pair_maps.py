@@ -10,6 +10,8 @@ from raybd.report.svg.tones import ramp
 
 SHOWN = 8
 """Pairs in a sheet."""
+BRIGHT = 0.98
+"""Share of the pixels below the end of the colour scale."""
 
 
 def sheet(name: str, frame: pd.DataFrame, two_sided: bool) -> list[Figure]:
@@ -20,7 +22,7 @@ def sheet(name: str, frame: pd.DataFrame, two_sided: bool) -> list[Figure]:
         chosen = sorted(wanted["index"].unique())[:SHOWN]
         lines = [
             [
-                Picture(_colours(row, two_sided), f"{row['trigger_mass']:.2f}")
+                Picture(_colours(row, two_sided), _share(row["trigger_mass"]))
                 for _, row in own[own["index"].isin(chosen)].sort_values("index").iterrows()
             ]
             for _, own in wanted.groupby("stamped", sort=True)
@@ -52,7 +54,14 @@ def masses(name: str, frame: pd.DataFrame) -> Figure:
 
 
 def _colours(row: pd.Series, two_sided: bool) -> NDArray[np.uint8]:
-    """Return a map as colours, on a scale of its own."""
+    """Return a map as colours, on a scale of its own that a few pixels do not stretch."""
     values = np.asarray(row["map"], dtype=np.float64).reshape(row["height"], row["width"])
-    largest = float(np.abs(values).max()) or 1.0
-    return ramp(0.5 + values / largest / 2 if two_sided else values / largest, two_sided)
+    size = np.abs(values)
+    largest = float(np.quantile(size, BRIGHT)) or float(size.max()) or 1.0
+    share = (values / largest).clip(-1, 1)
+    return ramp(0.5 + share / 2 if two_sided else share, two_sided)
+
+
+def _share(mass: float) -> str:
+    """Return a share as text; a map of zeros has none."""
+    return "no map" if np.isnan(mass) else f"{mass:.2f}"
