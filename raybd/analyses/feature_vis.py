@@ -3,7 +3,8 @@
 Olah, Mordvintsev and Schubert 2017, "Feature visualization", Distill, sections on regularisation
 and preconditioning: ascent on Fourier coefficients, under small moves of the image.
 Differs: any layer of any network; the units are those that the trigger changes most (TAC), or named
-ones; colours are not decorrelated.
+ones; colours are not decorrelated. A unit that is silent on noise has no gradient: its image stays
+grey, and its objective 0.
 """
 
 from typing import TYPE_CHECKING, ClassVar

@@ -3,7 +3,8 @@
 Goodfellow, Vinyals and Saxe 2015, arXiv 1412.6544, section 3, for the line between two networks;
 that a backdoor and the task may part on such a line is the idea of mode connectivity repair, Zhao
 et al. 2020, arXiv 2005.00060.
-Differs: the line goes on beyond both ends; the statistics of normalisation move with the weights.
+Differs: the statistics of normalisation move with the weights. The line ends at both networks:
+beyond them, variances would become negative.
 """
 
 from typing import TYPE_CHECKING, ClassVar
@@ -27,9 +28,7 @@ class TwinPath(Analysis):
     needs_trigger: ClassVar[bool] = True
     needs_twin: ClassVar[bool] = True
     points: int = Field(21, ge=2)
-    """Points of the line."""
-    beyond: float = Field(0.5, ge=0)
-    """How far it goes on beyond each end, as a share of the way between them."""
+    """Points of the line, both ends among them."""
     images: int = Field(1000, ge=1)
     """Largest number of test images of each kind."""
 
@@ -53,6 +52,6 @@ class TwinPath(Analysis):
             for name, part in end.items()
             if part.is_floating_point()
         }
-        a_P = torch.linspace(-self.beyond, 1 + self.beyond, self.points, dtype=torch.float64)
+        a_P = torch.linspace(0, 1, self.points, dtype=torch.float64)
         told_PG2 = surface(victim, start, [line], a_P[:, None], images)
         return table({"a": a_P}, told_PG2, images)

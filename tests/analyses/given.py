@@ -55,3 +55,12 @@ def given_of(
         trigger=poisoned.trigger,
         twin=twin,
     )
+
+
+SMALL: dict[str, dict[str, object]] = {
+    "feature_vis": {"steps": 5},
+    "hessian": {"images": 10, "top": 2, "probes": 2, "lanczos": 5, "points": 9},
+    "landscape": {"points": 3, "images": 20},
+    "twin_path": {"points": 3, "images": 20},
+}
+"""Fields of tools that compute much, for contracts."""

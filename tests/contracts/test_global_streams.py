@@ -34,6 +34,7 @@ from raybd.types.methods import (
     TransferTrainer,
 )
 from raybd.types.models import Network, Victim
+from tests.analyses.given import SMALL as SMALL_ANALYSES
 from tests.analyses.given import given
 from tests.attacks.making import ON_GIVEN_IMAGES, make, poison_with, random_split
 from tests.clips import some_images
@@ -126,7 +127,8 @@ def repair(kind: str) -> Numbers:
 def analysis(kind: str) -> Numbers:
     victim, suspects, clean = small_scene()
     pairs = Pairs(suspects.x_NCHW, 255 - suspects.x_NCHW, suspects.y_N, 2 - suspects.y_N)
-    tool = cast(Analysis, method_class("analyses", kind)())
+    fields = SMALL_ANALYSES.get(kind, {})
+    tool = cast(Analysis, method_class("analyses", kind).model_validate(fields))
     table = tool.analyse(given(victim, pairs, clean, twin=victim), stream())
     # A null is read as NaN, which is not equal to itself.
     numbers = table.to_pandas().select_dtypes("number").fillna(-1)
