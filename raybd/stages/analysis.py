@@ -120,7 +120,7 @@ class Analysis(OnVictim):
         table = tool.analyse(given, random_stream(self.name, self.seed))
 
         # Each is put in front of the others.
-        for name, value in reversed(self._about().items()):
+        for name, value in reversed(self.about().items()):
             table = table.add_column(0, name, pa.array([value] * len(table)))
         return Result({}, {"rows": len(table)}, table)
 
@@ -139,8 +139,8 @@ class Analysis(OnVictim):
             found["before"] = predictions_of(self.before, store, dataset)
         return found
 
-    def _about(self) -> dict[str, Any]:
-        """Which victim the rows are about; the columns that every tool's table begins with."""
+    def about(self) -> dict[str, Any]:
+        """Return which victim the rows are about: the columns that every table begins with."""
         victim = self.victim
         return {
             "victim": victim.key,
