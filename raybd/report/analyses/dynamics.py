@@ -3,13 +3,13 @@
 import pandas as pd
 
 from raybd.report.analyses.figure import Figure, victims
-from raybd.report.svg import Line, Plot, lines
+from raybd.report.svg import Line, Plot, Tone, lines
 
 SHARES = {
     "clean accuracy": ("test_clean", "accuracy", 0),
     "attack success": ("test_triggered", "success", 1),
 }
-GROUPS = {"clean": 0, "poison": 1, "cross": 2}
+GROUPS: dict[str, Tone] = {"clean": "clean", "poison": "poison", "cross": "cross"}
 """The groups of the training set, and their colours."""
 
 

@@ -3,14 +3,14 @@
 import pandas as pd
 
 from raybd.report.analyses.figure import Figure, victims
-from raybd.report.svg import Plot, bars, histograms
+from raybd.report.svg import Plot, Tone, bars, histograms
 
 STATISTICS = {
     "learned_epoch": ("epoch in which it was learned", "learned_early"),
     "aum": ("mean margin", "large_margin"),
 }
 """What is drawn of each image, and which AUROC says how well it tells poison."""
-ROLES = {"clean": 0, "poison": 1, "cross": 2}
+ROLES: dict[str, Tone] = {"clean": "clean", "poison": "poison", "cross": "cross"}
 CHANGES = ("recovered", "remembered", "lost")
 
 
