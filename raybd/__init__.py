@@ -7,6 +7,7 @@ import typing
 
 if typing.TYPE_CHECKING:
     from raybd.api import (
+        analyse,
         board,
         combine,
         load_analysis,
@@ -24,6 +25,7 @@ if typing.TYPE_CHECKING:
 
 __all__ = [
     "__version__",
+    "analyse",
     "board",
     "combine",
     "load_analysis",

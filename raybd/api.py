@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     from raybd.cells.cell import Cell
     from raybd.cells.combined import Combined
+    from raybd.cells.resources import AllResources
     from raybd.cells.stage import Stage
+    from raybd.plan.analysing import Analysing, Tool
     from raybd.plan.experiment import Experiment
     from raybd.plan.todo import Plan
     from raybd.scanning.model import ModelRequest, ModelResult
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from raybd.sweeps.sweep import Sweep
 
 DEFAULT_STORE = "results"
+ANALYSED = ("tool", "stage", "dataset", "attack", "method", "seed", "state")
+"""What is said of each analysis: of which victim it is, and whether it was there before."""
 
 
 def run(
@@ -219,6 +223,30 @@ def load_dynamics(store: str | Path = DEFAULT_STORE, **equal: str | int) -> "pd.
     return open_store(str(store)).dynamics(**equal)
 
 
+def analyse(
+    store: str | Path = DEFAULT_STORE,
+    tools: "Sequence[Tool]" = (),
+    cells: Sequence[str] = (),
+    experiment: str | None = None,
+    address: str | None = None,
+) -> "pd.DataFrame":
+    """Let tools look at the victims of experiments that were run before; nothing is trained.
+
+    `tools` are kinds, or entries of an experiment file: ["tac", {"kind": "relearning", "steps":
+    50}]. `cells` selects victims: "attack=badnets", or the id of a cell. Returns a row for each
+    tool and victim; `load_analysis` returns what a tool says. Raises UserError if a victim is not
+    in the store.
+    """
+    import pandas as pd
+    from rich.console import Console
+
+    from raybd.plan.analysing import analysing
+
+    opened = open_store(str(store))
+    plan = analysing(opened, tools, cells, experiment)
+    return pd.DataFrame(execute_analyse(plan, opened, address, Console(stderr=True)))
+
+
 def load_cells(
     store: str | Path = DEFAULT_STORE,
     experiment: str | None = None,
@@ -403,6 +431,42 @@ def execute_model_scan(
     return scanned_model(asked, store, run)
 
 
+def execute_analyse(
+    plan: "Analysing",
+    store: Store,
+    address: str | None = None,
+    console: Any = None,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> list[dict[str, Any]]:
+    """Run what is missing of the analyses, and return a row for each of them.
+
+    With an address (or RAY_ADDRESS) they run on that Ray cluster, otherwise in this process. One
+    that fails does not stop the others.
+    """
+    from raybd.scanning.run import left
+
+    store.check_writable()
+    cluster = address or os.environ.get("RAY_ADDRESS")
+    missing = list(plan.missing.values())
+    _run_missing(
+        missing, 0, store, cluster, console, quiet, verbose, plan.resources, "analyse", True
+    )
+    return analysed(plan, "done", frozenset(left(missing, store)))
+
+
+def analysed(
+    plan: "Analysing", new: str = "to run", failed: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """Return a row for each analysis of a plan; `new` is the state of those that were missing."""
+    rows = []
+    for key, stage in plan.stages.items():
+        state = "failed" if key in failed else new if key in plan.missing else "in the store"
+        about = {"tool": stage.method.name, **stage.about(), "state": state}
+        rows.append({name: about[name] for name in ANALYSED})
+    return rows
+
+
 def _run_stages(
     stages: "Sequence[Stage]",
     store: Store,
@@ -413,37 +477,64 @@ def _run_stages(
 ) -> None:
     """Run stages that no cell stands on. Raises UserError if one of them failed."""
     from raybd.cells.resources import AllResources
-    from raybd.engine.grid.progress import Progress
-    from raybd.plan.experiment import Experiment
-    from raybd.plan.todo import Plan
-    from raybd.scanning.run import left, run_here
+    from raybd.scanning.run import left
     from raybd.types.errors import UserError
 
-    missing = left(stages, store)
-    if not missing:
-        return
-    plan = Plan((), {}, missing, len(stages) - len(missing), None)
-    if address is None:
-        with Progress(plan, console, quiet) as progress:
-            run_here(missing.values(), store, progress)
-        return
-
-    from raybd.engine.cluster.connect import connected
-    from raybd.engine.grid.run import run_grid
-
-    # It says how stages run; there are no cells, so that no row says what is poison.
-    experiment = Experiment("scan", (0,), (), (), (), (), False, AllResources())
-    with ExitStack() as stack:
-        with _connecting(address, None if quiet else console):
-            have = stack.enter_context(connected(address, verbose, dashboard=False))
-        progress = stack.enter_context(Progress(plan, console, quiet))
-        run_grid(experiment, plan, store, have, progress)
+    missing = list(left(stages, store).values())
+    cached = len(stages) - len(missing)
+    _run_missing(missing, cached, store, address, console, quiet, verbose, AllResources(), "scan")
     if failed := left(stages, store):
         raise UserError(
             f"{len(failed)} of {len(stages)} stages of the scan failed (see above)",
             "The same command tries them again.",
             exit_code=1,
         )
+
+
+def _run_missing(
+    stages: "Sequence[Stage]",
+    cached: int,
+    store: Store,
+    address: str | None,
+    console: Any,
+    quiet: bool,
+    verbose: bool,
+    resources: "AllResources",
+    name: str,
+    go_on: bool = False,
+) -> None:
+    """Run stages that no cell stands on, here or on a cluster.
+
+    On a cluster a failed stage is shown, and the others go on; here only if they may `go_on`.
+    """
+    from raybd.cells.outcome import outcome_of
+    from raybd.engine.grid.progress import Progress
+    from raybd.plan.experiment import Experiment
+    from raybd.plan.todo import Plan
+    from raybd.scanning.run import run_here
+
+    if not stages:
+        return
+    plan = Plan((), {}, {stage.key: stage for stage in stages}, cached, None)
+    if address is None:
+        with Progress(plan, console, quiet) as progress:
+
+            def show(stage: "Stage", error: Exception) -> None:
+                progress.stage_failed(stage, outcome_of(error).text)
+
+            run_here(stages, store, progress, show if go_on else None)
+        return
+
+    from raybd.engine.cluster.connect import connected
+    from raybd.engine.grid.run import run_grid
+
+    # It says how stages run; there are no cells, so that no row says what is poison.
+    experiment = Experiment(name, (0,), (), (), (), (), False, resources)
+    with ExitStack() as stack:
+        with _connecting(address, None if quiet else console):
+            have = stack.enter_context(connected(address, verbose, dashboard=False))
+        progress = stack.enter_context(Progress(plan, console, quiet))
+        run_grid(experiment, plan, store, have, progress)
 
 
 def _connecting(address: str | None, console: Any) -> AbstractContextManager[Any]:

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from raybd.cli.analyse import analyse
 from raybd.cli.board import board
 from raybd.cli.combine import combine
 from raybd.cli.doctor import doctor
@@ -44,6 +45,7 @@ app.command()(sweep)
 app.command()(scan)
 app.command("scan-model")(scan_model)
 app.command()(combine)
+app.command()(analyse)
 app.command()(report)
 app.command()(board)
 app.command("list")(list_)

@@ -6,8 +6,10 @@ from typing import Any, cast
 import pyarrow as pa
 
 from raybd.cells.loading import load_poisoned, load_victim
+from raybd.cells.predicted import predictions_of
 from raybd.cells.stage import OnVictim, ResourceRole, Result, Stage, VictimStage, random_stream
 from raybd.cells.wanted import Wanted
+from raybd.cells.watching import TRAJECTORIES
 from raybd.registry import Method
 from raybd.results.store import Store
 from raybd.stages.poison import Poison
@@ -25,6 +27,8 @@ class Analysis(OnVictim):
     """The attack whose trigger the clean twin is shown, if it looks at the clean twin."""
     twin: VictimStage | None = None
     """The clean twin, if the tool compares the victim with it."""
+    before: VictimStage | None = None
+    """The undefended victim, if the tool compares a defended one with it."""
 
     @classmethod
     def after_cell(cls, wanted: Wanted, last: Stage) -> tuple[Stage, ...]:
@@ -49,7 +53,11 @@ class Analysis(OnVictim):
             for method in asked
             if compared and cast(AnalysisMethod, method.config).looks_at_twin
         ]
-        return (*(cls._of(method, last, twin=wanted.twin) for method in asked), *twins)
+        before = None if last.key == wanted.victim.key else wanted.victim
+        return (
+            *(cls._of(method, last, twin=wanted.twin, before=before) for method in asked),
+            *twins,
+        )
 
     @classmethod
     def _of(
@@ -58,8 +66,9 @@ class Analysis(OnVictim):
         victim: VictimStage,
         poison: Poison | None = None,
         twin: VictimStage | None = None,
+        before: VictimStage | None = None,
     ) -> "Analysis":
-        compares = cast(AnalysisMethod, method.config).needs_twin
+        tool = cast(AnalysisMethod, method.config)
         return cls(
             method=method,
             seed=victim.seed,
@@ -67,7 +76,8 @@ class Analysis(OnVictim):
             data=victim.data,
             victim=victim,
             poison=poison,
-            twin=twin if compares else None,
+            twin=twin if tool.needs_twin else None,
+            before=before if tool.compares_before else None,
         )
 
     @property
@@ -103,16 +113,34 @@ class Analysis(OnVictim):
             num_classes=dataset.num_classes,
             trigger=poisoned.trigger,
             twin=None if self.twin is None else load_victim(self.twin, store),
+            attack=cast(Attack, self.poison_stage.method.config),
+            state=poisoned.state,
+            **self._stored(tool, store, dataset),
         )
         table = tool.analyse(given, random_stream(self.name, self.seed))
 
         # Each is put in front of the others.
-        for name, value in reversed(self._about().items()):
+        for name, value in reversed(self.about().items()):
             table = table.add_column(0, name, pa.array([value] * len(table)))
         return Result({}, {"rows": len(table)}, table)
 
-    def _about(self) -> dict[str, Any]:
-        """Which victim the rows are about; the columns that every tool's table begins with."""
+    def _stored(self, tool: AnalysisMethod, store: Store, dataset: Dataset) -> dict[str, Any]:
+        """What was kept of the victim, as far as the tool reads it."""
+        found: dict[str, Any] = {}
+        if "predictions" in tool.reads:
+            # The twin is shown the trigger of another victim's attack.
+            found["predictions"] = predictions_of(self.victim, store, dataset, self.poison)
+        if "dynamics" in tool.reads:
+            found["dynamics"] = store.victim_table("dynamics", self.victim.key)
+        kept = "trajectories" in tool.reads and store.state(TRAJECTORIES, self.victim.key) == "ok"
+        if kept:
+            found["trajectories"] = store.load(TRAJECTORIES, self.victim.key).tensors
+        if self.before is not None:
+            found["before"] = predictions_of(self.before, store, dataset)
+        return found
+
+    def about(self) -> dict[str, Any]:
+        """Return which victim the rows are about: the columns that every table begins with."""
         victim = self.victim
         return {
             "victim": victim.key,

@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 
 from raybd.types.config import Config
 from raybd.types.data import Dataset, LabelMap, Part, Poisoned, Pool, Source, Split
+from raybd.types.kept import Stored
 from raybd.types.models import Network, Victim
 from raybd.types.verdicts import Defended, Suspicion
 
@@ -398,6 +399,19 @@ class AnalysisInput:
     """Copies of images NCHW with the trigger, toward the wanted labels N."""
     twin: Victim | None = None
     """The clean twin, if `needs_twin`: a victim of the same recipe, trained without poison."""
+    attack: Attack | None = None
+    """The attack, with its fields."""
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    """What its trigger needs beyond the fields."""
+    predictions: "pa.Table | None" = None
+    """What the victim says of each test image, if the tool `reads` predictions."""
+    before: "pa.Table | None" = None
+    """The same of the undefended victim, for a defended one, if the tool `compares_before`."""
+    dynamics: "pa.Table | None" = None
+    """How the victim did after each epoch, if the tool `reads` dynamics and they were kept."""
+    trajectories: Mapping[str, Tensor] = field(default_factory=dict)
+    """Loss, margin and correctness of each training image after each epoch, if the tool `reads`
+    trajectories and they were kept."""
 
 
 class Analysis(Config):
@@ -412,6 +426,11 @@ class Analysis(Config):
     """Whether it compares the victim with its clean twin; it does not look at the twin alone."""
     looks_at_twin: ClassVar[bool] = False
     """Whether it also looks at the clean twin of an attacked victim, with the attack's trigger."""
+    reads: ClassVar[frozenset[Stored]] = frozenset()
+    """What it reads that was kept of the victim. Predictions are made again if they were not kept;
+    where dynamics and trajectories were not, there is nothing to say, and no rows."""
+    compares_before: ClassVar[bool] = False
+    """Whether it compares the predictions of a defended victim with those of the undefended one."""
 
     @abstractmethod
     def analyse(self, given: AnalysisInput, rng: Generator) -> "pa.Table":

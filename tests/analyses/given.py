@@ -1,15 +1,23 @@
 """What analyses are given in tests: by hand, or of a trained victim."""
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 
 from raybd.types.data import Split
 from raybd.types.methods import AnalysisInput, Pairs
 from raybd.types.models import Victim
 from tests.shared_victims import Trained
+from tests.small_scene import small_scene
 
 
 def given(
-    victim: Victim, pairs: Pairs, clean: Split | None = None, twin: Victim | None = None
+    victim: Victim,
+    pairs: Pairs,
+    clean: Split | None = None,
+    twin: Victim | None = None,
+    **more: Any,
 ) -> AnalysisInput:
     """Return the input of an analysis that needs little more than pairs of images.
 
@@ -17,7 +25,7 @@ def given(
     """
     plain = Split(pairs.x_MCHW, pairs.y_M)
     clean = plain if clean is None else clean
-    return AnalysisInput(
+    usual = AnalysisInput(
         victim=victim,
         clean=clean,
         pairs=pairs,
@@ -28,6 +36,14 @@ def given(
         trigger=lambda x_NCHW, wanted_N: 255 - x_NCHW,
         twin=twin,
     )
+    return replace(usual, **more)
+
+
+def some_pairs() -> tuple[Victim, Pairs]:
+    """A small victim, and images with a trigger that inverts them."""
+    victim, suspects, _ = small_scene()
+    wanted_N = (suspects.y_N + 1) % 3
+    return victim, Pairs(suspects.x_NCHW, 255 - suspects.x_NCHW, suspects.y_N, wanted_N)
 
 
 def pairs_of(trained: Trained) -> Pairs:
@@ -40,11 +56,11 @@ def pairs_of(trained: Trained) -> Pairs:
 
 
 def given_of(
-    trained: Trained, victim: Victim | None = None, twin: Victim | None = None
+    trained: Trained, victim: Victim | None = None, twin: Victim | None = None, **more: Any
 ) -> AnalysisInput:
     """Return what the stage would give about a trained victim, or another one in its place."""
     dataset, poisoned = trained.dataset, trained.poisoned
-    return AnalysisInput(
+    usual = AnalysisInput(
         victim=trained.victim if victim is None else victim,
         clean=dataset.clean,
         pairs=pairs_of(trained),
@@ -55,6 +71,7 @@ def given_of(
         trigger=poisoned.trigger,
         twin=twin,
     )
+    return replace(usual, **more)
 
 
 SMALL: dict[str, dict[str, object]] = {
