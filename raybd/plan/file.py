@@ -37,7 +37,7 @@ Entries = tuple[dict[str, Any], ...]
 
 
 class ExperimentFile(Config):
-    """An experiment file; each list entry is {kind: FILE, FIELD: VALUE, ...}."""
+    """An experiment file; each list entry is {kind: FILE, FIELD: VALUE, ...}, or FILE alone."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=120)
     seeds: tuple[Annotated[int, Field(ge=-MAX_SEED, lt=MAX_SEED)], ...] = Field((0,), min_length=1)

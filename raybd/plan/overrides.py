@@ -32,7 +32,11 @@ def set_value(raw: dict[str, Any], override: str) -> None:
     for depth, part in enumerate(parts[:-1]):
         place = ".".join(parts[:depth])
         if isinstance(here, list):
-            here = here[_number(here, part, place, override)]
+            number = _number(here, part, place, override)
+            # A kind alone is an entry, too.
+            if isinstance(here[number], str):
+                here[number] = {"kind": here[number]}
+            here = here[number]
         else:
             # An override may add a block that the file leaves out, like `resources`.
             within = _mapping(here, place, override)
@@ -88,6 +92,8 @@ def _number(entries: list[Any], part: str, place: str, override: str) -> int:
 
 
 def _names_of(entry: Any) -> tuple[Any, ...]:
+    if isinstance(entry, str):
+        return (entry,)
     return (entry.get("name"), entry.get("kind")) if isinstance(entry, Mapping) else ()
 
 

@@ -66,6 +66,10 @@ def expanded(raw: Mapping[str, Any], where: str) -> tuple[dict[str, Any], Places
 
 
 def _variants(entry: Any, place: str, where: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(entry, str):
+        # A kind alone: all fields have their defaults.
+        yield place, {"kind": entry}
+        return
     if not isinstance(entry, Mapping) or KEY not in entry:
         yield place, entry
         return

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import yaml
 
-from raybd.plan.file import load
+from raybd.plan.file import load, parse
 from raybd.plan.overrides import EXAMPLE, set_value
 from raybd.types.errors import UserError
 from tests.paths import REPO
+from tests.tiny_cells import TINY
 
 
 def raw() -> dict[str, Any]:
@@ -96,3 +97,14 @@ def test_a_single_value_for_a_list_is_a_list_of_it(tmp_path: Path) -> None:
     assert [method.kind for method in asked.attacks] == ["badnets_multi"]
     # What is no list stays as it is.
     assert load(path, ["attacks={kind: badnets, rate: 0.2}"]).attacks[0].describe()["rate"] == 0.2
+
+
+def test_a_kind_alone_is_an_entry_that_an_override_may_give_fields(tmp_path: Path) -> None:
+    short = {**TINY, "attacks": ["none", "badnets"]}
+    path = tmp_path / "short.yaml"
+    path.write_text(yaml.safe_dump(short), encoding="utf-8")
+    long = parse({**TINY, "attacks": [{"kind": "none"}, {"kind": "badnets", "rate": 0.05}]})
+    changed = load(path, ["attacks.badnets.rate=0.05"])
+    assert [cell.id for cell in changed.cells()] == [cell.id for cell in long.cells()]
+    whole = parse({**TINY, "attacks": [{"kind": "none"}, {"kind": "badnets"}]})
+    assert [cell.id for cell in load(path).cells()] == [cell.id for cell in whole.cells()]
