@@ -375,8 +375,8 @@ FAULTS = (
     Fault(
         "relearning-trains-the-victim",
         "raybd/analyses/relearning.py",
-        "self._train(copy.deepcopy(victim), clean,",
-        "self._train(victim, clean,",
+        "self._train(copy.deepcopy(given.victim), clean,",
+        "self._train(given.victim, clean,",
         "the analysis changes the victim that it looks at",
         ("tests/analyses/test_relearning.py",),
     ),

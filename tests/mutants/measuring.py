@@ -142,8 +142,8 @@ FAULTS = (
     Fault(
         "success-on-clean-images",
         QUALITY,
-        "triggered_M = classification.predictions(inference.infer(victim, x_MCHW))",
-        "triggered_M = classification.predictions(inference.infer(victim, counted.x_NCHW))",
+        "logits_MK = inference.infer(victim, x_MCHW)",
+        "logits_MK = inference.infer(victim, counted.x_NCHW)",
         "attack success is measured without the trigger",
         ("tests/cells/test_victim_quality.py",),
     ),
