@@ -58,6 +58,10 @@ def test_the_density_sums_to_one_and_has_the_moments_of_the_spectrum() -> None:
     value_S, weight_S = lanczos(Matrix(a_PP), 80, stream())
     assert value_S.tolist() == pytest.approx([-3, 0.5, 1, 2, 4, 5], abs=1e-3)
     assert float(weight_S.sum()) == pytest.approx(1)
+    # The weights are the shares of the start in the eigenvectors, here the axes.
+    start_P = torch.randn(6, generator=stream())
+    share_P = (start_P / start_P.norm()) ** 2
+    assert weight_S.tolist() == pytest.approx(share_P[[3, 4, 0, 1, 5, 2]].tolist(), abs=1e-3)
     at_X, density_X = density(value_S, weight_S, 0.01, 2000)
     assert float(torch.trapezoid(density_X, at_X)) == pytest.approx(1, abs=1e-3)
     mean = float(torch.trapezoid(at_X * density_X, at_X))
