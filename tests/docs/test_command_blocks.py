@@ -125,6 +125,14 @@ def test_a_command_of_raybd_does_its_work(
     elif command == "report":
         filled(tmp_path / "r")
         assert raybd(monkeypatch, "report", tmp_path / "r") == 0
+    elif command in ("board", "zoo"):
+        # The folders of the page, below one of the test's own.
+        filled(tmp_path / "results")
+        here = {name: str(tmp_path / name) for name in ("results", "board", "bundle")}
+        own = [*words[:2], *(here.get(word, word) for word in words[2:])]
+        if words[1:3] == ["zoo", "check"]:
+            assert raybd(monkeypatch, "zoo", "bundle", here["results"], here["bundle"]) == 0
+        assert raybd(monkeypatch, *own[1:]) == 0
     elif command in ("list", "show"):
         assert raybd(monkeypatch, *words[1:]) == 0
     else:
