@@ -129,7 +129,8 @@ def test_a_command_of_raybd_does_its_work(
         # The folders of the page, below one of the test's own.
         filled(tmp_path / "results")
         here = {name: str(tmp_path / name) for name in ("results", "board", "bundle")}
-        own = [*words[:2], *(here.get(word, word) for word in words[2:])]
+        first = 3 if command == "zoo" else 2  # behind the command and its own command
+        own = [*words[:first], *(here.get(word, word) for word in words[first:])]
         if words[1:3] == ["zoo", "check"]:
             assert raybd(monkeypatch, "zoo", "bundle", here["results"], here["bundle"]) == 0
         assert raybd(monkeypatch, *own[1:]) == 0
