@@ -55,7 +55,7 @@ def test_poison_that_is_learned_at_once_is_told_by_it() -> None:
 
 
 def test_what_a_defense_changes_is_as_by_hand() -> None:
-    """Four clean images, and four with the trigger: freed, not freed, never won, and a third label."""
+    """Four clean images, and four with the trigger: freed, kept, never won, a third label."""
     victim, pairs = some_pairs()
     clean_N = torch.tensor([0, 1, 2, 2])
     worn_M, wanted_M = torch.tensor([1, 2, 2, 1]), torch.zeros(4).long()
