@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from raybd.sweeps.sweep import Sweep
 
 DEFAULT_STORE = "results"
-ANALYSED = ("tool", "stage", "dataset", "attack", "method", "seed", "state")
-"""What is said of each analysis: of which victim it is, and whether it was there before."""
 
 
 def run(
@@ -452,19 +450,7 @@ def execute_analyse(
     _run_missing(
         missing, 0, store, cluster, console, quiet, verbose, plan.resources, "analyse", True
     )
-    return analysed(plan, "done", frozenset(left(missing, store)))
-
-
-def analysed(
-    plan: "Analysing", new: str = "to run", failed: Collection[str] = ()
-) -> list[dict[str, Any]]:
-    """Return a row for each analysis of a plan; `new` is the state of those that were missing."""
-    rows = []
-    for key, stage in plan.stages.items():
-        state = "failed" if key in failed else new if key in plan.missing else "in the store"
-        about = {"tool": stage.method.name, **stage.about(), "state": state}
-        rows.append({name: about[name] for name in ANALYSED})
-    return rows
+    return plan.rows("done", frozenset(left(missing, store)))
 
 
 def _run_stages(

@@ -36,7 +36,7 @@ def analyse(
     from rich.table import Table
 
     from raybd import api
-    from raybd.plan.analysing import analysing
+    from raybd.plan.analysing import COLUMNS, analysing
     from raybd.results.store import open_store
 
     INTERRUPTION.resume = same_command(store, address)
@@ -46,15 +46,15 @@ def analyse(
     if plan.without_twin and not quiet:
         say(f"{plan.without_twin} tables of clean twins are left out: the twins are not stored")
     if dry_run:
-        rows = api.analysed(plan)
+        rows = plan.rows()
     else:
         rows = api.execute_analyse(plan, opened, address, Console(stderr=True), quiet, verbose)
     if as_json:
         print_json(rows)
     else:
-        table = Table(*api.ANALYSED)
+        table = Table(*COLUMNS)
         for row in rows:
-            table.add_row(*(str(row[name]) for name in api.ANALYSED))
+            table.add_row(*(str(row[name]) for name in COLUMNS))
         table_console().print(table)
     if not quiet and not dry_run:
         say(f"tables:  import raybd; raybd.load_analysis({named[0]!r}, {opened.url!r})")

@@ -3,7 +3,7 @@
 The experiment is read from the store, and gets other analyses. No victim is trained for them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 Tool = str | Mapping[str, Any]
 """The kind of a tool, or an entry of an experiment file, with its fields."""
 
+COLUMNS = ("tool", "stage", "dataset", "attack", "method", "seed", "state")
+"""What is said of each analysis: of which victim it is, and whether it was there before."""
+
 
 @dataclass(frozen=True)
 class Analysing:
@@ -39,7 +42,16 @@ class Analysing:
     without_twin: int
     """Tables of clean twins that are left out, because their twin is not in the store."""
     resources: AllResources
-    """How stages run, as the first experiment says."""
+    """How stages run, as the last experiment says."""
+
+    def rows(self, new: str = "to run", failed: Collection[str] = ()) -> list[dict[str, Any]]:
+        """Return a row for each analysis; `new` is the state of those that were missing."""
+        rows = []
+        for key, stage in self.stages.items():
+            state = "failed" if key in failed else new if key in self.missing else "in the store"
+            about = {"tool": stage.method.name, **stage.about(), "state": state}
+            rows.append({name: about[name] for name in COLUMNS})
+        return rows
 
 
 def analysing(

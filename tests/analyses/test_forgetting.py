@@ -55,24 +55,24 @@ def test_poison_that_is_learned_at_once_is_told_by_it() -> None:
 
 
 def test_what_a_defense_changes_is_as_by_hand() -> None:
-    """Four clean images, and three with the trigger: one is freed, one stays, one was right."""
+    """Four clean images, and four with the trigger: freed, kept, never won, a third label."""
     victim, pairs = some_pairs()
     clean_N = torch.tensor([0, 1, 2, 2])
-    worn_M, wanted_M = torch.tensor([1, 2, 2]), torch.zeros(3).long()
+    worn_M, wanted_M = torch.tensor([1, 2, 2, 1]), torch.zeros(4).long()
 
     def said(clean: list[int], worn: list[int]) -> object:
         import pyarrow as pa
 
         one = answers("test_clean", torch.arange(4), clean_N, torch.eye(3)[clean])
-        other = answers("test_triggered", torch.arange(3), worn_M, torch.eye(3)[worn], wanted_M)
+        other = answers("test_triggered", torch.arange(4), worn_M, torch.eye(3)[worn], wanted_M)
         return pa.concat_tables([one, other])
 
     table = Forgetting().analyse(
         given(
             victim,
             pairs,
-            before=said([0, 1, 2, 0], [0, 0, 2]),
-            predictions=said([0, 2, 2, 2], [1, 0, 2]),
+            before=said([0, 1, 2, 0], [0, 0, 2, 0]),
+            predictions=said([0, 2, 2, 2], [1, 0, 2, 2]),
         ),
         torch.Generator(),
     )
@@ -80,21 +80,22 @@ def test_what_a_defense_changes_is_as_by_hand() -> None:
     change = {row["statistic"]: row for row in rows if row["kind"] == "change"}
     assert {name: row["n"] for name, row in change.items()} == {
         "lost": 3,
-        "recovered": 2,
-        "remembered": 2,
+        "recovered": 3,
+        "remembered": 3,
         "clean_accuracy": 4,
-        "attack_success": 3,
+        "attack_success": 4,
     }
     assert change["lost"]["value"] == pytest.approx(1 / 3)
-    assert change["recovered"]["value"] == change["remembered"]["value"] == 0.5
-    assert change["recovered"]["low"] == pytest.approx(0.0945, abs=1e-3)
+    third = pytest.approx(1 / 3)
+    assert change["recovered"]["value"] == change["remembered"]["value"] == third
+    assert change["recovered"]["low"] == pytest.approx(0.0615, abs=1e-3)
     # One is lost, and one is won.
     assert change["clean_accuracy"]["value"] == 0
     assert change["clean_accuracy"]["p"] == mcnemar(1, 1)
-    assert change["attack_success"]["value"] == pytest.approx(-1 / 3)
-    assert change["attack_success"]["p"] == mcnemar(1, 0)
+    assert change["attack_success"]["value"] == pytest.approx(-0.5)
+    assert change["attack_success"]["p"] == mcnemar(2, 0)
     moved = [row for row in rows if row["kind"] == "moved"]
-    assert sum(row["n"] for row in moved) == 7
+    assert sum(row["n"] for row in moved) == 8
     (freed,) = [row for row in moved if (row["true"], row["before"], row["after"]) == (1, 0, 1)]
     assert freed["pool"] == "test_triggered"
 

@@ -134,6 +134,10 @@ def test_a_command_of_raybd_does_its_work(
         if words[1:3] == ["zoo", "check"]:
             assert raybd(monkeypatch, "zoo", "bundle", here["results"], here["bundle"]) == 0
         assert raybd(monkeypatch, *own[1:]) == 0
+    elif command == "analyse":
+        # Of a store without victims: tests/plan/test_analysing.py has one with them.
+        assert raybd(monkeypatch, command, tmp_path / "results", *words[3:], "--dry-run") == 2
+        assert "no cells" in capsys.readouterr().err
     elif command in ("list", "show"):
         assert raybd(monkeypatch, *words[1:]) == 0
     else:
