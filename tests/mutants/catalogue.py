@@ -29,6 +29,7 @@ from tests.mutants import (
     storing,
     telling,
     tuning,
+    units,
 )
 from tests.mutants.fault import Fault
 
@@ -57,6 +58,7 @@ FAULTS: tuple[Fault, ...] = (
     *scanning.FAULTS,
     *friendly.FAULTS,
     *tuning.FAULTS,
+    *units.FAULTS,
     *maps.FAULTS,
     *refusing.FAULTS,
     *recipes.FAULTS,

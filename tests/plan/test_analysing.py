@@ -55,10 +55,11 @@ def test_tools_look_at_every_stored_victim_and_train_none(finished: Path) -> Non
         ("confusion", "victim", "badnets"),
         ("confusion", "victim", "none"),
         ("tac", "repair", "badnets"),
+        ("tac", "twin", "badnets"),
         ("tac", "victim", "badnets"),
     ]
     assert [set(store.keys(name)) for name in ("poison", "victim", "repair")] == trained
-    assert set(raybd.load_analysis("tac", finished)["stage"]) == {"repair", "victim"}
+    assert set(raybd.load_analysis("tac", finished)["stage"]) == {"repair", "twin", "victim"}
     again = raybd.analyse(finished, ["confusion"])
     assert again["state"].unique().tolist() == ["in the store"]
     # A run of the experiment itself has nothing to do.
