@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from raybd.analyses._needs import need_pairs
 from raybd.training.inference import infer
 from raybd.training.layers import Call, last_map, reading, trace
 from raybd.types.errors import UserError
@@ -133,10 +134,7 @@ def changes(
 
 def first_pairs(tool: str, pairs: Pairs, n: int) -> Pairs:
     """Return the first pairs. Raises UserError if there are none."""
-    if not len(pairs):
-        raise UserError(
-            f"{tool}: no test image counts for the attack", "Take more test images.", exit_code=1
-        )
+    need_pairs(tool, pairs)
     return Pairs(pairs.x_MCHW[:n], pairs.worn_MCHW[:n], pairs.y_M[:n], pairs.wanted_M[:n])
 
 

@@ -78,7 +78,7 @@ def test_without_a_layer_that_has_weights_or_a_pair_there_is_one_clear_error() -
         TriggerActivatedChange(layer="all").analyse(given(model, pairs), stream())
     none = pairs_by_hand(pairs.x_MCHW[:0], pairs.worn_MCHW[:0])
     clean = given(model, pairs).clean
-    with pytest.raises(UserError, match="no test image counts"):
+    with pytest.raises(UserError, match="0 test images count"):
         TriggerActivatedChange().analyse(given(model, none, clean), stream())
 
 

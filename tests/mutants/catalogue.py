@@ -30,6 +30,7 @@ from tests.mutants import (
     storing,
     telling,
     tuning,
+    units,
 )
 from tests.mutants.fault import Fault
 
@@ -59,6 +60,7 @@ FAULTS: tuple[Fault, ...] = (
     *scanning.FAULTS,
     *friendly.FAULTS,
     *tuning.FAULTS,
+    *units.FAULTS,
     *maps.FAULTS,
     *refusing.FAULTS,
     *recipes.FAULTS,

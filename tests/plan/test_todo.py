@@ -31,7 +31,7 @@ def test_an_analysis_that_is_added_later_runs_alone(tmp_path: Path) -> None:
         run_cell(cell, store)
     assert not make_plan(parse(TINY), store).todo
 
-    plan = make_plan(parse({**TINY, "analyses": [{"kind": "tac"}]}), store)
+    plan = make_plan(parse({**TINY, "analyses": [{"kind": "quality"}]}), store)
     # The undefended victim, and the one that was trained after removal.
     assert [stage.name for stage in plan.stages.values()] == ["analysis", "analysis"]
     assert len(plan.todo) == 2
