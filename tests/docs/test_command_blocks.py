@@ -137,7 +137,7 @@ def test_a_command_of_raybd_does_its_work(
     elif command == "analyse":
         # Of a store without victims: tests/plan/test_analysing.py has one with them.
         assert raybd(monkeypatch, command, tmp_path / "results", *words[3:], "--dry-run") == 2
-        assert "no cells" in capsys.readouterr().err
+        assert "no finished cell fits" in capsys.readouterr().err
     elif command in ("list", "show"):
         assert raybd(monkeypatch, *words[1:]) == 0
     else:
