@@ -44,7 +44,8 @@ def test_a_change_of_sixteen_levels_everywhere_is_as_by_hand() -> None:
 
 def test_a_darker_image_changes_as_much_as_a_lighter_one() -> None:
     x = torch.full((1, 3, 16, 16), 100, dtype=torch.uint8)
-    assert measured(x, x - 16)["linf"] == [16]
+    found = measured(x, x - 16)
+    assert found["linf"] == [16] and found["l0"] == [1]
 
 
 def test_equal_images_are_perfect() -> None:

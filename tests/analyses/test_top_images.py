@@ -26,6 +26,12 @@ def test_the_unit_of_the_patch_has_triggered_top_images_alone() -> None:
     assert list(light["rank"]) == list(range(6)) and light["value"].is_monotonic_decreasing
 
 
+def test_half_of_all_images_wear_the_trigger() -> None:
+    tool = TopImages(layer="0", k=12)
+    found = tool.analyse(given(MODEL, dark_and_patched(6)), stream()).to_pandas()
+    assert found["share"].tolist() == [0.5] * 24
+
+
 def test_pixels_are_kept_for_the_units_with_most_triggered_images() -> None:
     pairs = dark_and_patched(6)
     found = TopImages(layer="0", k=2, shown=1).analyse(given(MODEL, pairs), stream()).to_pandas()

@@ -25,6 +25,6 @@ def draw(frame: pd.DataFrame) -> list[Figure]:
     energy = {"energy": [own[band].mean() for band in bands]}
     title = "Spectrum of the change"
     plot = Plot(title, "band, from low to high frequency", "mean energy")
-    caption = "Natural images change little in the high bands; many triggers change much there."
+    caption = "Natural images have little energy in the high bands: a change there stands out."
     names = [band.removeprefix("band_") for band in bands]
     return [*drawn, Figure(title, bars(names, energy, plot), caption)]

@@ -63,7 +63,7 @@ def extent(values: Iterable[ArrayLike], log: bool = False, zero: bool = False) -
 
 def label(value: float) -> str:
     """Return a number as short text."""
-    if value and not 1e-3 <= abs(value) < 1e5:
+    if value and not 1e-3 <= abs(value) < 1e4:
         mantissa, exponent = f"{value:.1e}".split("e")
         # 1.0e-05 is 1e-5 to a reader.
         return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
