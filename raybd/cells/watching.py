@@ -44,11 +44,14 @@ class DynamicsWatcher:
         self._groups = gather(dataset, poisoned, split, known) if kept.dynamics else []
         self._x_NCHW = torch.cat([group.x_NCHW for group in self._groups]) if self._groups else None
         self._split = split
+        self._classes = dataset.num_classes
         self._rows: list[Row] = []
         self._paths: dict[str, list[Tensor]] = {}
 
     def see(self, epoch: Epoch) -> None:
-        """Add the rows of an epoch."""
+        """Add the rows of an epoch. What is no classifier of these classes is passed over."""
+        if not _classifies(epoch.victim, self._split.x_NCHW[:1], self._classes):
+            return
         if self._x_NCHW is not None:
             self._rows += self._rows_of(epoch, self._x_NCHW)
         if self._kept.trajectories:
@@ -147,6 +150,13 @@ def without_poison(poisoned: Poisoned) -> Poisoned:
     """Return the same trigger where the training set is clean, as that of a probe is."""
     none = torch.zeros(0, dtype=torch.int64)
     return replace(poisoned, index_M=none, x_MCHW=poisoned.x_MCHW[:0], y_M=none, role_M=none)
+
+
+@torch.no_grad()
+def _classifies(victim: Victim, x_1CHW: Tensor, num_classes: int) -> bool:
+    """Return whether a victim gives logits of the classes: its head may stand for another one."""
+    out = victim.eval()(x_1CHW.to(victim.mean_C.device))
+    return isinstance(out, Tensor) and out.shape == (1, num_classes)
 
 
 def _outputs(victim: Victim, x_NCHW: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from raybd.training.checkpoints import Stateful
 from raybd.training.loop import Objective, fit
 from raybd.training.models import new_victim
 from raybd.training.recipe import Recipe
+from raybd.training.runtime import watched_by
 from raybd.training.views import Views
 from raybd.types.config import searched
 from raybd.types.data import Split
@@ -175,13 +176,15 @@ def pretrain(
     Checkpoints hold the encoder, all that the head holds, and `extra_state`.
     """
     # The heads stand in for the classifier, so that `fit` trains and saves them with the encoder.
-    training = fit(
-        Victim(victim.encoder, head, victim.mean_C, victim.std_C),
-        split,
-        recipe,
-        rng,
-        objective,
-        name,
-        extra_state=extra_state,
-    )
+    # They predict no classes, so that nobody should look at what they have learned.
+    with watched_by(None):
+        training = fit(
+            Victim(victim.encoder, head, victim.mean_C, victim.std_C),
+            split,
+            recipe,
+            rng,
+            objective,
+            name,
+            extra_state=extra_state,
+        )
     return Victim(training.encoder, None, training.mean_C, training.std_C).eval()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from raybd.attacks.data.badnets import BadNets
 from raybd.cells.cell import Cell
@@ -187,6 +187,29 @@ def test_without_a_checkpoint_the_first_epoch_begins_anew(tmp_path: Path) -> Non
     for epoch in (1, 2, 1, 2, 3):
         watcher.see(Epoch("t", epoch, victim, 0.1, 2.0))
     assert watcher.trajectories()["loss_NE"].shape == (10, 3)
+
+
+class Projects(nn.Module):
+    """A head that stands for another one: two outputs, or one of another width."""
+
+    def __init__(self, several: bool) -> None:
+        super().__init__()
+        self.several = several
+
+    def forward(self, z_BD: Tensor) -> Any:
+        wide = torch.cat([z_BD, z_BD], 1)
+        return (wide, wide) if self.several else wide
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_what_is_no_classifier_is_passed_over(several: bool) -> None:
+    victim, dataset = by_hand()
+    victim.head = Projects(several)
+    poisoned = poisoned_by_hand()
+    watcher = DynamicsWatcher(Kept(trajectories=True), dataset, poisoned, dataset.train)
+    watcher.see(Epoch("t", 1, victim, 0.1, 2.0))
+    assert watcher.table() is None
+    assert watcher.trajectories() == {}
 
 
 class Tampers:
