@@ -3,7 +3,8 @@
 Li et al. 2021, arXiv 2110.11571, section 3.2 (poisoned images are learned first); BackdoorBench, Wu
 et al. 2022, arXiv 2206.12654, its analysis of quick learning.
 Differs: from what was kept of each epoch; the gap between losses is an AUROC. Gradients are those
-of the head.
+of the head. A network that still gives all images the attacker's label has all of the attack
+success and a large gap: look at the clean accuracy of that epoch, too.
 """
 
 from typing import TYPE_CHECKING, Any, ClassVar

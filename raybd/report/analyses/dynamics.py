@@ -73,7 +73,9 @@ def _lead(rows: pd.DataFrame) -> str:
     first = rows.iloc[0]
     said = []
     if pd.notna(first["lead"]):
-        said.append(f"The backdoor is learned {int(first['lead']):+d} epochs ahead of the task.")
+        lead = int(first["lead"])
+        when = f"{abs(lead)} epochs {'before' if lead > 0 else 'after'}" if lead else "with"
+        said.append(f"The backdoor is learned {when} the task.")
     if pd.notna(first["gap_max"]):
         said.append(
             f"The gap is largest after epoch {int(first['gap_max_epoch'])}: "

@@ -67,7 +67,9 @@ def trained(**more: Any) -> pd.DataFrame:
 def test_the_lead_and_the_gap_are_said_below_the_curves() -> None:
     learned, losses = dynamics.draw(trained())
     assert titles([learned, losses]) == ["Learned: victim", "Losses: victim"]
-    assert "+2 epochs ahead" in learned.caption
+    assert "learned 2 epochs before the task" in learned.caption
+    for lead, words in ((-1, "1 epochs after the task"), (0, "learned with the task")):
+        assert words in dynamics.draw(trained(lead=[lead] * 8))[0].caption
     assert "AUROC 0.700" in learned.caption
     assert all(f">{name}<" in losses.svg for name in ("clean", "poison"))
     assert ">cross<" not in losses.svg
