@@ -148,8 +148,14 @@ def watching(
 
 def without_poison(poisoned: Poisoned) -> Poisoned:
     """Return the same trigger where the training set is clean, as that of a probe is."""
-    none = torch.zeros(0, dtype=torch.int64)
-    return replace(poisoned, index_M=none, x_MCHW=poisoned.x_MCHW[:0], y_M=none, role_M=none)
+    # Of each only the rows, so that kinds and shapes stay.
+    return replace(
+        poisoned,
+        index_M=poisoned.index_M[:0],
+        x_MCHW=poisoned.x_MCHW[:0],
+        y_M=poisoned.y_M[:0],
+        role_M=poisoned.role_M[:0],
+    )
 
 
 @torch.no_grad()

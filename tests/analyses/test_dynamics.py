@@ -21,6 +21,13 @@ CLEAN = (0.2, 0.4, 0.7, 0.8)
 
 
 def analysed(hits: tuple[float, ...], gap: tuple[float, ...], **fields: Any) -> pa.Table:
+    victim, pairs = some_pairs()
+    tool = Dynamics.model_validate(fields)
+    return tool.analyse(given(victim, pairs, dynamics=epochs(hits, gap)), torch.Generator())
+
+
+def epochs(hits: tuple[float, ...], gap: tuple[float, ...]) -> pa.Table:
+    """What is kept of a training: attack success and the gap after each epoch."""
     rows = []
     for at, epoch in enumerate(range(1, 1 + len(hits))):
         about = {"training": "t", "epoch": epoch, "n": 10, "lr": 0.1, "seconds": 1.0}
@@ -29,10 +36,7 @@ def analysed(hits: tuple[float, ...], gap: tuple[float, ...], **fields: Any) -> 
             {**about, "group": "poison", "gap_auroc": gap[at], "accuracy": hits[at]},
             {**about, "group": "test_triggered", "success": hits[at]},
         ]
-    kept = pa.Table.from_pylist(rows, schema=DYNAMICS)
-    victim, pairs = some_pairs()
-    tool = Dynamics.model_validate(fields)
-    return tool.analyse(given(victim, pairs, dynamics=kept), torch.Generator())
+    return pa.Table.from_pylist(rows, schema=DYNAMICS)
 
 
 def test_the_lead_is_the_epochs_by_which_the_backdoor_is_ahead() -> None:

@@ -17,6 +17,7 @@ import rich.style  # here, because its import draws from Python's stream  # noqa
 import torch
 from torch import Generator, Tensor
 
+from raybd.cells.answers import answers
 from raybd.cells.loading import load_victim
 from raybd.cells.run import run_cell
 from raybd.networks.small_cnn import SmallCnn
@@ -36,6 +37,7 @@ from raybd.types.methods import (
 from raybd.types.models import Network, Victim
 from tests.analyses.given import SMALL as SMALL_ANALYSES
 from tests.analyses.given import given
+from tests.analyses.test_dynamics import epochs
 from tests.attacks.making import ON_GIVEN_IMAGES, make, poison_with, random_split
 from tests.clips import some_images
 from tests.contracts.test_detectors import SMALL as SMALL_DETECTORS
@@ -129,7 +131,12 @@ def analysis(kind: str) -> Numbers:
     pairs = Pairs(suspects.x_NCHW, 255 - suspects.x_NCHW, suspects.y_N, 2 - suspects.y_N)
     fields = SMALL_ANALYSES.get(kind, {})
     tool = cast(Analysis, method_class("analyses", kind).model_validate(fields))
-    table = tool.analyse(given(victim, pairs, clean, twin=victim), stream())
+    logits_NK = torch.eye(3)[suspects.y_N]
+    kept = {
+        "predictions": answers("test_clean", torch.arange(90), suspects.y_N, logits_NK),
+        "dynamics": epochs((0.6, 0.9), (0.7, 0.9)),
+    }
+    table = tool.analyse(given(victim, pairs, clean, twin=victim, **kept), stream())
     # A null is read as NaN, which is not equal to itself.
     numbers = table.to_pandas().select_dtypes("number").fillna(-1)
     return {name: torch.tensor(numbers[name].to_numpy()) for name in numbers}
