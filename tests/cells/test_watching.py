@@ -16,7 +16,7 @@ from raybd.cells.resources import Resources
 from raybd.cells.run import run_stage
 from raybd.cells.stage import random_stream
 from raybd.cells.watched_groups import gather
-from raybd.cells.watching import DynamicsWatcher
+from raybd.cells.watching import DynamicsWatcher, without_poison
 from raybd.plan.file import parse
 from raybd.results.store import Store
 from raybd.training.inference import infer
@@ -253,6 +253,13 @@ def test_a_defended_and_a_retrained_victim_are_watched_too(tmp_path: Path) -> No
         run_stage(stage, store, dataset, kept=defended.kept)
     # It trains nothing.
     assert store.victim_table("dynamics", defended.last.key) is None
+
+
+def test_the_training_set_of_a_probe_has_no_poison() -> None:
+    _, dataset = by_hand()
+    inside = without_poison(poisoned_by_hand())
+    names = [group.name for group in gather(dataset, inside, dataset.train)]
+    assert names == ["clean", "test_clean", "test_triggered"]
 
 
 def test_nothing_is_kept_of_a_stage_that_nobody_asks_about(tmp_path: Path) -> None:
