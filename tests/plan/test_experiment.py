@@ -240,7 +240,7 @@ def test_a_user_s_own_file_is_loaded_by_its_dotted_name(
             r"trainers\[0\]\.epoch: unknown field",
             "epochs",
         ),
-        (changed(attacks=["badnets"]), r"attacks\.?\[?0", ""),
+        (changed(attacks=[3]), r"attacks\.?\[?0", ""),
         (
             changed(attacks=[{"rate": 0.1}]),
             r"attacks\[0\]: needs `kind: NAME`",
