@@ -100,6 +100,23 @@ CASES = [
         None,
         {"isolation_steps": 120, "flags": "share", "share": 0.1, "precision": "fp32"},
     ),
+    # [.992, .977, .012, .994]
+    Case(
+        "confusion_training",
+        0.95,
+        0.85,
+        0.05,
+        0.95,
+        {
+            "shares": (1, 0.2, 0.04),
+            "epochs": (6,),
+            "lr": 0.05,
+            "steps": (200,),
+            "augment": "none",
+            "precision": "fp32",
+        },
+        slow=True,
+    ),
     # [.996, .978, .058]
     Case("strip", 0.95, 0.85, 0.12, fields={"overlays": 20, "fpr": 0.05}),
     # [.989, .969, .068, .995]
