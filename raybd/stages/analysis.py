@@ -33,7 +33,8 @@ class Analysis(OnVictim):
     @classmethod
     def after_cell(cls, wanted: Wanted, last: Stage) -> tuple[Stage, ...]:
         """Every tool looks at the victim at the end of a cell's path, if there is one."""
-        if not isinstance(last, VictimStage):
+        # Without tools nothing below is asked for: keys of large plans take time.
+        if not wanted.analyses or not isinstance(last, VictimStage):
             return ()
         attack = cast(Attack, last.poison_stage.method.config)
         # Without a trigger there are no pairs of images to compare.

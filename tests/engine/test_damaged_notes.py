@@ -31,7 +31,15 @@ from tests.results import test_random_damage as damage
 from tests.tiny_cells import TINY
 
 FAULTS = 48
-TABLES = ("cells/*", "scores/*/*/*/*", "artifacts/*/*/*", "analysis/*/*", "trials/*/*")
+TABLES = (
+    "cells/*",
+    "scores/*/*/*/*",
+    "artifacts/*/*/*",
+    "analysis/*/*",
+    "trials/*/*",
+    "predictions/*",
+    "dynamics/*",
+)
 """Damaged in tests/results/test_random_damage.py."""
 NOTES = (
     "experiments/*.yaml",
